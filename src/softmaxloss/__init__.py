@@ -1,0 +1,62 @@
+"""Softmax with loss: the output layer of every classifier, exact and fast on CPUs.
+
+Importing this package loads next to nothing; each name below is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from softmaxloss.classifier import SoftmaxClassifier
+    from softmaxloss.core.parallel import get_num_threads, set_num_threads
+    from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
+    from softmaxloss.gradient_check import check_gradient
+    from softmaxloss.head import LinearGradients, linear_cross_entropy, linear_cross_entropy_and_grad
+    from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
+
+__version__ = "0.1.0"
+__all__ = [
+    "AffineSoftmaxWithLoss",
+    "LinearGradients",
+    "SoftmaxClassifier",
+    "SoftmaxWithLoss",
+    "check_gradient",
+    "cross_entropy",
+    "cross_entropy_and_grad",
+    "get_num_threads",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
+    "log_softmax",
+    "logsumexp",
+    "set_num_threads",
+    "softmax",
+]
+
+_HOME = {
+    "AffineSoftmaxWithLoss": "layers",
+    "LinearGradients": "head",
+    "SoftmaxClassifier": "classifier",
+    "SoftmaxWithLoss": "layers",
+    "check_gradient": "gradient_check",
+    "cross_entropy": "functional",
+    "cross_entropy_and_grad": "functional",
+    "get_num_threads": "core.parallel",
+    "linear_cross_entropy": "head",
+    "linear_cross_entropy_and_grad": "head",
+    "log_softmax": "functional",
+    "logsumexp": "functional",
+    "set_num_threads": "core.parallel",
+    "softmax": "functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

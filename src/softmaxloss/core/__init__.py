@@ -1,0 +1,1 @@
+"""What every face of the library shares: rows, summaries, checks, threads, kernels."""

@@ -1,0 +1,218 @@
+"""What arguments may be: every message about shapes, dtypes and ranges."""
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduction(value: str) -> None:
+    """Refuse an unknown reduction."""
+    if value not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
+
+
+def fraction(name: str, value: float) -> float:
+    """Return a number from 0 to 1 as a Python float."""
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
+    return number
+
+
+def real(name: str, value: object) -> float:
+    """Return one real number as a Python float."""
+    array = np.asarray(value)
+    if array.ndim != 0 or array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a real number, got {_described(value)}")
+    return float(array)
+
+
+def integer(name: str, value: object) -> int:
+    """Return one integer as a Python int."""
+    array = np.asarray(value)
+    if array.ndim != 0 or array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be an integer, got {_described(value)}")
+    return int(array)
+
+
+def numbers(name: str, value: ArrayLike) -> Array:
+    """Return an array of real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" and array.size:
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def floats(name: str, value: ArrayLike) -> Array:
+    """Return a float32 or float64 array; integers become float64."""
+    array = numbers(name, value)
+    if array.dtype.kind != "f":
+        return array.astype(np.float64)
+    if array.dtype.itemsize not in {4, 8}:
+        raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
+    return array
+
+
+def logits(value: ArrayLike) -> Array:
+    """Return logits as a float32 or float64 array with a class axis."""
+    array = floats("logits", value)
+    if array.ndim == 0:
+        raise ValueError("logits must have a class axis (the last one), got a single number")
+    if array.shape[-1] == 0 and array.size == 0 and np.prod(array.shape[:-1]):
+        raise ValueError(f"logits must have at least one class on the last axis, got shape {array.shape}")
+    return array
+
+
+def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64] | None:
+    """Return class weights as float64, or None for none."""
+    if value is None:
+        return None
+    array = np.ascontiguousarray(numbers("class_weight", value), dtype=np.float64)
+    if array.shape != (n_classes,):
+        raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {array.shape}")
+    _finite_and_non_negative("class_weight", array)
+    return array
+
+
+def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return row weights as float64 of the batch's shape; ones for None."""
+    if value is None:
+        return np.ones(batch_shape)
+    array = np.ascontiguousarray(numbers("sample_weight", value), dtype=np.float64)
+    if array.shape != batch_shape and array.shape != (1,) * (batch_shape == ()):
+        raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
+    _finite_and_non_negative("sample_weight", array)
+    return array.reshape(batch_shape)
+
+
+def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the gradient from above, one number or an array of the loss's shape, as float64; ones for None."""
+    if value is None:
+        return np.ones(shape)
+    array = numbers("upstream", value).astype(np.float64)
+    if array.shape not in {shape, ()}:
+        raise ValueError(f"upstream must be a number or have the shape of the loss {shape}, got shape {array.shape}")
+    return array
+
+
+def targets(value: ArrayLike, batch_shape: tuple[int, ...], n_classes: int) -> Array:
+    """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
+    array = np.asarray(value)
+    row_shape = (*batch_shape, n_classes)
+    if array.size == 0 and array.shape == batch_shape:
+        return array.astype(np.int64)
+    if array.dtype.kind in "iu":
+        if array.shape == batch_shape:
+            return array
+        if array.shape == row_shape:
+            message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
+            raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
+        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {array.shape}")
+    if array.dtype.kind not in "fb":
+        raise TypeError(f"targets must be integers (class indices), floats or bools (rows), got dtype {array.dtype}")
+    if array.shape == row_shape:
+        return array
+    if array.shape == batch_shape:
+        raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
+    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {array.shape}")
+
+
+def labels(values: Array, live: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]) -> None:
+    """Refuse a class index outside 0..n_classes-1 in a live row."""
+    wrong = live & ((values < 0) | (values >= n_classes))
+    count = int(np.count_nonzero(wrong))
+    if count == 0:
+        return
+    first = int(np.argmax(wrong))
+    label = int(values[first])
+    position = np.unravel_index(first, batch_shape)
+    where = f" at position {_position(position)}" if position else ""
+    if n_classes == 0:
+        cause = "logits have no classes"
+    elif label in {-100, -1, 255} or label < 0:
+        cause = f"{label} looks like an ignore value: pass ignore_index={label}"
+    elif label == n_classes and int(values[live].min()) >= 1:
+        cause = "labels seem to count from 1: pass targets - 1"
+    else:
+        cause = "do logits have one entry per class?"
+    raise ValueError(
+        f"targets: label {label}{where} is not in 0..{n_classes - 1} ({n_classes} classes); "
+        f"{count} of {values.size} labels are out of range; {cause}"
+    )
+
+
+def soft_targets(rows: Array, wrong_class: NDArray[np.int64], batch_shape: tuple[int, ...]) -> None:
+    """Refuse negative, NaN or infinite targets; `wrong_class` has the first such class of each row, or -1."""
+    wrong = wrong_class >= 0
+    if not wrong.any():
+        return
+    first = int(np.argmax(wrong))
+    column = int(wrong_class[first])
+    position = _position((*np.unravel_index(first, batch_shape), column))
+    value = rows[first, column]
+    raise ValueError(
+        f"targets must be finite and not negative, got {value} at position {position}; "
+        f"{np.count_nonzero(wrong)} of {len(rows)} rows hold such values"
+    )
+
+
+def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array | None]:
+    """Return the parameters of a linear layer as float arrays whose shapes belong together."""
+    w = floats("weight", weight)
+    if w.ndim != 2:
+        raise ValueError(f"weight must have shape (classes, features), got {w.shape}")
+    b = None if bias is None else floats("bias", bias)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias must have one entry per class, shape {w.shape[:1]}, got {b.shape}")
+    return w, b
+
+
+def features(value: ArrayLike, n_features: int) -> Array:
+    """Return the inputs of a linear layer as a float array."""
+    array = floats("features", value)
+    if array.ndim == 0 or array.shape[-1] != n_features:
+        raise ValueError(f"features must have shape (..., {n_features}) to fit weight, got {array.shape}")
+    return array
+
+
+def positive(name: str, value: object) -> int:
+    """Return a positive integer."""
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def out(value: object, like: Array) -> Array:
+    """Return a given output array; it must have the shape and dtype of the logits and be writable."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
+    dtype = like.dtype.newbyteorder("=")
+    if value.shape != like.shape:
+        raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
+    if value.dtype != dtype:
+        raise TypeError(f"out must have dtype {dtype}, got {value.dtype!r}")
+    if not value.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+    return cast("Array", value)
+
+
+def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        first = np.unravel_index(int(np.argmax(wrong)), array.shape)
+        where = f" at position {_position(first)}" if first else ""
+        raise ValueError(f"{name} must be finite and not negative, got {array[first]}{where}")
+
+
+def _position(index: tuple[Any, ...]) -> str:
+    return str(int(index[0])) if len(index) == 1 else str(tuple(int(i) for i in index))
+
+
+def _described(value: object) -> str:
+    array = np.asarray(value)
+    return f"{value!r}" if array.ndim == 0 else f"an array of shape {array.shape}"

@@ -1,0 +1,113 @@
+"""What is done to a block of logits while it lies in the cache.
+
+Every step is a loop over one working array, in place: the compiler need not prove that two arrays do not overlap, and
+the gradient of the logits can take the logits' own place.
+"""
+
+import math
+from typing import Any
+
+from softmaxloss.core.kernels.arithmetic import RUN, class_weight_of, probability_of, two_sum
+from softmaxloss.core.kernels.bits import number_of_key, order_key
+from softmaxloss.core.kernels.compilation import inline, reduction
+from softmaxloss.core.kernels.exponential import exp_difference
+
+# Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
+BLOCK = 2048
+
+
+@inline
+def load(logits: Any, block: Any) -> None:
+    """Copy logits into the working block, unless they are there already."""
+    if logits.ctypes.data != block.ctypes.data:
+        for j in range(block.size):
+            block[j] = logits[j]
+
+
+@inline
+def highest(block: Any) -> Any:
+    """Return the maximum, NaN above all; integer comparisons become vector code, those of floats do not."""
+    key = order_key(block[0])
+    for j in range(block.size):
+        key = max(key, order_key(block[j]))
+    return number_of_key(key)
+
+
+@inline
+def first_index(block: Any, value: Any) -> int:
+    """Return where a value stands first, without an early exit and so in vector code; 0 for NaN."""
+    first = block.size
+    for j in range(block.size):
+        first = min(first, j if block[j] == value else block.size)
+    return first if first < block.size else 0
+
+
+@inline
+def exponentials(block: Any, winner: int, peak: Any) -> float:
+    """Turn each logit into exp(z - peak), and return their sum without the winner's 1."""
+    if peak == -math.inf:
+        block[:] = 0
+        return 0.0
+    block[winner] = -math.inf
+    total, lost = 0.0, 0.0
+    for start in range(0, block.size, RUN):
+        total, error = two_sum(total, _exponentials_of_run(block[start : start + RUN], peak))
+        lost += error
+    block[winner] = 1
+    return total + lost
+
+
+@reduction
+def _exponentials_of_run(run: Any, peak: Any) -> float:
+    total = run.dtype.type(0)
+    for j in range(run.size):
+        run[j] = exp_difference(run[j], peak)
+        total += run[j]
+    return total
+
+
+@inline
+def spread_target(rows: Any, i: int, j: int, keep: float) -> Any:
+    """Return q_j but for what stands at the label: r_j (keep P_j + floor), with keep = 0 for rows that have a label."""
+    return class_weight_of(rows.class_weight, j) * (keep * probability_of(rows.dense, i, j) + rows.floor)
+
+
+@inline
+def spread_moments(block: Any, peak: Any, rows: Any, i: int, start: int, keep: float) -> tuple[float, float]:
+    """Return sum_j q_j (z_j - peak) and sum_j q_j over a block of logits, with q as in spread_target."""
+    dot, mass, lost = 0.0, 0.0, 0.0
+    for begin in range(0, block.size, RUN):
+        end = min(begin + RUN, block.size)
+        run_dot, run_mass = _moments_of_run(block, peak, rows, i, start, keep, begin, end)
+        dot, error = two_sum(dot, run_dot)
+        lost += error
+        mass += run_mass
+    return (dot + lost if dot > -math.inf else dot), mass
+
+
+@reduction
+def _moments_of_run(
+    block: Any, peak: Any, rows: Any, i: int, start: int, keep: float, begin: int, end: int
+) -> tuple[float, float]:
+    dot, mass = 0.0, 0.0
+    for j in range(begin, end):
+        q = spread_target(rows, i, start + j, keep)
+        gap = block[j] - peak if block[j] > -math.inf else -math.inf
+        dot += q * gap if q > 0.0 else 0.0
+        mass += q
+    return dot, mass
+
+
+@inline
+def scale(block: Any, factor: Any) -> None:
+    """Multiply a block by a number of its own type."""
+    for j in range(block.size):
+        block[j] *= factor
+
+
+@inline
+def scale_and_subtract(block: Any, factor: Any, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
+    """Turn exp(z - peak) into factor * exp(z - peak) - weight * q, with q as in spread_target."""
+    for j in range(block.size):
+        q = spread_target(rows, i, start + j, keep)
+        block[j] = factor * block[j] - block.dtype.type(weight * q)

@@ -1,0 +1,72 @@
+"""The row functions over whole arrays: 2-d logits in, blocks of rows over threads, one number or row out for each."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softmaxloss.core.kernels import row_kernels
+from softmaxloss.core.parallel import map_row_blocks
+from softmaxloss.core.rows import Rows, without_target
+from softmaxloss.core.summary import RowSummary, new_summary
+
+Array = NDArray[Any]
+Float64s = NDArray[np.float64]
+
+
+def summarize(logits: Array, rows: Rows | None = None) -> RowSummary:
+    """Return the RowSummary of each row of logits (N, V)."""
+    rows = rows or without_target(len(logits))
+    summary = new_summary(len(logits))
+
+    def work(part: slice, block: Array) -> None:
+        row_kernels.summarize(block, rows_of(rows, part, block), summary.part(part))
+
+    map_row_blocks(work, logits)
+    return summary
+
+
+def losses(logits: Array, rows: Rows) -> Float64s:
+    """Return the weighted loss of each row of logits (N, V)."""
+    loss = np.empty(len(logits))
+
+    def work(part: slice, block: Array) -> None:
+        row_kernels.losses(block, rows_of(rows, part, block), loss[part])
+
+    map_row_blocks(work, logits)
+    return loss
+
+
+def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array) -> Float64s:
+    """Return the losses and write d_loss * (mass * softmax - q) to `out` (N, V), which may be `logits`."""
+    loss = np.empty(len(logits))
+
+    def work(part: slice, block: Array) -> None:
+        row_kernels.losses_and_gradients(block, rows_of(rows, part, block), d_loss[part], loss[part], out[part])
+
+    map_row_blocks(work, logits)
+    return loss
+
+
+def softmax(logits: Array, out: Array) -> None:
+    """Write the softmax of each row to `out`: it is the gradient of logsumexp."""
+    rows = without_target(len(logits))
+    losses_and_gradients(logits, rows, rows.weight, out)
+
+
+def log_softmax(logits: Array, out: Array) -> None:
+    """Write the log-softmax of each row to `out`, which may be `logits`."""
+    rows = without_target(len(logits))
+
+    def work(part: slice, block: Array) -> None:
+        row_kernels.log_softmax(block, rows.part(part), out[part])
+
+    map_row_blocks(work, logits)
+
+
+def rows_of(rows: Rows, part: slice, logits: Array) -> Rows:
+    """Return the descriptor of a part of the rows, its dense targets in the format of the logits."""
+    selected = rows.part(part)
+    if selected.dense is None:
+        return selected
+    return selected._replace(dense=selected.dense.astype(logits.dtype, copy=False))

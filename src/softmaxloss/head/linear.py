@@ -1,0 +1,188 @@
+"""Cross-entropy of `features @ weight.T + bias` and its gradients, one chunk of rows at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+
+import numpy as np
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options
+from softmaxloss.head.products import multiply
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+INPUTS = ("features", "weight", "bias")
+DEFAULT_MAX_MEMORY = 32 * 2**20
+
+
+class LinearGradients(NamedTuple):
+    """Gradients of the loss of a linear layer, each of the shape of its input; None where not asked for."""
+
+    features: NDArray[Any] | None
+    weight: NDArray[Any] | None
+    bias: NDArray[Any] | None
+
+
+@with_row_options
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    **options: Unpack[RowOptions],
+) -> float | NDArray[Any]:
+    """Return the cross-entropy of a linear layer without holding its logits.
+
+    Equals ``cross_entropy(features @ weight.T + bias, targets, ...)``.
+
+    Parameters
+    ----------
+    features : array_like of float32 or float64, shape (..., D)
+        Inputs of the layer.
+    weight : array_like of float, shape (V, D)
+        One row per class.
+    targets, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+        As in `cross_entropy`. Features of rows that are ignored or have weight 0 are never read.
+    bias : array_like of float, shape (V,), optional
+        One number per class.
+    max_memory : int, default 32 MiB
+        Bytes for the logits of the rows in work; at least one row is.
+
+    Returns
+    -------
+    float, or array of shape (...) for reduction "none"
+        As from `cross_entropy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if the shapes of features, weight and bias do not belong together.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> round(softmaxloss.linear_cross_entropy([[1.0, 2.0]], [[0.3, 0.0], [2.9, 0.0], [0.0, 2.0]], [2]), 3)
+    0.306
+    """
+    layer = _Layer(features, weight, bias, max_memory)
+    rows, reduction = describe(targets, layer.batch_shape, layer.n_classes, **options)
+    losses = np.zeros(len(layer.features))
+    for part, _, logits in layer.chunks(rows):
+        losses[part] = rowwise.losses(logits, rows.part(part))
+    return reduction.result(losses, layer.features.dtype)  # type: ignore[no-any-return]
+
+
+@with_row_options
+def linear_cross_entropy_and_grad(
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    upstream: ArrayLike | None = None,
+    wrt: Collection[str] = INPUTS,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    **options: Unpack[RowOptions],
+) -> tuple[float | NDArray[Any], LinearGradients]:
+    """Return the cross-entropy of a linear layer and its gradients, without holding the logits or theirs.
+
+    With ``d = d_logits`` of `cross_entropy_and_grad`, the gradients equal ``d @ weight``, ``d.T @ features`` and
+    ``d.sum(0)``.
+
+    Parameters
+    ----------
+    features, weight, targets, bias, max_memory, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+        As in `linear_cross_entropy`.
+    upstream : float, or array_like of shape (...) for reduction "none", optional
+        The gradient that arrives from above; 1 by default.
+    wrt : collection of {"features", "weight", "bias"}, default all
+        Which gradients to compute; the others are None, as is that of a bias not given.
+
+    Returns
+    -------
+    loss : float or array
+        As from `cross_entropy`.
+    gradients : LinearGradients
+        (features, weight, bias), of the shapes of the inputs and their common dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `linear_cross_entropy`, and if `upstream` or `wrt` does not fit.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> features, weight = [[1.0, 2.0]], [[0.3, 0.0], [2.9, 0.0], [0.0, 2.0]]
+    >>> loss, gradients = softmaxloss.linear_cross_entropy_and_grad(features, weight, [2])
+    >>> gradients.features.round(3)
+    array([[ 0.717, -0.527]])
+    """
+    layer = _Layer(features, weight, bias, max_memory)
+    wanted = _wanted(wrt)
+    rows, reduction = describe(targets, layer.batch_shape, layer.n_classes, **options)
+    d_loss = rows.weight * reduction.upstream(upstream)
+    losses = np.zeros(len(layer.features))
+    d_features = np.zeros_like(layer.features, order="C") if "features" in wanted else None
+    d_weight = np.zeros_like(layer.weight, order="C") if "weight" in wanted else None
+    d_bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
+    for part, x, logits in layer.chunks(rows):
+        losses[part] = rowwise.losses_and_gradients(logits, rows.part(part), d_loss[part], logits)
+        d_logits = logits
+        if d_features is not None:
+            d_x = np.empty_like(x)
+            multiply(d_logits, layer.weight, d_x)
+            d_features[part] = d_x
+        if d_weight is not None:
+            multiply(d_logits.T, x, d_weight, add=True)
+        if d_bias is not None:
+            d_bias += d_logits.sum(axis=0, dtype=np.float64)
+    gradients = LinearGradients(
+        None if d_features is None else d_features.reshape(*layer.batch_shape, -1),
+        d_weight,
+        None if d_bias is None else d_bias.astype(layer.features.dtype),
+    )
+    return reduction.result(losses, layer.features.dtype), gradients
+
+
+class _Layer:
+    """Checked inputs of one dtype, features as (N, D), and their logits chunk by chunk."""
+
+    def __init__(self, features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, max_memory: int) -> None:
+        w, b = checks.weight_and_bias(weight, bias)
+        x = checks.features(features, w.shape[1])
+        dtype = np.result_type(x, w, *(() if b is None else (b,))).newbyteorder("=")
+        self.weight = w.astype(dtype, copy=False)
+        self.bias = None if b is None else b.astype(dtype, copy=False)
+        self.batch_shape = x.shape[:-1]
+        self.n_classes, n_features = self.weight.shape
+        self.features = x.astype(dtype, copy=False).reshape(int(np.prod(self.batch_shape)), n_features)
+        row_bytes = (self.n_classes + 2 * n_features) * dtype.itemsize
+        self.chunk_rows = max(1, checks.positive("max_memory", max_memory) // max(row_bytes, 1))
+
+    def chunks(self, rows: Rows) -> Iterator[tuple[slice | NDArray[np.intp], NDArray[Any], NDArray[Any]]]:
+        """Yield the rows of a chunk, their features and logits; rows of weight 0 are left out."""
+        n_rows = len(self.features)
+        live = np.flatnonzero(rows.weight)
+        buffer = np.empty((min(self.chunk_rows, len(live)), self.n_classes), self.features.dtype)
+        for start in range(0, len(live), self.chunk_rows):
+            chunk = live[start : start + self.chunk_rows]
+            part = slice(start, start + len(chunk)) if len(live) == n_rows else chunk
+            x = np.ascontiguousarray(self.features[part])
+            logits = buffer[: len(chunk)]
+            if self.bias is not None:
+                logits[...] = self.bias
+            multiply(x, self.weight.T, logits, add=self.bias is not None)
+            yield part, x, logits
+
+
+def _wanted(wrt: Collection[str]) -> Collection[str]:
+    if isinstance(wrt, str) or not set(wrt) <= set(INPUTS):
+        raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {wrt!r}")
+    return wrt

@@ -1,0 +1,174 @@
+"""The layer of the textbooks: forward keeps what backward needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from softmaxloss.core import checks
+from softmaxloss.core.rows import RowOptions
+from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, softmax
+from softmaxloss.head import linear_cross_entropy, linear_cross_entropy_and_grad
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+class _LossLayer:
+    """What both layers share: options, and the results of the last forward pass."""
+
+    def __init__(self, options: RowOptions) -> None:
+        unknown = set(options) - set(RowOptions.__annotations__)
+        if unknown:
+            raise TypeError(f"unknown options {sorted(unknown)}; known are {sorted(RowOptions.__annotations__)}")
+        self.options = options
+        self.loss: float | NDArray[Any] | None = None
+        self.t: ArrayLike | None = None
+        self._x: NDArray[Any] | None = None
+        self._y: NDArray[Any] | None = None
+
+    @property
+    def y(self) -> NDArray[Any] | None:
+        """The softmax of the last forward pass, computed when it is first asked for; None before."""
+        if self._y is None and self._x is not None:
+            self._y = softmax(self._logits(self._x))
+        return self._y
+
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _remember(self, x: NDArray[Any], t: ArrayLike, loss: float | NDArray[Any]) -> float | NDArray[Any]:
+        self._x, self._y, self.t, self.loss = x, None, t, loss
+        return loss
+
+    def _last_input(self) -> tuple[NDArray[Any], ArrayLike]:
+        if self._x is None or self.t is None:
+            raise RuntimeError(f"{type(self).__name__}.backward() needs a forward pass before it")
+        return self._x, self.t
+
+
+class SoftmaxWithLoss(_LossLayer):
+    """Softmax and cross-entropy as one layer, whose backward pass is y - t.
+
+    It takes the place of the class that textbooks write,
+
+        def forward(self, x, t):
+            self.t, self.y = t, softmax(x)
+            self.loss = cross_entropy_error(self.y, self.t)
+            return self.loss
+
+        def backward(self, dout=1):
+            return (self.y - self.t) / self.t.shape[0]
+
+    but applies `dout`, adds nothing inside the logarithm, and never guesses what the targets are.
+
+    Parameters
+    ----------
+    **options
+        The row options of `cross_entropy`: class_weight, sample_weight, ignore_index, label_smoothing, reduction.
+
+    Attributes
+    ----------
+    loss : float, or array for reduction "none"
+        Result of the last forward pass; None before.
+    y : array, shape (..., V)
+        Its softmax.
+    t : array_like
+        Its targets.
+
+    Raises
+    ------
+    TypeError
+        If an option is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmaxloss import SoftmaxWithLoss
+    >>> layer = SoftmaxWithLoss()
+    >>> round(layer.forward(np.array([[0.3, 2.9, 4.0]]), np.array([2])), 3)
+    0.306
+    >>> layer.y.round(3)
+    array([[0.018, 0.245, 0.737]])
+    >>> layer.backward().round(3)
+    array([[ 0.018,  0.245, -0.263]])
+    """
+
+    def __init__(self, **options: Unpack[RowOptions]) -> None:
+        super().__init__(options)
+
+    def forward(self, x: ArrayLike, t: ArrayLike) -> float | NDArray[Any]:
+        """Return the loss of logits x (..., V) against targets t; x is kept, not copied, for the backward pass."""
+        logits = checks.logits(x)
+        return self._remember(logits, t, cross_entropy(logits, t, **self.options))
+
+    def backward(self, dout: ArrayLike = 1) -> NDArray[Any]:
+        """Return the gradient of the logits, given that of the loss: dout * (y - t) / N for the mean."""
+        x, t = self._last_input()
+        return cross_entropy_and_grad(x, t, upstream=dout, **self.options)[1]
+
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+        return x
+
+
+class AffineSoftmaxWithLoss(_LossLayer):
+    """A linear layer, softmax and cross-entropy as one layer, which never holds the logits of all rows.
+
+    Parameters
+    ----------
+    weight : array_like of float32 or float64, shape (V, D)
+        One row per class, as in PyTorch and scikit-learn. Kept, not copied, if it is an array.
+    bias : array_like of float, shape (V,), optional
+        One number per class.
+    **options
+        The row options of `cross_entropy`.
+
+    Attributes
+    ----------
+    weight, bias : arrays
+        As given. To learn, change them in place: ``layer.weight -= rate * layer.d_weight``.
+    d_weight, d_bias : arrays of the same shapes
+        Their gradients, from the last backward pass; None before.
+    loss, y, t
+        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, and is computed only when asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is unknown, or weight and bias do not belong together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmaxloss import AffineSoftmaxWithLoss
+    >>> layer = AffineSoftmaxWithLoss(np.zeros((3, 2)), np.zeros(3))
+    >>> round(layer.forward(np.array([[1.0, 2.0]]), np.array([2])), 4)
+    1.0986
+    >>> layer.backward()
+    array([[0., 0.]])
+    >>> layer.d_bias.round(3)
+    array([ 0.333,  0.333, -0.667])
+    """
+
+    def __init__(self, weight: ArrayLike, bias: ArrayLike | None = None, **options: Unpack[RowOptions]) -> None:
+        super().__init__(options)
+        self.weight, self.bias = checks.weight_and_bias(weight, bias)
+        self.d_weight: NDArray[Any] | None = None
+        self.d_bias: NDArray[Any] | None = None
+
+    def forward(self, x: ArrayLike, t: ArrayLike) -> float | NDArray[Any]:
+        """Return the loss of features x (..., D) against targets t; x is kept, not copied, for the backward pass."""
+        features = checks.floats("x", x)
+        return self._remember(features, t, linear_cross_entropy(features, self.weight, t, self.bias, **self.options))
+
+    def backward(self, dout: ArrayLike = 1) -> NDArray[Any]:
+        """Return the gradient of the features, given that of the loss, and set d_weight and d_bias."""
+        x, t = self._last_input()
+        _, gradients = linear_cross_entropy_and_grad(x, self.weight, t, self.bias, upstream=dout, **self.options)
+        d_x, self.d_weight, self.d_bias = gradients
+        return np.asarray(d_x)
+
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+        logits: NDArray[Any] = x @ self.weight.T
+        return logits if self.bias is None else logits + self.bias
