@@ -5,14 +5,19 @@ thread takes which block is left to chance, and no result depends on it. Numba's
 in a forked child or abort when two Python threads call them at once.
 """
 
+from __future__ import annotations
+
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from numpy.typing import NDArray
 
 # Elements of a block: some 50 microseconds of kernel time, ten times the cost of handing it to a thread.
 BLOCK_ELEMENTS = 1 << 18
@@ -39,9 +44,12 @@ class _Pool:
     def start(self, work: Callable[[], None], helpers: int) -> list[Future[None]]:
         """Run `work` in that many helpers, or in none while the interpreter shuts down."""
         with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(max(self.threads - 1, 1), thread_name_prefix="softmaxloss")
             try:
+                if self._executor is None:
+                    # loaded here, as during shutdown it refuses even to load
+                    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+                    self._executor = ThreadPoolExecutor(max(self.threads - 1, 1), thread_name_prefix="softmaxloss")
                 return [self._executor.submit(work) for _ in range(helpers)]
             except RuntimeError:
                 return []
@@ -100,7 +108,7 @@ def get_num_threads() -> int:
 def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
     """Call work(rows, *blocks) for blocks that together cover the rows of 2-d arrays, in any order and thread.
 
-    `rows` is the slice; the blocks are those rows of the arrays as kernels take them: read-only, in native byte order.
+    `rows` is the slice; the blocks are those rows of the arrays as kernels take them: read-only, contiguous, native.
     """
     n_rows, n_classes = arrays[0].shape
     size = max(1, BLOCK_ELEMENTS // max(n_classes, 1))
@@ -130,9 +138,10 @@ def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
 
 
 def _readable(block: NDArray[Any]) -> NDArray[Any]:
-    """Return the block as kernels read it: a read-only view, copied only to turn foreign bytes or formats."""
-    if block.dtype.kind == "f" and block.dtype.itemsize not in {4, 8}:
-        block = block.astype(np.float64)
-    view = block.astype(block.dtype.newbyteorder("="), copy=False).view()
+    """Return the block in the one layout that kernels are compiled for; only what has another layout is copied."""
+    dtype = block.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize not in {4, 8}:
+        dtype = np.dtype(np.float64)
+    view = np.require(block, dtype, ["C_CONTIGUOUS", "ALIGNED"]).view()
     view.flags.writeable = False
     return view

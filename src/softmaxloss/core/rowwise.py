@@ -1,5 +1,7 @@
 """The row functions over whole arrays: 2-d logits in, blocks of rows over threads, one number or row out for each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ def summarize(logits: Array, rows: Rows | None = None) -> RowSummary:
     summary = new_summary(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.summarize(block, rows_of(rows, part, block), summary.part(part))
+        row_kernels.summarize(block, rows_of(rows, part, block), *room_for(block), summary.part(part))
 
     map_row_blocks(work, logits)
     return summary
@@ -31,7 +33,7 @@ def losses(logits: Array, rows: Rows) -> Float64s:
     loss = np.empty(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.losses(block, rows_of(rows, part, block), loss[part])
+        row_kernels.losses(block, rows_of(rows, part, block), *room_for(block), loss[part])
 
     map_row_blocks(work, logits)
     return loss
@@ -42,7 +44,10 @@ def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array
     loss = np.empty(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.losses_and_gradients(block, rows_of(rows, part, block), d_loss[part], loss[part], out[part])
+        parts = row_kernels.room_for_blocks(block)
+        described = rows_of(rows, part, block)
+        with _writable(out[part]) as d_logits:
+            row_kernels.losses_and_gradients(block, described, d_loss[part], parts, loss[part], d_logits)
 
     map_row_blocks(work, logits)
     return loss
@@ -59,9 +64,24 @@ def log_softmax(logits: Array, out: Array) -> None:
     rows = without_target(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.log_softmax(block, rows.part(part), out[part])
+        with _writable(out[part]) as result:
+            row_kernels.log_softmax(block, rows.part(part), *room_for(block), result)
 
     map_row_blocks(work, logits)
+
+
+@contextmanager
+def _writable(block: Array) -> Iterator[Array]:
+    """Give a kernel the block to write to, or a contiguous stand-in that is copied there afterwards."""
+    place = np.require(block, requirements=["C_CONTIGUOUS", "ALIGNED"])
+    yield place
+    if place is not block:
+        block[...] = place
+
+
+def room_for(logits: Array) -> tuple[RowSummary, Array]:
+    """Return what a kernel that only reads logits needs to work in."""
+    return row_kernels.room_for_blocks(logits), row_kernels.room_for_a_block(logits)
 
 
 def rows_of(rows: Rows, part: slice, logits: Array) -> Rows:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core.kernels.arithmetic import two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import exp_difference
+from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
 
 
 class RowSummary(NamedTuple):
@@ -68,7 +68,7 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
         if parts.peak[b] > parts.peak[winner] or tie:
             winner = b
     peak, rest, dot, mass = parts.peak[winner], parts.rest[winner], parts.dot[winner], parts.mass[winner]
-    lost_rest, lost_dot = 0.0, 0.0
+    rest, lost_rest, lost_dot = rest * LIFT, 0.0, 0.0
     for b in range(n):
         if b == winner:
             continue
@@ -77,14 +77,14 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
         lost_dot += error
         if peak == -math.inf:
             continue
-        rest, error = two_sum(rest, exp_difference(parts.peak[b], peak) * (1.0 + parts.rest[b]))
+        rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak) * (1.0 + parts.rest[b]))
         lost_rest += error
         if parts.mass[b] > 0.0:
             dot, error = two_sum(dot, parts.mass[b] * (parts.peak[b] - peak))
             lost_dot += error
     if dot > -math.inf:
         dot += lost_dot
-    return parts.argmax[winner], peak, rest + lost_rest, dot, mass
+    return parts.argmax[winner], peak, (rest + lost_rest) * UNLIFT, dot, mass
 
 
 @inline

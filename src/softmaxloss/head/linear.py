@@ -144,7 +144,7 @@ def linear_cross_entropy_and_grad(
         if d_bias is not None:
             d_bias += d_logits.sum(axis=0, dtype=np.float64)
     gradients = LinearGradients(
-        None if d_features is None else d_features.reshape(*layer.batch_shape, -1),
+        None if d_features is None else d_features.reshape(*layer.batch_shape, d_features.shape[1]),
         d_weight,
         None if d_bias is None else d_bias.astype(layer.features.dtype),
     )

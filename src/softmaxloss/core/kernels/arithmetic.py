@@ -6,7 +6,7 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.compilation import inline
+from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
 # Terms that vector lanes add plainly, 4 to 8 in a lane; longer sums add the totals of runs with two_sum.
 RUN = 256
@@ -25,7 +25,7 @@ def class_weight_of(class_weight: Any, j: int) -> Any:
     raise NotImplementedError  # compiled code has the versions below
 
 
-@overload(class_weight_of, strict=False)
+@overload(class_weight_of, strict=False, jit_options=STEP_OPTIONS)
 def _class_weight_of(class_weight: Any, j: int) -> Callable[..., Any]:
     if isinstance(class_weight, types.NoneType):
         return lambda class_weight, j: 1.0
@@ -37,7 +37,7 @@ def probability_of(dense: Any, i: int, j: int) -> Any:
     raise NotImplementedError  # compiled code has the versions below
 
 
-@overload(probability_of, strict=False)
+@overload(probability_of, strict=False, jit_options=STEP_OPTIONS)
 def _probability_of(dense: Any, i: int, j: int) -> Callable[..., Any]:
     if isinstance(dense, types.NoneType):
         return lambda dense, i, j: 0.0

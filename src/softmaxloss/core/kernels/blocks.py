@@ -7,10 +7,12 @@ the gradient of the logits can take the logits' own place.
 import math
 from typing import Any
 
+import numpy as np
+
 from softmaxloss.core.kernels.arithmetic import RUN, class_weight_of, probability_of, two_sum
 from softmaxloss.core.kernels.bits import number_of_key, order_key
 from softmaxloss.core.kernels.compilation import inline, reduction
-from softmaxloss.core.kernels.exponential import exp_difference
+from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -44,7 +46,7 @@ def first_index(block: Any, value: Any) -> int:
 
 @inline
 def exponentials(block: Any, winner: int, peak: Any) -> float:
-    """Turn each logit into exp(z - peak), and return their sum without the winner's 1."""
+    """Turn each logit into LIFT * exp(z - peak), and return the sum of exp(z - peak) without the winner's 1."""
     if peak == -math.inf:
         block[:] = 0
         return 0.0
@@ -53,15 +55,15 @@ def exponentials(block: Any, winner: int, peak: Any) -> float:
     for start in range(0, block.size, RUN):
         total, error = two_sum(total, _exponentials_of_run(block[start : start + RUN], peak))
         lost += error
-    block[winner] = 1
-    return total + lost
+    block[winner] = LIFT
+    return (total + lost) * UNLIFT
 
 
 @reduction
 def _exponentials_of_run(run: Any, peak: Any) -> float:
     total = run.dtype.type(0)
     for j in range(run.size):
-        run[j] = exp_difference(run[j], peak)
+        run[j] = lifted_exp(run[j], peak)
         total += run[j]
     return total
 
@@ -92,7 +94,7 @@ def _moments_of_run(
     dot, mass = 0.0, 0.0
     for j in range(begin, end):
         q = spread_target(rows, i, start + j, keep)
-        gap = block[j] - peak if block[j] > -math.inf else -math.inf
+        gap = np.float64(block[j]) - np.float64(peak) if block[j] > -math.inf else -math.inf
         dot += q * gap if q > 0.0 else 0.0
         mass += q
     return dot, mass
@@ -100,14 +102,16 @@ def _moments_of_run(
 
 @inline
 def scale(block: Any, factor: Any) -> None:
-    """Multiply a block by a number of its own type."""
+    """Turn LIFT * exp(z - peak) into factor * exp(z - peak); in two steps, as factor * UNLIFT may underflow."""
+    unlift = block.dtype.type(UNLIFT)
     for j in range(block.size):
-        block[j] *= factor
+        block[j] = (block[j] * unlift) * factor
 
 
 @inline
 def scale_and_subtract(block: Any, factor: Any, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
-    """Turn exp(z - peak) into factor * exp(z - peak) - weight * q, with q as in spread_target."""
+    """Turn LIFT * exp(z - peak) into factor * exp(z - peak) - weight * q, with q as in spread_target."""
+    unlift = block.dtype.type(UNLIFT)
     for j in range(block.size):
         q = spread_target(rows, i, start + j, keep)
-        block[j] = factor * block[j] - block.dtype.type(weight * q)
+        block[j] = factor * (block[j] * unlift) - block.dtype.type(weight * q)

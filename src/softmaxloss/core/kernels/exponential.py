@@ -1,4 +1,8 @@
-"""exp(z - peak) within one ulp, in a form that the compiler turns into vector code."""
+"""exp(z - peak) within one ulp, in a form that the compiler turns into vector code.
+
+It comes times LIFT, so that terms below the smallest normal number keep all their bits: a hundred thousand of them can
+add up to a normal number.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.bits import power_of_two
+from softmaxloss.core.kernels.compilation import STEP_OPTIONS
 
 # Minimax polynomials of e^r on |r| <= ln(2)/2, highest power first, from Remez exchange on the relative error with
 # the last two coefficients held at 1: 3.1e-9 (0.03 ulp) in single precision, 3.7e-18 (0.02 ulp) in double.
@@ -41,15 +46,19 @@ _POLYNOMIAL = {
 _LN2_HIGH_BITS = {np.float32: 15, np.float64: 32}
 _LN2_BEYOND_DOUBLE = 2.3190468138462996e-17
 
+_LIFT_EXPONENT = 64
+LIFT = 2.0**_LIFT_EXPONENT
+UNLIFT = 1.0 / LIFT
 
-def exp_difference(z: Any, peak: Any) -> Any:
-    """Return exp(z - peak) for z <= peak, of the difference before rounding; 0 below the smallest normal number."""
+
+def lifted_exp(z: Any, peak: Any) -> Any:
+    """Return LIFT * exp(z - peak) for z <= peak, of the difference before rounding; 0 below the normal numbers."""
     raise NotImplementedError  # compiled code has the version below
 
 
 # Without `reassoc`, which would fold `x + rounder - rounder` to x and the lost part of the difference to 0.
-@overload(exp_difference, jit_options={"fastmath": {"contract", "nsz", "arcp"}})
-def _exp_difference(z: Any, peak: Any) -> Callable[..., Any]:
+@overload(lifted_exp, jit_options={**STEP_OPTIONS, "fastmath": {"contract", "nsz", "arcp"}})
+def _lifted_exp(z: Any, peak: Any) -> Callable[..., Any]:
     real: type[np.floating[Any]] = np.float32 if z == types.float32 else np.float64
     info = np.finfo(real)
     high_unit = 2.0 ** -_LN2_HIGH_BITS[real]
@@ -58,8 +67,9 @@ def _exp_difference(z: Any, peak: Any) -> Callable[..., Any]:
     ln2_low = real(math.log(2) - high + _LN2_BEYOND_DOUBLE)
     log2_e = real(1 / math.log(2))
     rounder = real(1.5 * 2.0**info.nmant)  # adding it rounds to an integer, left in the lowest bits
-    lowest = np.nextafter(real(math.log(info.tiny)), real(0))
+    lowest = np.nextafter(real(math.log(info.tiny) - _LIFT_EXPONENT * math.log(2)), real(0))
     zero = real(0)
+    lift = real(_LIFT_EXPONENT)
     polynomial = tuple(real(coefficient) for coefficient in _POLYNOMIAL[real])
 
     def implementation(z: Any, peak: Any) -> Any:
@@ -74,6 +84,6 @@ def _exp_difference(z: Any, peak: Any) -> Callable[..., Any]:
         value = zero
         for coefficient in polynomial:
             value = value * r + coefficient
-        return zero if difference < lowest else value * power_of_two(shifted)
+        return zero if difference < lowest else value * power_of_two(shifted + lift)
 
     return implementation

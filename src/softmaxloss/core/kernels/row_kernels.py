@@ -1,4 +1,7 @@
-"""The entry points: summaries, losses, gradients and log-softmax of rows, one block of classes at a time."""
+"""The entry points: summaries, losses, gradients and log-softmax of rows, one block of classes at a time.
+
+They allocate nothing: `parts` is room_for_blocks, `work` room_for_a_block.
+"""
 
 import math
 from typing import Any
@@ -18,16 +21,18 @@ from softmaxloss.core.kernels.blocks import (
     spread_target,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import exp_difference
+from softmaxloss.core.kernels.exponential import UNLIFT, lifted_exp
 from softmaxloss.core.summary import merge_parts, new_summary, row_loss
 
-room_for = inline(new_summary)
+
+def room_for_blocks(logits: Any) -> Any:
+    """Return room for the summaries of the blocks of one row."""
+    return new_summary(-(-logits.shape[1] // BLOCK))
 
 
-@inline
-def blocks_of(logits: Any) -> int:
-    """Return the number of blocks in a row."""
-    return (logits.shape[1] + BLOCK - 1) // BLOCK
+def room_for_a_block(logits: Any) -> Any:
+    """Return room for one block of logits."""
+    return np.empty(min(BLOCK, logits.shape[1]), logits.dtype)
 
 
 @inline
@@ -43,7 +48,7 @@ def target_of(rows: Any, i: int) -> tuple[int, float, float, bool]:
 def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tuple[int, float, float, float, float]:
     """Summarise a row block by block into `parts`, and return the merged summary.
 
-    `work` is as long as the row, and then holds each block's exp(z - its own peak) in the end, or is one block long.
+    `work` is as long as the row, then it holds each block's LIFT * exp(z - its own peak) in the end, or as a block.
     """
     label, keep, spike, has_spread = target_of(rows, i)
     label_logit = np.float64(logits[label]) if label >= 0 else 0.0
@@ -68,18 +73,16 @@ def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tupl
 
 
 @kernel
-def summarize(logits: Any, rows: Any, summary: Any) -> None:
+def summarize(logits: Any, rows: Any, parts: Any, work: Any, summary: Any) -> None:
     """Fill the summaries of rows, whatever their weight."""
-    parts, work = room_for(blocks_of(logits)), np.empty(min(BLOCK, logits.shape[1]), logits.dtype)
     for i in range(logits.shape[0]):
         row = summarize_row(logits[i], work, parts, rows, i)
         summary.argmax[i], summary.peak[i], summary.rest[i], summary.dot[i], summary.mass[i] = row
 
 
 @kernel
-def losses(logits: Any, rows: Any, loss: Any) -> None:
+def losses(logits: Any, rows: Any, parts: Any, work: Any, loss: Any) -> None:
     """Fill the loss of each row; rows of weight 0 are not read."""
-    parts, work = room_for(blocks_of(logits)), np.empty(min(BLOCK, logits.shape[1]), logits.dtype)
     for i in range(logits.shape[0]):
         loss[i] = 0.0
         if rows.weight[i] != 0.0:
@@ -88,33 +91,34 @@ def losses(logits: Any, rows: Any, loss: Any) -> None:
 
 
 @kernel
-def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, loss: Any, out: Any) -> None:
+def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, parts: Any, loss: Any, out: Any) -> None:
     """Fill the loss of each row and d_loss * (mass * softmax(z) - q); `out` may be `logits` itself."""
-    parts = room_for(blocks_of(logits))
     for i in range(logits.shape[0]):
         if rows.weight[i] == 0.0:
             loss[i] = 0.0
             out[i] = 0
             continue
+        work = out[i]
         label, keep, spike, has_spread = target_of(rows, i)
         label_logit = np.float64(logits[i, label]) if label >= 0 else 0.0
-        argmax, peak, rest, dot, _ = summarize_row(logits[i], out[i], parts, rows, i)
+        argmax, peak, rest, dot, _ = summarize_row(logits[i], work, parts, rows, i)
         loss[i] = row_loss(rows.weight[i], rows.mass[i], peak, rest, dot)
 
         total = 1.0 + rest if math.isfinite(peak) else math.nan
         for b in range(parts.peak.size):
             start = b * BLOCK
-            block = out[i, start : start + BLOCK]
-            factor = block.dtype.type(exp_difference(parts.peak[b], peak) * (d_loss[i] * rows.mass[i] / total))
+            block = work[start : start + BLOCK]
+            share = lifted_exp(parts.peak[b], peak) * UNLIFT
+            factor = block.dtype.type(share * (d_loss[i] * rows.mass[i] / total))
             if has_spread:
                 scale_and_subtract(block, factor, rows, i, start, keep, d_loss[i])
             else:
                 scale(block, factor)
         if label >= 0:
             q = spread_target(rows, i, label, keep) + spike
-            out[i, label] = d_loss[i] * (rows.mass[i] * exp_difference(label_logit, peak) / total - q)
+            work[label] = d_loss[i] * (rows.mass[i] * (lifted_exp(label_logit, peak) * UNLIFT) / total - q)
         q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
-        out[i, argmax] = d_loss[i] * gradient_at_winner(rows.mass[i], q, rest, total)
+        work[argmax] = d_loss[i] * gradient_at_winner(rows.mass[i], q, rest, total)
 
 
 @inline
@@ -126,9 +130,8 @@ def gradient_at_winner(mass: float, q: float, rest: float, total: float) -> floa
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, out: Any) -> None:
+def log_softmax(logits: Any, rows: Any, parts: Any, work: Any, out: Any) -> None:
     """Fill z - logsumexp(z) of each row; `out` may be `logits` itself."""
-    parts, work = room_for(blocks_of(logits)), np.empty(min(BLOCK, logits.shape[1]), logits.dtype)
     for i in range(logits.shape[0]):
         _, peak, rest, _, _ = summarize_row(logits[i], work, parts, rows, i)
         row = out[i]

@@ -1,0 +1,106 @@
+"""The fused linear layer and loss: the same numbers as three products around the loss, in slices of any size."""
+
+import numpy as np
+import pytest
+
+import softmaxloss as sl
+from agree import assert_close, assert_same_bits
+from cases import over_cases
+from softmaxloss import reference
+
+WRONG = {
+    "features of a wrong width": ({"features": np.zeros((2, 4))}, ValueError, ["features", "(2, 4)", "5"]),
+    "features of strings": ({"features": [["a"] * 5] * 2}, TypeError, ["features"]),
+    "one weight row": ({"weight": np.zeros(5)}, ValueError, ["weight", "(5,)"]),
+    "a bias too few": ({"bias": np.zeros(2)}, ValueError, ["bias", "(2,)", "(3,)"]),
+    "a label too large": ({"targets": [0, 3]}, ValueError, ["targets", "3", "position 1"]),
+    "no memory": ({"max_memory": 0}, ValueError, ["max_memory", "0"]),
+}
+
+
+def layer_of(case):
+    """Return features, weight and bias of a linear layer that suits the targets of a case."""
+    rng = np.random.default_rng(0)
+    n_classes, dtype = case.logits.shape[-1], case.logits.dtype
+    features = rng.normal(size=(*case.logits.shape[:-1], 6)).astype(dtype)
+    return features, rng.normal(size=(n_classes, 6)).astype(dtype), rng.normal(size=n_classes).astype(dtype)
+
+
+@over_cases
+def test_the_linear_loss_equals_the_reference(case):
+    features, weight, bias = layer_of(case)
+    arguments = (features, weight, case.targets, bias)
+    loss, gradients = sl.linear_cross_entropy_and_grad(*arguments, **case.options)
+    right_loss, right_gradients = reference.linear_cross_entropy_and_grad(*arguments, **case.options)
+    assert_close(loss, right_loss, case.precision)
+    for name, got, right in zip(gradients._fields, gradients, right_gradients, strict=True):
+        assert got.dtype == case.logits.dtype, name
+        assert_close(got, right, 5 * case.precision)
+    assert_same_bits(sl.linear_cross_entropy(*arguments, **case.loss_options), loss)
+
+
+@over_cases
+def test_slices_of_the_rows_give_the_whole(case):
+    features, weight, bias = layer_of(case)
+    arguments = (features, weight, case.targets, bias)
+    loss, gradients = sl.linear_cross_entropy_and_grad(*arguments, **case.options)
+    some_rows = 2 * (len(bias) + 12) * features.itemsize
+    sliced_loss, sliced = sl.linear_cross_entropy_and_grad(*arguments, max_memory=some_rows, **case.options)
+    assert_close(sliced_loss, loss, case.precision)
+    for got, right in zip(sliced, gradients, strict=True):
+        assert_close(got, right, 5 * case.precision)
+
+
+@pytest.mark.parametrize("dead", [np.nan, np.inf])
+def test_features_of_rows_that_take_no_part_are_never_read(dead):
+    rng = np.random.default_rng(0)
+    features, weight = rng.normal(size=(4, 5)), rng.normal(size=(3, 5))
+    right_loss, right = sl.linear_cross_entropy_and_grad(features[[0, 2]], weight, [0, 2], np.zeros(3))
+    features[[1, 3]] = dead
+    loss, gradients = sl.linear_cross_entropy_and_grad(
+        features, weight, [0, -100, 2, 1], np.zeros(3), ignore_index=-100, sample_weight=[1, 1, 1, 0]
+    )
+    assert loss == pytest.approx(right_loss, rel=1e-14)
+    assert np.all(gradients.features[[1, 3]] == 0)
+    assert_close(gradients.features[[0, 2]], right.features, 1e-14)
+    assert_close(gradients.weight, right.weight, 1e-14)
+    assert_close(gradients.bias, right.bias, 1e-14)
+
+
+def test_only_the_gradients_asked_for_are_computed():
+    arguments = (np.ones((2, 5)), np.ones((3, 5)), [0, 2], np.zeros(3))
+    _, everything = sl.linear_cross_entropy_and_grad(*arguments)
+    for name in ("features", "weight", "bias"):
+        _, gradients = sl.linear_cross_entropy_and_grad(*arguments, wrt=(name,))
+        assert_same_bits(getattr(gradients, name), getattr(everything, name))
+        assert [other for other in gradients._fields if getattr(gradients, other) is not None] == [name]
+    with pytest.raises(ValueError, match=r"wrt.*'weights'"):
+        sl.linear_cross_entropy_and_grad(*arguments, wrt=("weights",))
+
+
+def test_one_row_needs_no_batch_axis():
+    loss, gradients = sl.linear_cross_entropy_and_grad(np.ones(5), np.zeros((3, 5)), 1)
+    assert loss == pytest.approx(np.log(3), rel=1e-15)
+    assert gradients.features.shape == (5,)
+    assert gradients.weight.shape == (3, 5)
+    assert gradients.bias is None
+
+
+def test_the_arguments_are_never_changed():
+    rng = np.random.default_rng(0)
+    arguments = [rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.dirichlet(np.ones(3), 4), rng.normal(size=3)]
+    copies = [array.copy() for array in arguments]
+    for array in arguments:
+        array.flags.writeable = False
+    sl.linear_cross_entropy_and_grad(*arguments)
+    for array, copy in zip(arguments, copies, strict=True):
+        assert_same_bits(array, copy)
+
+
+@pytest.mark.parametrize(("arguments", "error", "fragments"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_named(arguments, error, fragments):
+    right = {"features": np.zeros((2, 5)), "weight": np.zeros((3, 5)), "targets": [0, 1], "bias": np.zeros(3)}
+    with pytest.raises(error) as caught:
+        sl.linear_cross_entropy(**{**right, **arguments})
+    for fragment in fragments:
+        assert fragment in str(caught.value)

@@ -1,0 +1,116 @@
+"""What importing the package loads, and which of its modules may import which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softmaxloss
+
+SOURCE = Path(softmaxloss.__file__).parent
+HEAVY = ["numba", "scipy", "sklearn", "matplotlib", "pandas", "polars", "torch", "jax"]
+
+
+def test_importing_the_package_loads_numpy_alone():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import softmaxloss, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+    assert "softmaxloss" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_every_public_name_is_there_and_listed():
+    for name in softmaxloss.__all__:
+        assert getattr(softmaxloss, name) is not None
+        assert name in dir(softmaxloss)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = softmaxloss.no_such_name
+
+
+def modules():
+    return {
+        ".".join(("softmaxloss", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in SOURCE.rglob("*.py")
+    }
+
+
+def imports_of(module, path):
+    """Return the full names of all that a source file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def below(package):
+    """Return the imports of all modules of a package."""
+    return {
+        (module, name)
+        for module, path in modules().items()
+        if within(module, f"softmaxloss.{package}")
+        for name in imports_of(module, path)
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "faces"),
+    [
+        ("core", "functional layers head classifier model_file cli torch jax reference"),
+        ("head", "functional layers classifier model_file cli torch jax reference"),
+        ("functional", "layers classifier model_file cli torch jax reference"),
+        ("layers", "classifier model_file cli torch jax reference"),
+        ("classifier", "cli torch jax reference"),
+        ("model_file", "cli torch jax reference"),
+        ("torch", "jax reference cli classifier"),
+        ("jax", "torch reference cli classifier"),
+    ],
+)
+def test_imports_point_one_way(package, faces):
+    upwards = {
+        (module, name)
+        for module, name in below(package)
+        for face in faces.split()
+        if within(name, f"softmaxloss.{face}")
+    }
+    assert not upwards
+
+
+def test_the_reference_imports_numpy_alone():
+    foreign = {
+        name for _, name in below("reference") if name.partition(".")[0] not in {"numpy", *sys.stdlib_module_names}
+    }
+    assert not foreign
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_only_its_own_adapter_imports_a_framework(framework):
+    importers = {
+        module
+        for module, path in modules().items()
+        if not within(module, f"softmaxloss.{framework}")
+        and any(within(name, framework) for name in imports_of(module, path))
+    }
+    assert not importers
+
+
+def test_the_import_check_sees_relative_and_late_imports(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text("from ..layers import x\ndef f():\n    import torch.nn\nfrom . import head\n")
+    found = imports_of("softmaxloss.core.module", path)
+    assert {"softmaxloss.layers", "torch.nn", "softmaxloss.core.head"} <= found

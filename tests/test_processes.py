@@ -1,0 +1,257 @@
+"""Threads, forked and spawned processes, shutdown and cache folders: the same bits everywhere, and no hang.
+
+Each script runs in an interpreter of its own, which is killed when it hangs. `digest` is a fingerprint of what the
+library computes on a problem of several row blocks, so that all threads have work.
+"""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import softmaxloss
+
+SOURCE = Path(softmaxloss.__file__).parent
+
+PREAMBLE = """
+import hashlib, multiprocessing, os, sys, threading
+import numpy as np
+import softmaxloss as sl
+
+rng = np.random.default_rng(0)
+logits = rng.normal(size=(3000, 700)).astype(np.float32)
+labels = rng.integers(0, 700, 3000)
+soft_targets, class_weight = rng.random((20, 700)), rng.random(700)
+
+def results(rows=slice(None), **options):
+    options = {"reduction": "none", **options}
+    return sl.cross_entropy_and_grad(logits[rows], labels[rows], label_smoothing=0.1, **options)
+
+def digest(reduction="none"):
+    options = {"class_weight": class_weight, "reduction": reduction}
+    parts = results(reduction=reduction)
+    parts += sl.cross_entropy_and_grad(logits[:20].astype(float), soft_targets, **options)
+    return hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in parts)).hexdigest()
+
+"""
+
+
+def run(script, timeout=120, **environment):
+    """Run a script after the preamble and return what it prints; nothing else may be printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", PREAMBLE + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "SOFTMAXLOSS_NUM_THREADS": "4", **environment},
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def right_digest():
+    return run("print(digest())", SOFTMAXLOSS_NUM_THREADS="1")
+
+
+def test_every_number_of_threads_gives_the_same_bits(right_digest):
+    script = """
+        seen = set()
+        for n in (1, 2, 3, 8, 1):
+            sl.set_num_threads(n)
+            assert sl.get_num_threads() == n
+            seen.add(digest())
+            seen.add(digest("mean"))
+        print(*sorted(seen))
+    """
+    seen = run(script).split()
+    assert len(seen) == 2
+    assert right_digest in seen
+
+
+def test_the_environment_sets_the_number_of_threads():
+    assert run("print(sl.get_num_threads())", SOFTMAXLOSS_NUM_THREADS="3") == "3"
+
+
+def test_a_wrong_number_of_threads_in_the_environment_is_named():
+    with pytest.raises(AssertionError, match=r"ValueError.*SOFTMAXLOSS_NUM_THREADS.*'many'"):
+        run("sl.get_num_threads()", SOFTMAXLOSS_NUM_THREADS="many")
+
+
+def test_every_chunking_of_the_rows_gives_the_same_bits():
+    script = """
+        loss, d_logits = results()
+        for size in (1, 7, 1000, 2999):
+            for start in range(0, 3000 if size > 1 else 20, size):
+                rows = slice(start, start + size)
+                part_loss, part_d_logits = results(rows)
+                assert part_loss.tobytes() == loss[rows].tobytes(), (size, start)
+                assert part_d_logits.tobytes() == d_logits[rows].tobytes(), (size, start)
+        print("same")
+    """
+    assert run(script) == "same"
+
+
+def test_neighbour_rows_do_not_change_a_row():
+    script = """
+        loss, d_logits = results()
+        untouched = np.arange(3000) % 3 == 0
+        for value in (np.nan, np.inf, -np.inf, 3e38, 0.0):
+            logits[~untouched] = value
+            new_loss, new_d_logits = results()
+            assert new_loss[untouched].tobytes() == loss[untouched].tobytes(), value
+            assert new_d_logits[untouched].tobytes() == d_logits[untouched].tobytes(), value
+        print("same")
+    """
+    assert run(script) == "same"
+
+
+def test_eight_python_threads_at_once_agree_bit_for_bit(right_digest):
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        together = threading.Barrier(8)
+        def work(_):
+            together.wait()
+            return {digest() for _ in range(3)}
+        with ThreadPoolExecutor(8) as pool:
+            print(*set().union(*pool.map(work, range(8))))
+    """
+    assert run(script) == right_digest
+
+
+def test_threads_may_change_the_number_of_threads_while_others_compute(right_digest):
+    script = """
+        seen, stop = set(), threading.Event()
+        def work():
+            while not stop.is_set():
+                seen.add(digest())
+        workers = [threading.Thread(target=work) for _ in range(3)]
+        for worker in workers: worker.start()
+        for n in (1, 4, 2, 3) * 4:
+            sl.set_num_threads(n)
+            seen.add(digest())
+        stop.set()
+        for worker in workers: worker.join()
+        print(*seen)
+    """
+    assert run(script) == right_digest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_after_the_parent_computed_gives_the_same_bits(right_digest):
+    script = """
+        print(digest(), flush=True)
+        assert threading.active_count() > 1  # the parent has helpers, which the child will miss
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                print(digest(), flush=True)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        print(digest())
+    """
+    assert run(script).split() == [right_digest] * 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_another_thread_computes_does_not_hang(right_digest):
+    script = """
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                digest()
+        worker = threading.Thread(target=work)
+        digest()
+        worker.start()
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                print(digest(), flush=True)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        worker.join()
+    """
+    assert run(script).split() == [right_digest] * 10
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_worker_processes_give_the_same_bits(method, right_digest, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    script = f"""
+        if __name__ == "__main__":
+            digest()
+            with multiprocessing.get_context("{method}").Pool(2) as pool:
+                print(*pool.map(digest, ["none"] * 4))
+    """
+    path = tmp_path / "script.py"
+    path.write_text(PREAMBLE + textwrap.dedent(script))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [right_digest] * 4
+
+
+def test_use_during_interpreter_shutdown_does_not_hang_or_crash(right_digest):
+    script = """
+        import atexit, time
+        digest()
+        atexit.register(lambda: print(digest(), flush=True))
+        def late():
+            time.sleep(0.2)  # by now the main thread has ended and waits for this one
+            print(digest(), flush=True)
+        threading.Thread(target=late).start()
+    """
+    assert run(script).split() == [right_digest] * 2
+
+
+def test_a_daemon_thread_that_computes_at_exit_does_not_hang_or_crash():
+    script = """
+        import time
+        digest()
+        def forever():
+            while True:
+                digest()
+        for _ in range(3):
+            threading.Thread(target=forever, daemon=True).start()
+        time.sleep(0.3)
+        print("end")
+    """
+    assert run(script) == "end"
+
+
+def test_first_use_during_interpreter_shutdown_does_not_hang_or_crash(right_digest):
+    script = """
+        import atexit
+        atexit.register(lambda: print(digest(), flush=True))
+    """
+    assert run(script) == right_digest
+
+
+def test_without_any_folder_for_the_cache_the_library_works(right_digest, tmp_path):
+    """Files stand where the folders would be: that stops even a user who may write everywhere."""
+    file = tmp_path / "file"
+    file.write_text("")
+    package = shutil.copytree(SOURCE, tmp_path / "softmaxloss", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in {path.parent for path in package.rglob("*.py")}:
+        (folder / "__pycache__").write_text("")
+    nowhere = {
+        "NUMBA_CACHE_DIR": str(file / "below"),
+        "XDG_CACHE_HOME": str(file / "below"),
+        "HOME": str(file / "below"),
+    }
+    script = "print(sl.__file__, digest())"
+    used, got = run(script, PYTHONPATH=str(tmp_path), **nowhere).split()
+    assert used == str(package / "__init__.py")
+    assert got == right_digest
+
+
+def test_compiling_and_loading_from_the_cache_give_the_same_bits(right_digest, tmp_path):
+    """The first process compiles, the second one loads what the first has stored."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert [run("print(digest())", **cache), run("print(digest())", **cache)] == [right_digest] * 2

@@ -1,0 +1,212 @@
+"""The questions on which libraries differ, and the answers given here."""
+
+import numpy as np
+import pytest
+import torch
+
+import softmaxloss as sl
+from agree import assert_close, assert_same_bits
+
+LOGITS = np.array([[1.0, -2.0, 0.5], [0.3, 0.1, -4.0], [2.0, 2.0, 1.0]])
+LABELS = np.array([0, 2, 1])
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+REDUCTIONS = pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+BAD_ROWS = pytest.mark.parametrize(
+    "bad_row",
+    [[np.nan, 0, 1], [0, np.inf, 1], [-np.inf] * 3, [np.inf, -np.inf, 0], [np.inf] * 3, [-np.inf, -np.inf, np.nan]],
+    ids=str,
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        ([255, 255, 255], {"ignore_index": 255}),
+        ([0, 1, 2], {"sample_weight": [0, 0, 0]}),
+        ([0, 0, 0], {"class_weight": [0, 1, 1]}),
+        ([0, 0, 0], {"class_weight": [0, 1, 1], "label_smoothing": 0.1}),
+        (np.zeros((3, 3)), {}),
+    ],
+)
+def test_the_mean_over_nothing_is_zero(labels, options):
+    loss, d_logits = sl.cross_entropy_and_grad(LOGITS, labels, **options)
+    assert loss == 0.0
+    assert np.all(d_logits == 0)
+
+
+@REDUCTIONS
+def test_no_rows_have_no_loss(reduction):
+    loss, d_logits = sl.cross_entropy_and_grad(np.zeros((0, 3)), np.zeros(0, int), reduction=reduction)
+    assert np.sum(loss) == 0.0
+    assert np.shape(loss) == ((0,) if reduction == "none" else ())
+    assert d_logits.shape == (0, 3)
+
+
+@REDUCTIONS
+@BAD_ROWS
+@pytest.mark.parametrize("how", ["ignore_index", "sample_weight", "dense"])
+def test_rows_that_take_no_part_are_never_read(bad_row, how, reduction):
+    logits = np.vstack([LOGITS, [bad_row]])
+    weight = [1, 1, 1, 0]
+    targets, options = {
+        "ignore_index": ([*LABELS, -100], {"ignore_index": -100}),
+        "sample_weight": ([*LABELS, 10**6], {"sample_weight": weight}),
+        "dense": (np.vstack([np.eye(3)[LABELS], [np.nan, -1, np.inf]]), {"sample_weight": weight}),
+    }[how]
+    right_loss, right_d_logits = sl.cross_entropy_and_grad(LOGITS, LABELS, reduction=reduction)
+    loss, d_logits = sl.cross_entropy_and_grad(logits, targets, reduction=reduction, **options)
+    assert_close(loss, np.append(right_loss, 0.0) if reduction == "none" else right_loss, 1e-15)
+    assert_close(d_logits[:3], right_d_logits, 1e-15)
+    assert np.all(d_logits[3] == 0)
+
+
+@pytest.mark.parametrize(
+    "targets", [LABELS, np.eye(3)[LABELS], np.eye(3, dtype=bool)[LABELS]], ids=["index", "float", "bool"]
+)
+def test_the_mean_divides_by_the_total_weight_of_the_targets(targets):
+    options = {"class_weight": [1, 2, 3], "sample_weight": [1, 0.5, 2], "label_smoothing": 0.3}
+    total = 1 * 1 + 0.5 * 3 + 2 * 2
+    mean, mean_d = sl.cross_entropy_and_grad(LOGITS, targets, reduction="mean", **options)
+    sum_, sum_d = sl.cross_entropy_and_grad(LOGITS, targets, reduction="sum", **options)
+    assert mean == pytest.approx(sum_ / total, rel=1e-15)
+    assert_close(mean_d, sum_d / total, 1e-15)
+
+
+def test_the_mean_over_soft_targets_divides_by_their_sum():
+    targets = np.array([[0.5, 0.1, 0], [0, 0, 0.2], [1, 1, 1]])
+    mean = sl.cross_entropy(LOGITS, targets)
+    assert mean == pytest.approx(sl.cross_entropy(LOGITS, targets, reduction="sum") / 3.8, rel=1e-15)
+
+
+def test_the_mean_over_indices_divides_as_pytorch_does():
+    weight = np.array([1.0, 2.0, 3.0])
+    labels = np.array([0, -100, 1])
+    loss = sl.cross_entropy(LOGITS, labels, class_weight=weight, ignore_index=-100, label_smoothing=0.2)
+    right = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS), torch.tensor(labels), weight=torch.tensor(weight), label_smoothing=0.2
+    )
+    assert loss == pytest.approx(float(right), rel=1e-14)
+
+
+def test_label_smoothing_gives_every_class_its_share_and_class_weights_multiply_after_it():
+    weight = np.array([1.0, 2.0, 3.0])
+    loss = sl.cross_entropy(LOGITS[0], 0, label_smoothing=0.3, class_weight=weight, reduction="none")
+    q = weight * (0.7 * np.array([1, 0, 0]) + 0.1)
+    assert loss == pytest.approx(-q @ np.log(np.exp(LOGITS[0]) / np.exp(LOGITS[0]).sum()), rel=1e-14)
+
+
+@DTYPES
+def test_a_smoothed_class_at_minus_infinity_makes_the_loss_infinite_and_the_gradient_stays_finite(dtype):
+    logits = np.array([[0, 0, -np.inf], [0, 0, 0]], dtype)
+    loss, d_logits = sl.cross_entropy_and_grad(logits, [0, 0], label_smoothing=0.3, reduction="none")
+    assert loss[0] == np.inf
+    assert np.isfinite(loss[1])
+    assert_close(d_logits[0], [0.5 - 0.8, 0.5 - 0.1, -0.1], 1e-6)
+
+
+@DTYPES
+def test_a_smoothed_class_without_class_weight_may_be_at_minus_infinity(dtype):
+    logits = np.array([0, 0, -np.inf], dtype)
+    loss = sl.cross_entropy(logits, 0, label_smoothing=0.3, class_weight=[1, 1, 0], reduction="none")
+    assert loss == pytest.approx((0.8 + 0.1) * np.log(2), rel=1e-6)
+
+
+@DTYPES
+@pytest.mark.parametrize("rest", [0.0, 0.25])
+def test_a_soft_target_of_zero_on_a_logit_of_minus_infinity_contributes_zero(dtype, rest):
+    logits, targets = np.array([[0, 0, -np.inf]], dtype), np.array([[1 - rest, rest, 0]], dtype)
+    loss, d_logits = sl.cross_entropy_and_grad(logits, targets)
+    assert loss == pytest.approx(np.log(2), rel=1e-6)
+    assert_close(d_logits, [[rest - 0.5, 0.5 - rest, 0]], 1e-6)
+
+
+@DTYPES
+@pytest.mark.parametrize("target", [1, [0, 1, 0], [0.5, 0.5, 0]], ids=str)
+def test_a_target_at_minus_infinity_costs_infinity_and_its_gradient_is_p_minus_q(dtype, target):
+    logits = np.array([[np.log(3), -np.inf, 0]], dtype)
+    dense = np.eye(3)[target] if np.ndim(target) == 0 else np.array(target, float)
+    targets = np.array([target]) if np.ndim(target) == 0 else dense[None]
+    loss, d_logits = sl.cross_entropy_and_grad(logits, targets)
+    assert loss == np.inf
+    assert_close(d_logits, [[0.75, 0, 0.25] - dense], 1e-6)
+
+
+@DTYPES
+@BAD_ROWS
+@pytest.mark.parametrize("target", [0, 1, 2, [0.2, 0.3, 0.5], [0.0, 0.0, 0.0]], ids=str)
+def test_a_row_without_a_softmax_is_nan_and_leaves_the_others_alone(dtype, bad_row, target):
+    logits = np.vstack([LOGITS[:1], [bad_row], LOGITS[1:]]).astype(dtype)
+    targets = np.array([target] * 4)
+    good = [0, 2, 3]
+    loss, d_logits = sl.cross_entropy_and_grad(logits, targets, reduction="none")
+    right_loss, right_d_logits = sl.cross_entropy_and_grad(logits[good], targets[good], reduction="none")
+    assert np.isnan(loss[1])
+    assert np.all(np.isnan(d_logits[1]))
+    assert_same_bits(loss[good], right_loss)
+    assert_same_bits(d_logits[good], right_d_logits)
+    if np.any(target):
+        assert np.isnan(sl.cross_entropy(logits, targets))
+
+
+@DTYPES
+@BAD_ROWS
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+def test_softmax_of_a_row_without_a_softmax_is_nan_and_leaves_the_others_alone(dtype, bad_row, function):
+    logits = np.vstack([LOGITS[:1], [bad_row], LOGITS[1:]]).astype(dtype)
+    got = getattr(sl, function)(logits)
+    assert np.all(np.isnan(got[1]))
+    assert_same_bits(got[[0, 2, 3]], getattr(sl, function)(logits[[0, 2, 3]]))
+
+
+@DTYPES
+@BAD_ROWS
+def test_logsumexp_is_infinite_where_a_logit_or_all_of_them_are(dtype, bad_row):
+    logits = np.vstack([LOGITS[:1], [bad_row], LOGITS[1:]]).astype(dtype)
+    got = sl.logsumexp(logits)
+    np.testing.assert_array_equal(got[1], np.max(bad_row))
+    assert_same_bits(got[[0, 2, 3]], sl.logsumexp(logits[[0, 2, 3]]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("target", [0, [0.5], [0.0]], ids=str)
+def test_the_only_class_must_be_finite_as_well(value, target):
+    loss, d_logits = sl.cross_entropy_and_grad([[value]], np.array([target]), reduction="none")
+    assert np.isnan(loss[0])
+    assert np.isnan(d_logits[0, 0])
+
+
+def test_soft_targets_need_not_sum_to_one():
+    targets = np.array([[2.0, 0.5, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.0]])
+    _, d_logits = sl.cross_entropy_and_grad(LOGITS, targets, reduction="sum")
+    p = sl.softmax(LOGITS)
+    assert_close(d_logits, targets.sum(-1, keepdims=True) * p - targets, 1e-15)
+
+
+def test_a_label_out_of_range_is_found_before_any_work():
+    out = np.full((3, 3), 7.0)
+    with pytest.raises(ValueError, match="targets"):
+        sl.cross_entropy_and_grad(LOGITS, [0, 1, 3], out=out)
+    assert np.all(out == 7)
+
+
+@REDUCTIONS
+def test_upstream_multiplies_the_gradient_but_not_the_loss(reduction):
+    upstream = np.array([2.0, -1.0, 0.0]) if reduction == "none" else -3.0
+    loss, d_logits = sl.cross_entropy_and_grad(LOGITS, LABELS, reduction=reduction)
+    same_loss, scaled = sl.cross_entropy_and_grad(LOGITS, LABELS, reduction=reduction, upstream=upstream)
+    assert_same_bits(same_loss, loss)
+    assert_close(scaled, d_logits * np.reshape(upstream, (-1, 1)), 1e-15)
+
+
+def test_one_upstream_number_serves_all_rows():
+    one = sl.cross_entropy_and_grad(LOGITS, LABELS, reduction="none", upstream=2.5)
+    each = sl.cross_entropy_and_grad(LOGITS, LABELS, reduction="none", upstream=[2.5] * 3)
+    assert_same_bits(one[1], each[1])
+
+
+@DTYPES
+def test_probabilities_have_no_floor(dtype):
+    logits = np.array([[0, -90], [0, -1000]], dtype)
+    loss = sl.cross_entropy(logits, [1, 1], reduction="none")
+    assert_same_bits(loss, np.array([90, 1000], dtype))
+    assert sl.cross_entropy(logits, [0, 0], reduction="none")[0] == pytest.approx(np.exp(-90.0), rel=1e-5)
