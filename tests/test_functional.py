@@ -159,6 +159,15 @@ def test_out_may_have_any_memory_layout_even_in_place(case, layout):
         assert_same_bits(np.ascontiguousarray(out), d_logits)
 
 
+def test_blocks_of_rows_in_place_are_each_computed_once():
+    logits = np.random.default_rng(0).normal(size=(3000, 700)).astype(np.float32)
+    labels = np.zeros(3000, int)
+    loss, d_logits = sl.cross_entropy_and_grad(logits, labels)
+    in_place_loss, _ = sl.cross_entropy_and_grad(logits, labels, out=logits)
+    assert in_place_loss == loss
+    assert_same_bits(logits, d_logits)
+
+
 def test_out_writes_nothing_beside_itself():
     wide = np.full((4, 10), 7.0)
     sl.cross_entropy_and_grad(np.zeros((4, 5)), [0, 1, 2, 3], out=wide[:, ::2])

@@ -152,7 +152,7 @@ def test_a_child_forked_after_the_parent_computed_gives_the_same_bits(right_dige
             child = os.fork()
             if child == 0:
                 print(digest(), flush=True)
-                os._exit(0)
+                os._exit(threading.active_count() == 1)  # 0 if the child has made helpers of its own
             assert os.waitpid(child, 0)[1] == 0
         print(digest())
     """

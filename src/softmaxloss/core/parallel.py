@@ -123,7 +123,7 @@ def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
             if start is None:
                 return
             rows = slice(start, min(start + size, n_rows))
-            work(rows, *(_readable(array[rows]) for array in arrays))
+            work(rows, *(readable(array[rows]) for array in arrays))
 
     helpers = min(_pool.threads, -(-n_rows // size)) - 1
     started = _pool.start(take, helpers) if helpers > 0 else []
@@ -137,9 +137,9 @@ def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
                 future.result()
 
 
-def _readable(block: NDArray[Any]) -> NDArray[Any]:
+def readable(block: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """Return the block in the one layout that kernels are compiled for; only what has another layout is copied."""
-    dtype = block.dtype.newbyteorder("=")
+    dtype = (dtype or block.dtype).newbyteorder("=")
     if dtype.kind == "f" and dtype.itemsize not in {4, 8}:
         dtype = np.dtype(np.float64)
     view = np.require(block, dtype, ["C_CONTIGUOUS", "ALIGNED"]).view()

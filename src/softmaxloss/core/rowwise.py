@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmaxloss.core.kernels import row_kernels
-from softmaxloss.core.parallel import map_row_blocks
+from softmaxloss.core.parallel import map_row_blocks, readable
 from softmaxloss.core.rows import Rows, without_target
 from softmaxloss.core.summary import RowSummary, new_summary
 
@@ -85,8 +85,8 @@ def room_for(logits: Array) -> tuple[RowSummary, Array]:
 
 
 def rows_of(rows: Rows, part: slice, logits: Array) -> Rows:
-    """Return the descriptor of a part of the rows, its dense targets in the format of the logits."""
+    """Return the descriptor of a part of the rows, its dense targets as kernels read them."""
     selected = rows.part(part)
     if selected.dense is None:
         return selected
-    return selected._replace(dense=selected.dense.astype(logits.dtype, copy=False))
+    return selected._replace(dense=readable(selected.dense, logits.dtype))

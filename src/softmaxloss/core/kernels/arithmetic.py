@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -10,6 +11,9 @@ from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
 # Terms that vector lanes add plainly, 4 to 8 in a lane; longer sums add the totals of runs with two_sum.
 RUN = 256
+
+# An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
+_UNSIGNED = np.uint64
 
 
 @inline
@@ -29,7 +33,7 @@ def class_weight_of(class_weight: Any, j: int) -> Any:
 def _class_weight_of(class_weight: Any, j: int) -> Callable[..., Any]:
     if isinstance(class_weight, types.NoneType):
         return lambda class_weight, j: 1.0
-    return lambda class_weight, j: class_weight[j]
+    return lambda class_weight, j: class_weight[_UNSIGNED(j)]
 
 
 def probability_of(dense: Any, i: int, j: int) -> Any:
@@ -41,4 +45,4 @@ def probability_of(dense: Any, i: int, j: int) -> Any:
 def _probability_of(dense: Any, i: int, j: int) -> Callable[..., Any]:
     if isinstance(dense, types.NoneType):
         return lambda dense, i, j: 0.0
-    return lambda dense, i, j: dense[i, j]
+    return lambda dense, i, j: dense[_UNSIGNED(i), _UNSIGNED(j)]

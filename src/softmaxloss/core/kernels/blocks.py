@@ -79,8 +79,7 @@ def spread_moments(block: Any, peak: Any, rows: Any, i: int, start: int, keep: f
     """Return sum_j q_j (z_j - peak) and sum_j q_j over a block of logits, with q as in spread_target."""
     dot, mass, lost = 0.0, 0.0, 0.0
     for begin in range(0, block.size, RUN):
-        end = min(begin + RUN, block.size)
-        run_dot, run_mass = _moments_of_run(block, peak, rows, i, start, keep, begin, end)
+        run_dot, run_mass = _moments_of_run(block[begin : begin + RUN], peak, rows, i, start + begin, keep)
         dot, error = two_sum(dot, run_dot)
         lost += error
         mass += run_mass
@@ -88,30 +87,36 @@ def spread_moments(block: Any, peak: Any, rows: Any, i: int, start: int, keep: f
 
 
 @reduction
-def _moments_of_run(
-    block: Any, peak: Any, rows: Any, i: int, start: int, keep: float, begin: int, end: int
-) -> tuple[float, float]:
+def _moments_of_run(run: Any, peak: Any, rows: Any, i: int, start: int, keep: float) -> tuple[float, float]:
     dot, mass = 0.0, 0.0
-    for j in range(begin, end):
+    for j in range(run.size):
         q = spread_target(rows, i, start + j, keep)
-        gap = np.float64(block[j]) - np.float64(peak) if block[j] > -math.inf else -math.inf
+        gap = np.float64(run[j]) - np.float64(peak) if run[j] > -math.inf else -math.inf
         dot += q * gap if q > 0.0 else 0.0
         mass += q
     return dot, mass
 
 
 @inline
-def scale(block: Any, factor: Any) -> None:
-    """Turn LIFT * exp(z - peak) into factor * exp(z - peak); in two steps, as factor * UNLIFT may underflow."""
-    unlift = block.dtype.type(UNLIFT)
-    for j in range(block.size):
-        block[j] = (block[j] * unlift) * factor
+def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
+    """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits."""
+    if abs(factor) < 1.0:
+        return block.dtype.type(UNLIFT), block.dtype.type(factor)
+    return block.dtype.type(factor * UNLIFT), block.dtype.type(1)
 
 
 @inline
-def scale_and_subtract(block: Any, factor: Any, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
+def scale(block: Any, factor: float) -> None:
+    """Turn LIFT * exp(z - peak) into factor * exp(z - peak)."""
+    first, second = two_factors(block, factor)
+    for j in range(block.size):
+        block[j] = (block[j] * first) * second
+
+
+@inline
+def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
     """Turn LIFT * exp(z - peak) into factor * exp(z - peak) - weight * q, with q as in spread_target."""
-    unlift = block.dtype.type(UNLIFT)
+    first, second = two_factors(block, factor)
     for j in range(block.size):
         q = spread_target(rows, i, start + j, keep)
-        block[j] = factor * (block[j] * unlift) - block.dtype.type(weight * q)
+        block[j] = (block[j] * first) * second - block.dtype.type(weight * q)

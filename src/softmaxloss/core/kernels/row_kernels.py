@@ -108,15 +108,14 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, parts: Any, loss: 
         for b in range(parts.peak.size):
             start = b * BLOCK
             block = work[start : start + BLOCK]
-            share = lifted_exp(parts.peak[b], peak) * UNLIFT
-            factor = block.dtype.type(share * (d_loss[i] * rows.mass[i] / total))
+            factor = lifted_exp(parts.peak[b], peak) * (d_loss[i] * rows.mass[i] / total) * UNLIFT
             if has_spread:
                 scale_and_subtract(block, factor, rows, i, start, keep, d_loss[i])
             else:
                 scale(block, factor)
         if label >= 0:
             q = spread_target(rows, i, label, keep) + spike
-            work[label] = d_loss[i] * (rows.mass[i] * (lifted_exp(label_logit, peak) * UNLIFT) / total - q)
+            work[label] = d_loss[i] * (rows.mass[i] * lifted_exp(label_logit, peak) * UNLIFT / total - q)
         q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
         work[argmax] = d_loss[i] * gradient_at_winner(rows.mass[i], q, rest, total)
 

@@ -16,7 +16,7 @@ def read_dense_rows(dense: Any, weight: Any, class_weight: Any, label: Any, shar
         row = dense[i]
         total, lost, nonzero, negative = 0.0, 0.0, 0, 0
         for start in range(0, row.size, RUN):
-            run_total, run_nonzero, run_negative = _census(row, class_weight, start, min(start + RUN, row.size))
+            run_total, run_nonzero, run_negative = _census(row[start : start + RUN], class_weight, start)
             total, error = two_sum(total, run_total)
             lost += error
             nonzero += run_nonzero
@@ -32,12 +32,12 @@ def read_dense_rows(dense: Any, weight: Any, class_weight: Any, label: Any, shar
 
 
 @reduction
-def _census(row: Any, class_weight: Any, start: int, stop: int) -> tuple[float, int, int]:
+def _census(run: Any, class_weight: Any, start: int) -> tuple[float, int, int]:
     total, nonzero, negative = 0.0, 0, 0
-    for j in range(start, stop):
-        total += class_weight_of(class_weight, j) * row[j]
-        nonzero += row[j] != 0
-        negative += row[j] < 0
+    for j in range(run.size):
+        total += class_weight_of(class_weight, start + j) * run[j]
+        nonzero += run[j] != 0
+        negative += run[j] < 0
     return total, nonzero, negative
 
 
