@@ -41,7 +41,7 @@ def integer(name: str, value: object) -> int:
 
 def numbers(name: str, value: ArrayLike) -> Array:
     """Return an array of real numbers."""
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.dtype.kind not in "iuf" and array.size:
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array
@@ -101,7 +101,7 @@ def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.floa
 
 def targets(value: ArrayLike, batch_shape: tuple[int, ...], n_classes: int) -> Array:
     """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
-    array = np.asarray(value)
+    array = _array("targets", value)
     row_shape = (*batch_shape, n_classes)
     if array.size == 0 and array.shape == batch_shape:
         return array.astype(np.int64)
@@ -199,6 +199,14 @@ def out(value: object, like: Array) -> Array:
     if not value.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
     return cast("Array", value)
+
+
+def _array(name: str, value: ArrayLike) -> Array:
+    """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} cannot be read as an array: {error}") from None
 
 
 def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:

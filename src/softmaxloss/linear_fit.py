@@ -1,0 +1,205 @@
+"""Minimise the mean loss of a linear layer plus an L2 penalty: L-BFGS in coordinates that suit the data.
+
+L-BFGS alone is slow, or seems done far from the minimum, where features differ in scale, are offset or correlated. So
+it runs in rounds: each takes the curvature at the point reached, changes to coordinates in which that is about 1 in
+every direction, and ends when the excess over the minimum has become much smaller, or small enough. In these
+coordinates half the squared length of the gradient estimates the excess, which is what says when to stop.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize, sparse
+
+from softmaxloss.functional import softmax
+from softmaxloss.head import linear_cross_entropy_and_grad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Array = NDArray[Any]
+Float64s = NDArray[np.float64]
+
+CHUNK = 2**21  # numbers in work at once: 16 MB in float64
+MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
+NOTHING = 1e-16  # nats; an objective below has no minimum worth pursuing: all samples are of one class
+ROUND = 1e-4  # a round ends when the excess has fallen by this factor
+
+
+def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
+    """Yield slices of rows that hold about `CHUNK` numbers."""
+    size = max(1, CHUNK // max(row_size, 1))
+    return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+def scores(features: Array, coef: Array, intercept: Array) -> Array:
+    """Return features @ coef.T + intercept."""
+    result: Array = features @ coef.T
+    result += intercept
+    return result
+
+
+def all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
+    """Return one row per class: with a single row given, that of the second class, the first has zeros."""
+    if len(coef) > 1:
+        return coef, intercept
+    return np.vstack([np.zeros_like(coef), coef]), np.hstack([np.zeros_like(intercept), intercept])
+
+
+class Objective:
+    """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes."""
+
+    def __init__(
+        self,
+        features: Array,
+        targets: NDArray[np.intp],
+        *,
+        sample_weight: Float64s,
+        class_weight: Float64s,
+        label_smoothing: float,
+        C: float,  # noqa: N803  scikit-learn's name
+    ) -> None:
+        self.features, self.targets = features, targets
+        self.options: dict[str, Any] = {
+            "sample_weight": sample_weight,
+            "class_weight": class_weight,
+            "label_smoothing": label_smoothing,
+        }
+        divisor = float(sample_weight @ class_weight[targets])
+        if divisor <= 0:
+            raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
+        self.penalty = 1 / (C * divisor)
+        mass = (1 - label_smoothing) * class_weight[targets] + label_smoothing * class_weight.mean()
+        self.row_weight: Float64s = sample_weight * mass / divisor
+
+    def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
+        """Return value, gradient by coef and gradient by intercept."""
+        weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
+        loss, gradients = linear_cross_entropy_and_grad(
+            self.features, weight, self.targets, bias, wrt=("weight", "bias"), **self.options
+        )
+        _, d_weight, d_bias = cast("tuple[None, Array, Array]", gradients)
+        value = float(loss) + self.penalty / 2 * float(np.vdot(coef, coef))
+        return value, d_weight[-len(coef) :] + self.penalty * coef, d_bias[-len(coef) :].astype(np.float64)
+
+    def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
+        """Return for each row the mean over the classes of the second derivative of its loss by a logit."""
+        weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
+        curvature = np.empty(len(self.features))
+        for rows in chunks(len(self.features), len(weight)):
+            logits = scores(self.features[rows], weight, bias)
+            p = softmax(logits, out=logits)
+            curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
+        # K - 1 of the K directions count, the last one changes nothing; with two classes and one row, p_0 * p_1 does
+        curvature /= max(len(weight) - 1, 2)
+        np.maximum(curvature, np.finfo(self.features.dtype).eps, out=curvature)
+        return self.row_weight * curvature
+
+
+class Coordinates:
+    """Steps from a point (coef, intercept) in units in which the curvature there is about 1 in every direction.
+
+    Features are centred and whitened, weighted by the curvature of their rows. For two classes that is exact: a step
+    along the negative gradient is Newton's.
+    """
+
+    def __init__(self, objective: Objective, coef: Float64s, intercept: Float64s) -> None:
+        self.coef, self.intercept = coef, intercept
+        features, curvature = objective.features, objective.row_curvature(coef, intercept)
+        n_rows, n_features = features.shape
+        self.intercept_scale = 1 / np.sqrt(curvature.sum())
+        self.center = (curvature.astype(features.dtype) @ features).astype(np.float64) / curvature.sum()
+        whiten = n_features <= MAX_WHITENED
+        covariance = np.zeros((n_features, n_features) if whiten else n_features)
+        for rows in chunks(n_rows, n_features):
+            x = np.sqrt(curvature[rows, np.newaxis]) * (features[rows] - self.center)
+            covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
+        scale = 1 / np.sqrt((covariance.diagonal() if whiten else covariance) + objective.penalty)
+        if not whiten:
+            self.scaling: Any = sparse.diags_array(scale)
+            return
+        covariance[np.diag_indices(n_features)] += objective.penalty
+        collinear = 10 * n_features * np.finfo(features.dtype).eps  # keeps the root of a singular matrix real
+        root = linalg.cholesky(scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features), lower=True)
+        self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
+
+    def point(self, step: Float64s) -> tuple[Float64s, Float64s]:
+        """Return coef and intercept after a step."""
+        by_class = step.reshape(len(self.coef), -1)
+        d_coef = by_class[:, 1:] @ self.scaling.T
+        d_intercept = self.intercept_scale * by_class[:, 0] - d_coef @ self.center
+        return self.coef + d_coef, self.intercept + d_intercept
+
+    def gradient(self, d_coef: Float64s, d_intercept: Float64s) -> Float64s:
+        """Return the gradient by the step."""
+        by_step = (d_coef - np.outer(d_intercept, self.center)) @ self.scaling
+        return np.column_stack([self.intercept_scale * d_intercept, by_step]).ravel()
+
+
+class Descent:
+    """The minimisation of an objective, from a start to the point it has reached."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        coef: Float64s,
+        intercept: Float64s,
+        report: Callable[[int, float], object],
+    ) -> None:
+        self.objective, self.coef, self.intercept, self.report = objective, coef, intercept, report
+        self.n_iter = 0
+        self.excess = np.inf  # how far the objective is above its minimum, relative to itself, as estimated
+        self.stopped = False  # by a StopIteration of `report`
+
+    def run(self, tol: float, max_iter: int) -> None:
+        """Descend until the excess is at most `tol`, or nothing is gained any more."""
+        best = np.inf
+        precision = np.finfo(self.objective.features.dtype).eps
+        zero = np.zeros(self.coef.size + self.intercept.size)
+        pairs = int(np.clip(2**25 // zero.size, 10, 30))  # steps remembered: as many as 0.5 GB hold, at least 10
+        while True:
+            self.coordinates, self.unit = Coordinates(self.objective, self.coef, self.intercept), 1.0
+            value, gradient = self._value_and_gradient(zero)
+            self.unit = min(1.0, float(np.linalg.norm(gradient)))
+            if self.n_iter == 0:
+                self.report(0, value)
+            gained = value < (1 - precision) * best
+            if self.excess <= tol or not gained or self.n_iter >= max_iter or self.stopped:
+                return
+            best = value
+            self.goal = max(tol, ROUND * self.excess)
+            result = optimize.minimize(
+                self._value_and_gradient,
+                zero,
+                jac=True,
+                method="L-BFGS-B",
+                callback=self._after_iteration,
+                options={
+                    "maxiter": max_iter - self.n_iter,
+                    "maxfun": sys.maxsize,
+                    "maxcor": pairs,
+                    "ftol": 0.01 * precision * value,  # a smaller gain may well be rounding
+                    "gtol": 0,
+                },
+            )
+            self.coef, self.intercept = self.coordinates.point(self.unit * result.x)
+
+    def _value_and_gradient(self, step: Float64s) -> tuple[float, Float64s]:
+        value, *by_point = self.objective(*self.coordinates.point(self.unit * step))
+        gradient = self.coordinates.gradient(*by_point)
+        self.excess = float(gradient @ gradient) / 2 / max(value, NOTHING)
+        return value, self.unit * gradient
+
+    def _after_iteration(self, intermediate_result: optimize.OptimizeResult) -> None:
+        self.n_iter += 1
+        try:
+            self.report(self.n_iter, float(intermediate_result.fun))
+        except StopIteration:
+            self.stopped = True
+            raise
+        if self.excess <= self.goal:
+            raise StopIteration

@@ -1,0 +1,66 @@
+# ruff: noqa: N803  C is scikit-learn's name
+"""The objective that the classifier minimises, and the coordinates in which it does."""
+
+import numpy as np
+import pytest
+
+from softmaxloss.linear_fit import Coordinates, Objective
+
+
+def problem(n_classes, *, C=0.3):
+    """An objective of correlated, offset features, and a point."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 4)) + 10
+    objective = Objective(
+        features,
+        rng.integers(n_classes, size=200),
+        sample_weight=rng.integers(0, 3, 200) * 1.0,
+        class_weight=rng.uniform(0.5, 2, n_classes),
+        label_smoothing=0.1,
+        C=C,
+    )
+    n_rows = 1 if n_classes == 2 else n_classes
+    return objective, rng.normal(size=(n_rows, 4)) / 2, rng.normal(size=n_rows)
+
+
+def by_step(objective, point, step):
+    """Value and gradient at a step away from the point, in its coordinates."""
+    coordinates = Coordinates(objective, *point)
+    value, *gradients = objective(*coordinates.point(step))
+    return value, coordinates.gradient(*gradients)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+def test_gradient_by_the_step_is_the_finite_difference(n_classes):
+    objective, *point = problem(n_classes)
+    rng = np.random.default_rng(1)
+    step, direction = rng.normal(size=(2, point[0].size + point[1].size))
+    ahead, behind = (by_step(objective, point, step + h * direction)[0] for h in (1e-5, -1e-5))
+    gradient = by_step(objective, point, step)[1]
+    assert gradient @ direction == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
+
+
+def hessian(objective, point):
+    size = point[0].size + point[1].size
+    columns = [by_step(objective, point, h * row)[1] for row in np.eye(size) for h in (1e-5, -1e-5)]
+    return np.array([(ahead - behind) / 2e-5 for ahead, behind in zip(columns[::2], columns[1::2], strict=True)])
+
+
+def test_curvature_for_two_classes_is_1_everywhere():
+    objective, *point = problem(2)
+    np.testing.assert_allclose(hessian(objective, point), np.eye(5), atol=1e-6)
+
+
+def test_curvature_at_equal_probabilities_is_1_in_all_directions_that_matter():
+    objective, coef, intercept = problem(5)
+    # the direction that adds the same to all classes has only the penalty
+    curvature = np.linalg.eigvalsh(hessian(objective, (0 * coef, 0 * intercept)))
+    np.testing.assert_allclose(curvature[5:], 1, atol=1e-6)
+    assert np.all(curvature[:5] < 1)
+
+
+def test_features_may_be_collinear_constant_and_of_any_scale():
+    objective, _, intercept = problem(3, C=1e20)
+    objective.features = np.hstack([objective.features, objective.features[:, :1] * 1e9, np.ones((200, 1))])
+    value, gradient = by_step(objective, (np.zeros((3, 6)), intercept), np.ones(3 * 7))
+    assert np.isfinite([value, *gradient]).all()
