@@ -73,7 +73,7 @@ class SoftmaxWithLoss(_LossLayer):
     loss : float, or array for reduction "none"
         Result of the last forward pass; None before.
     y : array, shape (..., V)
-        Its softmax.
+        Its softmax, computed when first asked for.
     t : array_like
         Its targets.
 
@@ -131,7 +131,8 @@ class AffineSoftmaxWithLoss(_LossLayer):
     d_weight, d_bias : arrays of the same shapes
         Their gradients, from the last backward pass; None before.
     loss, y, t
-        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, and is computed only when asked for.
+        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, computed when first asked for from `weight` and
+        `bias` as they are then.
 
     Raises
     ------

@@ -137,9 +137,9 @@ def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
                 future.result()
 
 
-def readable(block: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+def readable(block: NDArray[Any]) -> NDArray[Any]:
     """Return the block in the one layout that kernels are compiled for; only what has another layout is copied."""
-    dtype = (dtype or block.dtype).newbyteorder("=")
+    dtype = block.dtype.newbyteorder("=")
     if dtype.kind == "f" and dtype.itemsize not in {4, 8}:
         dtype = np.dtype(np.float64)
     view = np.require(block, dtype, ["C_CONTIGUOUS", "ALIGNED"]).view()

@@ -22,7 +22,7 @@ def summarize(logits: Array, rows: Rows | None = None) -> RowSummary:
     summary = new_summary(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.summarize(block, rows_of(rows, part, block), *room_for(block), summary.part(part))
+        row_kernels.summarize(block, rows_of(rows, part), *room_for(block), summary.part(part))
 
     map_row_blocks(work, logits)
     return summary
@@ -33,7 +33,7 @@ def losses(logits: Array, rows: Rows) -> Float64s:
     loss = np.empty(len(logits))
 
     def work(part: slice, block: Array) -> None:
-        row_kernels.losses(block, rows_of(rows, part, block), *room_for(block), loss[part])
+        row_kernels.losses(block, rows_of(rows, part), *room_for(block), loss[part])
 
     map_row_blocks(work, logits)
     return loss
@@ -45,7 +45,7 @@ def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array
 
     def work(part: slice, block: Array) -> None:
         parts = row_kernels.room_for_blocks(block)
-        described = rows_of(rows, part, block)
+        described = rows_of(rows, part)
         with _writable(out[part]) as d_logits:
             row_kernels.losses_and_gradients(block, described, d_loss[part], parts, loss[part], d_logits)
 
@@ -84,9 +84,9 @@ def room_for(logits: Array) -> tuple[RowSummary, Array]:
     return row_kernels.room_for_blocks(logits), row_kernels.room_for_a_block(logits)
 
 
-def rows_of(rows: Rows, part: slice, logits: Array) -> Rows:
+def rows_of(rows: Rows, part: slice) -> Rows:
     """Return the descriptor of a part of the rows, its dense targets as kernels read them."""
     selected = rows.part(part)
     if selected.dense is None:
         return selected
-    return selected._replace(dense=readable(selected.dense, logits.dtype))
+    return selected._replace(dense=readable(selected.dense))

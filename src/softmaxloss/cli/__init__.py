@@ -1,0 +1,96 @@
+"""The command `softmaxloss`: train, evaluate and predict from a table, without writing Python."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import NoReturn
+
+EXIT_USER_ERROR = 2
+EXIT_CTRL_C = 130
+EXIT_CLOSED_PIPE = 141
+CTRL_C = "stopped by Ctrl-C"
+
+# What the extra `cli` installs, by the names they are imported by.
+_EXTRA = {"cyclopts", "matplotlib", "polars", "rich", "safetensors", "sklearn"}
+
+
+class CommandError(Exception):
+    """Something the user can put right: `main` shows it as one line and exits with code 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; every failure the user can cause ends here as one line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after `softmaxloss`; the process's own by default.
+
+    Returns
+    -------
+    int
+        0 done; 2 something the user can put right, said in one line on standard error; 130 stopped by
+        Ctrl-C; 141 the reader of a pipe went away.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal's encoding lacks
+    try:
+        from softmaxloss.cli.app import run  # noqa: PLC0415  (so that a missing extra is caught below)
+
+        run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if arguments is None:
+            end_by_ctrl_c()  # Python's own way out takes up to a second with all that is loaded
+        _say(CTRL_C)
+        return EXIT_CTRL_C
+    except BrokenPipeError:
+        _settle_output()
+        return EXIT_CLOSED_PIPE
+    except (CommandError, ModuleNotFoundError, OSError) as error:
+        message = _explain(error)
+        if message is None:
+            raise
+        _say(message)
+        _settle_output()
+        return EXIT_USER_ERROR
+    return 0
+
+
+def end_by_ctrl_c() -> NoReturn:
+    """End the process at once, from any thread, the way `main` ends it after KeyboardInterrupt."""
+    _say(CTRL_C)
+    os._exit(EXIT_CTRL_C)
+
+
+def _explain(error: Exception) -> str | None:
+    """Put an error into words for the user; None if it is the program's fault."""
+    if isinstance(error, ModuleNotFoundError):
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            return None
+        return f"{error.name} is not installed; the command line needs it: pip install 'softmaxloss[cli]'"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return str(error)
+
+
+def _say(message: str) -> None:
+    """Print one line on standard error, whatever line breaks a name or a library put into the message."""
+    with suppress(AttributeError, OSError):  # standard error is closed, or its reader went away
+        sys.stderr.write(f"softmaxloss: {' '.join(message.split())}\n")
+
+
+def _settle_output() -> None:
+    """Flush standard output; if that fails, point it at nothing, so that the flush at exit cannot fail again."""
+    try:
+        sys.stdout.flush()
+    except AttributeError:  # closed
+        return
+    except OSError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,44 @@
+"""What `softmaxloss train` may be told."""
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train; every field is an option of `softmaxloss train`."""
+
+    target: str | None = None
+    """Column to learn. Default: the only one called target, label or class, else the last one."""
+
+    out: Path | None = None
+    """Folder for the results. Default: ./softmaxloss-NAME, NAME being the data set's or the file's."""
+
+    test_size: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.2
+    """Share of the rows that is kept out of training, to test with; 0 trains on all rows."""
+
+    seed: Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))] = 0
+    """Decides which rows are kept out."""
+
+    C: Annotated[float, Parameter(name="--C", validator=Number(gt=0, lt=inf))] = 1.0
+    """Inverse strength of regularisation, as in scikit-learn: smaller values keep the weights smaller."""
+
+    max_iter: Annotated[int, Parameter(validator=Number(gte=1))] = 1000
+    """Stop after this many iterations even if the loss still falls."""
+
+    label_smoothing: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.0
+    """Share of each target that is spread evenly over all classes."""
+
+    class_weight: Literal["balanced"] | None = None
+    """balanced: rare classes count as much as common ones."""
+
+    quiet: Flag = False
+    """Show no progress bar."""

@@ -1,0 +1,182 @@
+"""The three pictures of a training run, each as the bytes of a PNG file."""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from softmaxloss.cli.metrics import BINS, Scores, calibration, calibration_error
+
+# Of the palette of Okabe and Ito, which stays distinct for colour-blind readers and in grey.
+BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072b2", "#a9d3ea", "#d55e00", "#666666"
+MOST_CLASSES = 64
+"""A confusion matrix of more classes shows those with the most mistakes, and the others together."""
+LABEL_WIDTH, LABEL_LINES = 28, 3
+CJK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
+"""Matplotlib's own font has no Chinese, Japanese or Korean letters; where one of these is installed, it helps out."""
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context(
+        {
+            "font.family": ["DejaVu Sans", *(font for font in CJK_FONTS if font in get_font_names())],
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10,
+            "text.parse_math": False,  # a class may be called $5
+        }
+    )
+
+
+def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float]) -> bytes:
+    """Draw what was minimised against the iterations, and the plain losses (by part) that came out."""
+    with _style():
+        figure = Figure(figsize=(7, 4.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(
+            loss_curve,
+            ".-",
+            color=BLUE,
+            markersize=4,
+            label="what is minimised: training loss + penalty on large weights",
+        )
+        for (part, loss), style in zip(losses.items(), ("--", ":"), strict=False):
+            axes.axhline(loss, color=ORANGE, linestyle=style, label=f"loss on the {part} part in the end: {loss:.4f}")
+        axes.set(xlabel="iteration", ylabel="loss in nats per row", title="Learning curve", ylim=(0, None))
+        axes.set_xlim(0, max(1, len(loss_curve) - 1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside lower center", frameon=False)
+        return _png(figure)
+
+
+def reliability(scores: Scores, part: str) -> bytes:
+    """Draw, for each bin of confidence, how often the prediction was right, and how many rows there were."""
+    bins = calibration(scores)
+    filled = np.flatnonzero(bins.count)
+    centers = (np.arange(BINS) + 0.5) / BINS
+    width = 0.9 / BINS
+    low, high = _wilson(bins.accuracy[filled], bins.count[filled])
+    with _style():
+        figure = Figure(figsize=(6.4, 7), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        ends = (centers - width / 2, centers + width / 2)
+        marks = [
+            upper.bar(centers, bins.accuracy, width, color=LIGHT_BLUE, label="share of the bin that was right"),
+            upper.vlines(centers[filled], low, high, color=BLUE, label="95% interval of that share"),
+            upper.hlines(bins.confidence, *ends, color=ORANGE, linewidth=2, label="mean confidence of the bin"),
+            *upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="right as often as confident"),
+        ]
+        upper.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
+        upper.set_title(
+            f"Reliability on the {part} part, {len(scores.target)} rows\n"
+            f"expected calibration error {calibration_error(scores):.4f} ({BINS} bins of equal width)"
+        )
+        bars = lower.bar(centers, bins.count, width, color=GREY)
+        lower.bar_label(bars, [str(count) if count else "" for count in bins.count], fontsize=7)
+        lower.set(xlabel="confidence: the probability given to the predicted class", ylabel="rows")
+        lower.margins(y=0.2)
+        for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False)
+        return _png(figure)
+
+
+def confusion(scores: Scores, classes: Sequence[str | int | bool], part: str) -> bytes:
+    """Draw how often each class (row) was taken for each class (column)."""
+    counts, shown = count_confusions(scores)
+    names = [_short(str(classes[index])) for index in shown]
+    right, rows = scores.correct.sum(), len(scores.target)
+    title = f"Confusion on the {part} part\n{right} of {rows} rows right ({right / rows:.1%})\n"
+    if len(shown) < len(classes):
+        title += f"{len(shown)} of {len(classes)} classes: those with the most mistakes\n"
+        names.append("(all others)")
+    title += "shade: share of the true class"
+    with _style():
+        return _png(_draw_confusion(counts, names, title))
+
+
+def count_confusions(scores: Scores) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Give the counts and the classes of their rows and columns; of too many classes, the others as one, the last."""
+    wrong = ~scores.correct
+    mistakes = sum(np.bincount(codes[wrong], minlength=scores.classes) for codes in (scores.target, scores.predicted))
+    shown = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
+    place = np.full(scores.classes, len(shown))
+    place[shown] = np.arange(len(shown))
+    size = min(scores.classes, MOST_CLASSES + 1)
+    counts = np.zeros((size, size), dtype=np.int64)
+    np.add.at(counts, (place[scores.target], place[scores.predicted]), 1)
+    return counts, shown
+
+
+def _draw_confusion(counts: NDArray[np.int64], names: Sequence[str], title: str) -> Figure:
+    size = len(names)
+    totals = counts.sum(axis=1)
+    shares = np.divide(counts, totals[:, None], out=np.zeros(counts.shape), where=totals[:, None] > 0)
+    lines = [line for name in names for line in name.split("\n")]
+    font, count_font = (10, 10) if size <= 20 else (8, 6)
+    # In inches, with letters 0.62 of their size wide: a cell holds its count, and the label beside it.
+    label_height = 1.25 * font / 72 * (1 + max(name.count("\n") for name in names))
+    label_length = 0.62 * font / 72 * max(map(len, lines))
+    cell = max(label_height, 0.62 * count_font / 72 * len(str(counts.max())) + 0.06, min(1.1, 5 / size))
+    figure = Figure(figsize=(cell * size, cell * size))
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; the file's edges are set around them
+    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["white", BLUE, "#003050"]), vmin=0, vmax=1)
+    axes.set_xticks(range(size), names, rotation=90 if label_length > 0.9 * cell else 0, fontsize=font)
+    axes.set_yticks(range(size), [f"{name} ({n})" for name, n in zip(names, totals, strict=True)], fontsize=font)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set(visible=True, color="#dddddd")
+    axes.set(xlabel="predicted class", ylabel="true class (its rows)")
+    axes.annotate(title, (0, 1), (0, 8), textcoords="offset points", xycoords="axes fraction", va="bottom")
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > 0.4 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=count_font)
+    return figure
+
+
+def _short(name: str) -> str:
+    """Break a long class name into lines; of a very long one, keep both ends."""
+    name = " ".join(name.split())
+    limit = LABEL_WIDTH * LABEL_LINES - 6
+    if len(name) > limit:
+        name = f"{name[: limit // 2]}…{name[-(limit // 2) :]}"
+    return "\n".join(textwrap.wrap(name, LABEL_WIDTH)) or "(blank)"
+
+
+def _wilson(share: NDArray[np.float64], count: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give Wilson's 95 % interval of a share that was seen in `count` rows."""
+    z = 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return centre - reach, centre + reach
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # drawn as a box; the run goes on
+        figure.savefig(
+            content,
+            format="png",
+            dpi=120,
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata={"Software": "softmaxloss"},
+        )
+    return content.getvalue()

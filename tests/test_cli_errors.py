@@ -1,0 +1,218 @@
+"""Whatever is wrong with the input: one line on standard error, exit code 2, and no file written."""
+
+import errno
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save
+from sklearn.datasets import load_iris
+
+from softmaxloss.cli import main
+
+IRIS = load_iris()
+NAMES = ["sl", "sw", "pl", "pw"]
+FRAME = pl.DataFrame(IRIS.data, schema=NAMES).with_columns(kind=pl.Series(IRIS.target_names[IRIS.target]))
+TEXT = FRAME.write_csv()
+
+
+def with_cell(cell):
+    """Put something else into column sw, data row 3."""
+    lines = TEXT.splitlines()
+    cells = lines[3].split(",")
+    lines[3] = ",".join([cells[0], cell, *cells[2:]])
+    return "\n".join(lines)
+
+
+TABLES = {
+    "text.csv": (with_cell("abc"), "column 'sw', data row 3: 'abc' is text where a number belongs"),
+    "gap.csv": (with_cell(""), "column 'sw' has 1 missing value, first in data row 3"),
+    "nan.csv": (with_cell("nan"), "column 'sw' has 1 missing value, first in data row 3"),
+    "inf.csv": (with_cell("-inf"), "column 'sw' has 1 infinite value, first in data row 3"),
+    "empty.csv": ("", "is empty"),
+    "blank.csv": ("\n\n", "is empty"),
+    "header.csv": (TEXT.splitlines()[0], "holds no rows"),
+    "ragged.csv": (f"{TEXT}1,2,3,4,a,6\n", "data row 151 has 6 cells, the first line names 5 columns"),
+    "latin.csv": (TEXT.replace("setosa", "sétosa").encode("latin-1"), "is not UTF-8 text"),
+    "twice.csv": (TEXT.replace("sl,sw", "sw,sw"), "has more than one column 'sw'"),
+    "nameless.csv": (TEXT.replace("sl,sw", ",sw"), "column 1 has no name"),
+    "semicolons.csv": (TEXT.replace(",", ";"), "has one column only, 'sl;sw;pl;pw;kind'; is it separated by ','?"),
+    "empty.npz": (b"", "is not a readable NPZ file (damaged)"),
+    "empty.parquet": (b"", "is not a readable Parquet file"),
+    "table.xlsx": (b"PK", "is neither a bundled data set"),
+}
+ONLY_TRAINING = {
+    "one.csv": (FRAME.head(50).write_csv(), "column 'kind' holds one class only, 'setosa'"),
+    "decimal.csv": (FRAME.drop("kind").write_csv(), "column 'pw' holds 0.2 in data row 1; a class is text"),
+    "target.csv": (TEXT.replace("virginica", ""), "column 'kind' has 50 missing values, first in data row 101"),
+    "few.csv": (FRAME[::30].write_csv(), "5 rows of 3 classes are too few to keep a share of 0.2 out"),
+    "single.csv": ("kind\na\nb\n", "has one column only ('kind'); nothing to learn it from"),
+    "huge.csv": (TEXT.replace("5.1,", "1e300,"), "column 'sl' holds values too large"),
+}
+ONLY_PREDICTING = {
+    "missing.csv": (FRAME.drop("sw", "pl").write_csv(), "it comes without 'sw', 'pl'"),
+    "extra.csv": (FRAME.with_columns(more=1).write_csv(), "it comes with 'more' besides"),
+    "both.csv": (TEXT.replace("sl,", "x,"), "it comes without 'sl' and with 'x' besides"),
+    "far.csv": (with_cell("1e300"), "column 'sw', data row 3: 1e+300 is too far from the values in training"),
+}
+ONLY_EVALUATING = {
+    "unknown.csv": (TEXT.replace("virginica", "rosa"), "'rosa' in data row 101, a class the model does not know"),
+    "untold.csv": (FRAME.drop("kind").write_csv(), "has no column 'kind' to take as target"),
+}
+ARRAYS = {
+    "objects.npz": ({"X": np.array([[1, "a"]], dtype=object)}, "its arrays hold Python objects"),
+    "images.npz": ({"X": np.zeros((3, 2, 2)), "y": np.arange(3)}, "got shape (3, 2, 2) of float64"),
+    "letters.npz": ({"X": np.array([["a"]]), "y": np.arange(1)}, "X must hold numbers"),
+    "nameless.npz": ({"Z": np.zeros((3, 2))}, "has no array X; it holds 'Z'"),
+    "names.npz": ({"X": np.zeros((3, 2)), "feature_names": ["a"]}, "feature_names has shape (1,)"),
+    "same.npz": ({"X": np.zeros((3, 2)), "feature_names": ["a", "a"]}, "must differ from each other and from y"),
+    "long.npz": ({"X": np.zeros((3, 2)), "y": np.arange(4)}, "one class for each of the 3 rows"),
+}
+COMMANDS = {
+    "trian digits": 'Unknown command "trian"',
+    "train": "requires an argument",
+    "train iris extra": "Unused Tokens",
+    "train iris --test-size 1": "--test-size",
+    "train iris --test-size -0.1": "--test-size",
+    "train iris --C 0": "--C",
+    "train iris --max-iter 0": "--max-iter",
+    "train iris --max-iter many": "--max-iter",
+    "train iris --label-smoothing 1": "--label-smoothing",
+    "train iris --class-weight equal": "--class-weight",
+    "train iris --seed -1": "--seed",
+    "train iris --target kind": "has no column 'kind' to take as target; it has 'sepal length (cm)'",
+    "train nosuch.csv": "nosuch.csv: No such file or directory",
+    "train folder.csv": "folder.csv: Is a directory",
+    "train nosuch": "nosuch is neither a bundled data set",
+    "train iris --out here.csv": "here.csv is a file, not a folder",
+    "train iris --out here.csv/deeper": "here.csv is a file, not a folder",
+    "evaluate nosuch.safetensors iris": "nosuch.safetensors: No such file or directory",
+    "evaluate folder.csv iris": "model.safetensors: No such file or directory",
+    "evaluate here.csv iris": "here.csv is damaged, or not a safetensors file",
+    "evaluate foreign.safetensors iris": "foreign.safetensors was not written by softmaxloss",
+    "predict model here.csv --out result.txt": "must end in one of .csv, .tsv, .npz, .parquet",
+    "predict model here.csv --out nosuch/result.csv": "nosuch is not a folder",
+    "predict model here.csv --out here.csv": "here.csv is there already and was not written by this command",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("errors")
+    for name, (content, _) in (TABLES | ONLY_PREDICTING | ONLY_EVALUATING | {"here.csv": (TEXT, "")}).items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for name, (arrays, _) in ARRAYS.items():
+        np.savez(folder / name, **arrays)
+    (folder / "foreign.safetensors").write_bytes(save({"weight": np.ones(3)}))
+    (folder / "folder.csv").mkdir()
+    assert main(["train", str(folder / "here.csv"), "--out", str(folder / "model")]) == 0
+    return folder
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capsys):
+    """Run a command that must fail in one line, and change no file."""
+
+    def files():
+        return {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+
+    def run(*arguments, says):
+        monkeypatch.chdir(folder)
+        before = files()
+        assert main(arguments) == 2
+        assert files() == before
+        output, error = capsys.readouterr()
+        assert re.fullmatch(r"softmaxloss: [^\n]+\n", error)
+        assert says in error
+        assert "Traceback" not in output + error
+
+    return run
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("command", ["train", "evaluate model", "predict model"])
+def test_a_table_that_is_no_table_is_refused(refused, command, name):
+    refused(*command.split(), name, says=TABLES[name][1])
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_are_no_table_are_refused(refused, name):
+    refused("train", name, says=ARRAYS[name][1])
+
+
+@pytest.mark.parametrize("name", ONLY_TRAINING)
+def test_a_table_that_teaches_nothing_is_refused(refused, folder, name):
+    (folder / name).write_text(ONLY_TRAINING[name][0])
+    refused("train", name, says=ONLY_TRAINING[name][1])
+
+
+@pytest.mark.parametrize("name", ONLY_PREDICTING)
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_table_with_other_columns_is_refused(refused, command, name):
+    refused(command, "model", name, says=ONLY_PREDICTING[name][1])
+
+
+@pytest.mark.parametrize("name", ONLY_EVALUATING)
+def test_a_table_without_the_models_classes_is_not_evaluated(refused, name):
+    refused("evaluate", "model", name, says=ONLY_EVALUATING[name][1])
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_that_cannot_be_carried_out_is_refused(refused, line):
+    refused(*line.split(), says=COMMANDS[line])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "model.safetensors", "confusion.png"])
+def test_another_programs_file_is_never_replaced(refused, folder, name):
+    other = folder / f"other {name}"
+    other.mkdir()
+    (other / name).write_bytes(b"something else")
+    refused("train", "iris", "--out", other.name, says="was not written by this command; choose another --out")
+
+
+def test_no_permission_to_write_is_said_before_the_training(refused, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("softmaxloss.cli.train.read_table", None)
+    refused("train", "iris", "--out", "results", says="no permission to write in")
+
+
+@pytest.mark.parametrize("out", ["new", "deep/er", "model"])
+@pytest.mark.parametrize("fault", ["write", "move"])
+def test_a_full_disk_leaves_nothing_and_changes_nothing(refused, monkeypatch, out, fault):
+    """The third file does not fit, or cannot be moved into place after two that could."""
+    method = "write_bytes" if fault == "write" else "replace" if out == "model" else "rename"
+    original = getattr(Path, method)
+    calls = []
+
+    def fail_once(path, *arguments):
+        calls.append(path)
+        if len(calls) == (1 if method == "rename" else 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, *arguments)
+
+    monkeypatch.setattr(Path, method, fail_once)
+    refused("train", "here.csv", "--out", out, says=f"cannot write to {out}: No space left on device")
+
+
+def test_a_missing_library_is_named(refused, monkeypatch):
+    monkeypatch.delitem(sys.modules, "softmaxloss.cli.app")
+    monkeypatch.setitem(sys.modules, "cyclopts", None)
+    refused("--help", says="cyclopts is not installed; the command line needs it: pip install 'softmaxloss[cli]'")
+
+
+def test_line_breaks_in_names_stay_within_the_one_line(refused, folder):
+    (folder / "break.csv").write_text('"a\nb",kind\nx,1\n2,2\n')
+    refused("train", "break.csv", says=r"column 'a\nb', data row 1: 'x' is text")
+    refused("train", "no\nsuch.csv", says="no such.csv: No such file or directory")
+
+
+def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
+    def faulty(*_args, **_options):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("softmaxloss.cli.train.read_table", faulty)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["train", "iris", "--out", "nowhere"])

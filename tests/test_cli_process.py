@@ -1,0 +1,144 @@
+"""The command as its own process: quick help, Ctrl-C, closed pipes, and digits from start to end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softmaxloss.cli import main
+
+FULL = Path("/dev/full")
+COMMAND = [sys.executable, "-c", "from softmaxloss.cli import main; raise SystemExit(main())"]
+# Fits the real classifier over and over, since on data of any bearable size one fit is over too soon.
+ENDLESS = """
+from softmaxloss import SoftmaxClassifier
+from softmaxloss.cli import main
+fit = SoftmaxClassifier.fit
+def fit_for_ever(*arguments, **options):
+    while True:
+        fit(*arguments, **options)
+SoftmaxClassifier.fit = fit_for_ever
+raise SystemExit(main())
+"""
+
+
+def run(*arguments, cwd, **options):
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def test_help_is_quick_and_loads_no_heavy_library(tmp_path):
+    code = (
+        "import sys; from softmaxloss.cli import main; code = main(['--help']); "
+        "loaded = {'matplotlib', 'sklearn', 'numba', 'polars', 'scipy'} & set(sys.modules); "
+        "assert not loaded, loaded; raise SystemExit(code)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 1
+    for command in ("train", "evaluate", "predict", "--version"):
+        assert command in done.stdout
+
+
+def test_digits_are_learned_within_the_time_promised(tmp_path):
+    started = time.monotonic()
+    done = run("train", "digits", cwd=tmp_path)
+    assert time.monotonic() - started < 20
+    assert (done.returncode, done.stderr) == (0, "")
+    accuracy = next(line.split() for line in done.stdout.splitlines() if line.startswith("accuracy"))
+    assert float(accuracy[2].rstrip("%")) >= 96
+
+
+@pytest.mark.parametrize("wait", [0, 0.3, 1.5])
+def test_ctrl_c_stops_training_within_a_second_and_leaves_nothing(tmp_path, wait):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "big.npz", X=rng.normal(size=(20000, 50)).astype("f4"), y=rng.integers(0, 50, 20000))
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, "train", "big.npz"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("big.npz: 20000 rows")
+        time.sleep(wait)
+        assert process.poll() is None
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert time.monotonic() - started < 1.5  # a second, and some patience with a busy machine
+    assert process.returncode == 130
+    assert error == "softmaxloss: stopped by Ctrl-C\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["big.npz"]
+
+
+def test_ctrl_c_works_even_if_compiled_code_swallows_it(tmp_path):
+    """Numba's compiler calls back into Python, where KeyboardInterrupt is dropped; this block drops it for good."""
+    code = """
+import time
+from softmaxloss.cli.interrupt import prompt_interrupt
+with prompt_interrupt():
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        process.stdout.readline()
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert time.monotonic() - started < 1.5
+    assert process.returncode == 130
+    assert error.strip() == "softmaxloss: stopped by Ctrl-C"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("process")
+    assert main(["train", "iris", "--out", str(folder / "model")]) == 0
+    return folder
+
+
+def predict_into(output, folder):
+    return subprocess.run(
+        [*COMMAND, "predict", "model", "iris"],
+        cwd=folder,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_closed_pipe_ends_silently(trained):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = predict_into(pipe, trained)
+    assert (done.stderr, done.returncode) == ("", 141)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+def test_a_full_standard_output_is_one_line(trained):
+    with FULL.open("wb") as full:
+        done = predict_into(full, trained)
+    assert (done.stderr, done.returncode) == ("softmaxloss: No space left on device\n", 2)
