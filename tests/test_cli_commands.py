@@ -9,8 +9,8 @@ import pytest
 from sklearn.datasets import load_iris
 
 from softmaxloss.cli import main
-from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.data import read_table
+from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.train import split
 from softmaxloss.model_file import load_model
 

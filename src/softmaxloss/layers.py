@@ -131,8 +131,8 @@ class AffineSoftmaxWithLoss(_LossLayer):
     d_weight, d_bias : arrays of the same shapes
         Their gradients, from the last backward pass; None before.
     loss, y, t
-        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, computed when first asked for from `weight` and
-        `bias` as they are then.
+        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, computed when first asked for, from `weight`
+        and `bias` as they are then.
 
     Raises
     ------
