@@ -71,7 +71,7 @@ def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64]
     """Return class weights as float64, or None for none."""
     if value is None:
         return None
-    array = np.ascontiguousarray(numbers("class_weight", value), dtype=np.float64)
+    array = np.array(numbers("class_weight", value), dtype=np.float64, order="C")
     if array.shape != (n_classes,):
         raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {array.shape}")
     _finite_and_non_negative("class_weight", array)
@@ -82,11 +82,11 @@ def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> NDAr
     """Return row weights as float64 of the batch's shape; ones for None."""
     if value is None:
         return np.ones(batch_shape)
-    array = np.ascontiguousarray(numbers("sample_weight", value), dtype=np.float64)
-    if array.shape != batch_shape and array.shape != (1,) * (batch_shape == ()):
+    array = np.array(numbers("sample_weight", value), dtype=np.float64, order="C")
+    if array.shape != batch_shape:
         raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
     _finite_and_non_negative("sample_weight", array)
-    return array.reshape(batch_shape)
+    return array
 
 
 def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Elements of a block: some 50 microseconds of kernel time, ten times the cost of handing it to a thread.
+# A block is some 50 to 100 microseconds of kernel time, ten times the cost of handing it to a thread. A row costs what
+# its elements do and, besides, what another 256 would.
 BLOCK_ELEMENTS = 1 << 18
+ROW_ELEMENTS = 256
 
 
 class _Pool:
@@ -111,7 +113,7 @@ def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
     `rows` is the slice; the blocks are those rows of the arrays as kernels take them: read-only, contiguous, native.
     """
     n_rows, n_classes = arrays[0].shape
-    size = max(1, BLOCK_ELEMENTS // max(n_classes, 1))
+    size = max(1, BLOCK_ELEMENTS // (n_classes + ROW_ELEMENTS))
     starts = iter(range(0, n_rows, size))
     # `next` on a shared range iterator is atomic under the GIL; the lock keeps it so without one.
     lock = threading.Lock()

@@ -48,7 +48,7 @@ def target_of(rows: Any, i: int) -> tuple[int, float, float, bool]:
 def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tuple[int, float, float, float, float]:
     """Summarise a row block by block into `parts`, and return the merged summary.
 
-    `work` is as long as the row, then it holds each block's LIFT * exp(z - its own peak) in the end, or as a block.
+    `work` may be as short as a block. If it is as long as the row, it ends up with LIFT * exp(z - its block's peak).
     """
     label, keep, spike, has_spread = target_of(rows, i)
     label_logit = np.float64(logits[label]) if label >= 0 else 0.0
