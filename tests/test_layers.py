@@ -1,5 +1,7 @@
 """The layers against the class of the textbooks, and the check of their gradients."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -167,6 +169,24 @@ def test_check_gradient_finds_the_layers_right(case):
 def test_check_gradient_finds_the_affine_layer_right(targets, bias):
     layer = sl.AffineSoftmaxWithLoss(WEIGHT, bias, label_smoothing=0.1, class_weight=[1, 2, 0.5, 1])
     assert sl.check_gradient(layer, FEATURES, targets) < 1e-7
+
+
+def test_check_gradient_does_not_call_nan_right():
+    class Faulty(sl.SoftmaxWithLoss):
+        def backward(self, dout=1):
+            return super().backward(dout) * np.nan
+
+    assert np.isnan(sl.check_gradient(Faulty(), np.array([[1.0, 2.0]]), [0]))
+
+
+def test_the_probabilities_of_the_affine_layer_take_no_more_memory_than_themselves():
+    layer = sl.AffineSoftmaxWithLoss(np.zeros((4000, 2)), np.zeros(4000))
+    layer.forward(np.zeros((1000, 2)), np.zeros(1000, int))
+    tracemalloc.start()
+    y = layer.y
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.1 * y.nbytes
 
 
 def test_check_gradient_finds_each_fault():

@@ -265,3 +265,58 @@ def test_damaged_files_in_the_cache_are_compiled_anew(right_digest, tmp_path):
     for number, file in enumerate(files):
         file.write_bytes(file.read_bytes()[:100] if number % 2 else b"")
     assert run("print(digest())", **cache) == right_digest
+
+
+def test_a_changed_byte_in_the_cache_is_no_machine_code(right_digest, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run("print(digest())", **cache)
+    for file in tmp_path.rglob("*.nbc"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
+    assert run("print(digest())", **cache) == right_digest
+
+
+def test_where_threads_cannot_be_started_results_are_whole(right_digest):
+    script = """
+        digest()
+        sl.set_num_threads(8)
+        started, start = [], threading.Thread.start
+        def start_two(thread):
+            started.append(thread)
+            if len(started) > 2:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+        threading.Thread.start = start_two
+        digests = {digest() for _ in range(20)}
+        threading.Thread.start = start
+        print(*digests)
+    """
+    assert run(script) == right_digest
+
+
+def test_a_failure_in_a_helper_thread_reaches_the_caller():
+    script = """
+        from softmaxloss.core.parallel import map_row_blocks
+        def fail(rows, block):
+            if threading.current_thread() is not threading.main_thread() or rows.start > 10**5:
+                raise KeyError(rows.start)
+        try:
+            map_row_blocks(fail, np.zeros((10**6, 3)))
+        except KeyError:
+            print("raised")
+    """
+    assert run(script) == "raised"
+
+
+def test_a_child_forked_while_another_thread_compiles_works(right_digest, tmp_path):
+    script = """
+        import time
+        threading.Thread(target=digest).start()
+        time.sleep(1.0)
+        process = multiprocessing.get_context("fork").Process(target=lambda: print(digest(), flush=True))
+        process.start()
+        process.join(60)
+        print(process.exitcode)
+    """
+    assert run(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == [right_digest, "0"]

@@ -13,7 +13,17 @@ DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 REDUCTIONS = pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 BAD_ROWS = pytest.mark.parametrize(
     "bad_row",
-    [[np.nan, 0, 1], [0, np.inf, 1], [-np.inf] * 3, [np.inf, -np.inf, 0], [np.inf] * 3, [-np.inf, -np.inf, np.nan]],
+    [
+        [np.nan, 0, 1],
+        [0, np.inf, 1],
+        [-np.inf] * 3,
+        [np.inf, -np.inf, 0],
+        [np.inf] * 3,
+        [-np.inf, -np.inf, np.nan],
+        [-np.inf, 0, -np.nan],
+        [-np.inf, -np.inf, -np.nan],
+        [np.inf, 0, -np.nan],
+    ],
     ids=str,
 )
 
@@ -210,3 +220,41 @@ def test_probabilities_have_no_floor(dtype):
     loss = sl.cross_entropy(logits, [1, 1], reduction="none")
     assert_same_bits(loss, np.array([90, 1000], dtype))
     assert sl.cross_entropy(logits, [0, 0], reduction="none")[0] == pytest.approx(np.exp(-90.0), rel=1e-5)
+
+
+@DTYPES
+@pytest.mark.parametrize("nan", [np.nan, -np.nan], ids=["nan", "-nan"])
+@pytest.mark.parametrize("others", [0.0, -np.inf, np.inf])
+@pytest.mark.parametrize("place", [0, 3000, 4999])
+def test_a_nan_in_any_block_makes_the_row_nan(dtype, nan, others, place):
+    """Among -inf its block has no peak without it; a minus sign puts it below -inf in the order of the bits."""
+    logits = np.full(5000, -np.inf, dtype)
+    logits[0] = others
+    logits[place] = nan
+    loss, d_logits = sl.cross_entropy_and_grad(logits, 1, reduction="none", label_smoothing=0.1)
+    for result in (loss, d_logits, sl.softmax(logits), sl.log_softmax(logits), sl.logsumexp(logits)):
+        assert np.all(np.isnan(result))
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [(0, {"label_smoothing": 0.5}), ([1.0, 0.25], {}), (1, {"class_weight": [1, 0.25]})],
+    ids=["smoothed", "soft", "weighted"],
+)
+def test_a_gap_beyond_the_largest_number_is_no_infinite_loss(dtype, target, options):
+    """The class that lies two largest numbers below the other is wanted by a quarter."""
+    largest = float(np.finfo(dtype).max)
+    loss = sl.cross_entropy(np.array([largest, -largest], dtype), target, reduction="none", **options)
+    assert loss == pytest.approx(largest / 2, rel=1e-6)
+
+
+def test_a_mask_of_rows_is_a_sample_weight():
+    assert sl.cross_entropy(LOGITS, LABELS, sample_weight=[True, False, True]) == sl.cross_entropy(
+        LOGITS[[0, 2]], LABELS[[0, 2]]
+    )
+
+
+def test_a_divisor_that_overflows_is_refused():
+    with pytest.raises(ValueError, match="divisor overflows"):
+        sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e308, 1e308, 1e308])

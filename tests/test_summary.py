@@ -32,8 +32,7 @@ def summaries(logits, cuts):
     logits = np.where(TARGETS > 0, np.maximum(logits, -1e5), logits)  # so that dot stays finite
     parts = []
     for start, stop in zip([0, *cuts], [*cuts, 600], strict=True):
-        rows = describe(TARGETS[:, start:stop], (N_ROWS,), stop - start, reduction="none")
-        rows = rows[0] if type(rows) is tuple else rows
+        rows, _ = describe(TARGETS[:, start:stop], (N_ROWS,), stop - start, reduction="none")
         part = summarize(np.ascontiguousarray(logits[:, start:stop]), rows)
         parts.append(part._replace(argmax=part.argmax + start))
     return parts

@@ -62,7 +62,7 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
         worst = 0.0
         for name, variable in {"x": x, **variables}.items():
             numeric = _differences(lambda: float(np.sum(layer.forward(x, t))), variable)
-            worst = max(worst, _relative_error(analytic[name], numeric))
+            worst = float(np.maximum(worst, _relative_error(analytic[name], numeric)))  # NaN stays NaN
         layer.forward(x, t)
     finally:
         for name, value in originals.items():

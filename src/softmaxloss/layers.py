@@ -19,9 +19,7 @@ class _LossLayer:
     """What both layers share: options, and the results of the last forward pass."""
 
     def __init__(self, options: RowOptions) -> None:
-        unknown = set(options) - set(RowOptions.__annotations__)
-        if unknown:
-            raise TypeError(f"unknown options {sorted(unknown)}; known are {sorted(RowOptions.__annotations__)}")
+        checks.known_keywords(type(self).__name__, options, RowOptions.__annotations__)
         self.options = options
         self.loss: float | NDArray[Any] | None = None
         self.t: ArrayLike | None = None
@@ -32,10 +30,10 @@ class _LossLayer:
     def y(self) -> NDArray[Any] | None:
         """The softmax of the last forward pass, computed when it is first asked for; None before."""
         if self._y is None and self._x is not None:
-            self._y = softmax(self._logits(self._x))
+            self._y = self._softmax(self._x)
         return self._y
 
-    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
 
     def _remember(self, x: NDArray[Any], t: ArrayLike, loss: float | NDArray[Any]) -> float | NDArray[Any]:
@@ -108,12 +106,12 @@ class SoftmaxWithLoss(_LossLayer):
         x, t = self._last_input()
         return cross_entropy_and_grad(x, t, upstream=dout, **self.options)[1]
 
-    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
-        return x
+    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
+        return softmax(x)
 
 
 class AffineSoftmaxWithLoss(_LossLayer):
-    """A linear layer, softmax and cross-entropy as one layer, which never holds the logits of all rows.
+    """A linear layer, softmax and cross-entropy as one layer; forward and backward never hold the logits of all rows.
 
     Parameters
     ----------
@@ -170,6 +168,8 @@ class AffineSoftmaxWithLoss(_LossLayer):
         d_x, self.d_weight, self.d_bias = gradients
         return np.asarray(d_x)
 
-    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
         logits: NDArray[Any] = x @ self.weight.T
-        return logits if self.bias is None else logits + self.bias
+        if self.bias is not None:
+            logits += self.bias
+        return softmax(logits, out=logits)

@@ -1,5 +1,6 @@
 """What arguments may be: every message about shapes, dtypes and ranges."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,13 @@ def reduction(value: str) -> None:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
 
 
+def known_keywords(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a keyword that a function does not take."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(f"{owner}() got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(known)}")
+
+
 def fraction(name: str, value: float) -> float:
     """Return a number from 0 to 1 as a Python float."""
     number = real(name, value)
@@ -25,7 +33,7 @@ def fraction(name: str, value: float) -> float:
 
 def real(name: str, value: object) -> float:
     """Return one real number as a Python float."""
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.ndim != 0 or array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     return float(array)
@@ -33,7 +41,7 @@ def real(name: str, value: object) -> float:
 
 def integer(name: str, value: object) -> int:
     """Return one integer as a Python int."""
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.ndim != 0 or array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an integer, got {_described(value)}")
     return int(array)
@@ -82,7 +90,9 @@ def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> NDAr
     """Return row weights as float64 of the batch's shape; ones for None."""
     if value is None:
         return np.ones(batch_shape)
-    array = np.array(numbers("sample_weight", value), dtype=np.float64, order="C")
+    given = _array("sample_weight", value)
+    mask = given.dtype.kind == "b"  # rows that count, as well as how much they do
+    array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
     if array.shape != batch_shape:
         raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
     _finite_and_non_negative("sample_weight", array)
@@ -201,11 +211,11 @@ def out(value: object, like: Array) -> Array:
     return cast("Array", value)
 
 
-def _array(name: str, value: ArrayLike) -> Array:
+def _array(name: str, value: Any) -> Array:
     """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise type(error)(f"{name} cannot be read as an array: {error}") from None
 
 

@@ -7,6 +7,7 @@ in a forked child or abort when two Python threads call them at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -29,8 +30,14 @@ class _Pool:
     """The helper threads beside the calling one; made at first use, made anew in a forked child."""
 
     def __init__(self) -> None:
-        self.threads = _default_threads()
+        self._threads: int | None = None
         self.forget()
+
+    @property
+    def threads(self) -> int:
+        if self._threads is None:
+            self._threads = _default_threads()
+        return self._threads
 
     def forget(self) -> None:
         """Drop the helpers without waiting for them: in a forked child they do not exist."""
@@ -39,26 +46,24 @@ class _Pool:
 
     def resize(self, threads: int) -> None:
         with self._lock:
-            old, self._executor, self.threads = self._executor, None, threads
+            old, self._executor, self._threads = self._executor, None, threads
         if old is not None:
             old.shutdown(wait=False)
 
-    def start(self, work: Callable[[], None], helpers: int) -> list[Future[None]]:
-        """Run `work` in that many helpers, or in none while the interpreter shuts down."""
-        with self._lock:
-            try:
-                if self._executor is None:
-                    # loaded here, as during shutdown it refuses even to load
-                    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+    def start(self, work: Callable[[], None], helpers: int) -> None:
+        """Ask so many helpers to run `work`; where no thread can be had, fewer do, or none, or they do later."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            if self._executor is None:
+                # loaded here, as it refuses to load while the interpreter shuts down
+                from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
-                    self._executor = ThreadPoolExecutor(max(self.threads - 1, 1), thread_name_prefix="softmaxloss")
-                return [self._executor.submit(work) for _ in range(helpers)]
-            except RuntimeError:
-                return []
+                self._executor = ThreadPoolExecutor(max(self.threads - 1, 1), thread_name_prefix="softmaxloss")
+            for _ in range(helpers):
+                self._executor.submit(work)
 
 
 def _default_threads() -> int:
-    wish = os.environ.get("SOFTMAXLOSS_NUM_THREADS", "")
+    wish = os.environ.get("SOFTMAXLOSS_NUM_THREADS", "").strip()
     if not wish:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not wish.isdecimal() or int(wish) < 1:
@@ -107,36 +112,50 @@ def get_num_threads() -> int:
     return _pool.threads
 
 
-def map_row_blocks(work: Callable[..., None], *arrays: NDArray[Any]) -> None:
-    """Call work(rows, *blocks) for blocks that together cover the rows of 2-d arrays, in any order and thread.
+def map_row_blocks(work: Callable[[slice, NDArray[Any]], None], array: NDArray[Any]) -> None:
+    """Call work(rows, block) for blocks that together cover the rows of a 2-d array, in any order and thread.
 
-    `rows` is the slice; the blocks are those rows of the arrays as kernels take them: read-only, contiguous, native.
+    `rows` is the slice; `block` holds those rows as kernels take them: read-only, contiguous, native.
     """
-    n_rows, n_classes = arrays[0].shape
+    n_rows, n_classes = array.shape
     size = max(1, BLOCK_ELEMENTS // (n_classes + ROW_ELEMENTS))
     starts = iter(range(0, n_rows, size))
-    # `next` on a shared range iterator is atomic under the GIL; the lock keeps it so without one.
-    lock = threading.Lock()
+    changed = threading.Condition()
+    helping = 0
+    failures: list[BaseException] = []
 
     def take() -> None:
         while True:
-            with lock:
+            with changed:
                 start = next(starts, None)
             if start is None:
                 return
             rows = slice(start, min(start + size, n_rows))
-            work(rows, *(readable(array[rows]) for array in arrays))
+            work(rows, readable(array[rows]))
+
+    def help_out() -> None:
+        nonlocal helping
+        with changed:
+            helping += 1
+        try:
+            take()
+        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
+            failures.append(failure)
+        with changed:
+            helping -= 1
+            changed.notify_all()
 
     helpers = min(_pool.threads, -(-n_rows // size)) - 1
-    started = _pool.start(take, helpers) if helpers > 0 else []
+    if helpers > 0:
+        _pool.start(help_out, helpers)
     try:
         take()
     finally:
-        with lock:
-            list(starts)  # all taken, unless this thread failed: then nobody shall begin another one
-        for future in started:
-            if not future.cancel():
-                future.result()
+        with changed:
+            list(starts)  # if this thread failed, nobody shall begin another block; who comes late finds none
+            changed.wait_for(lambda: helping == 0)
+    if failures:
+        raise failures[0]
 
 
 def readable(block: NDArray[Any]) -> NDArray[Any]:

@@ -11,6 +11,7 @@ and all that remains of the options is q, its sum `mass`, and one weight per row
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 
@@ -76,6 +77,7 @@ class Reduction(NamedTuple):
 
     kind: str
     batch_shape: tuple[int, ...]
+    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic
 
     def result(self, losses: Float64s, dtype: np.dtype[Any]) -> Any:
         """Return the sum of the losses, whose weights hold a mean's divisor, or the losses in the logits' dtype."""
@@ -137,9 +139,13 @@ def describe(
     keep, floor = 1.0 - eps, eps / max(n_classes, 1)
     total_class_weight = float(n_classes) if r is None else float(r.sum())
     mass = keep * share + floor * total_class_weight
+    with np.errstate(over="ignore"):
+        divisor = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
     if reduction == "mean":
-        weight = _mean_weight(weight, share)
-    return Rows(label, dense, mass, weight, r, keep, floor), Reduction(reduction, batch_shape)
+        if not np.isfinite(divisor):
+            raise ValueError("sample_weight, class_weight or targets are too large: the mean's divisor overflows")
+        weight = weight / divisor if divisor > 0 else np.zeros(n_rows)  # a mean over nothing is 0
+    return Rows(label, dense, mass, weight, r, keep, floor), Reduction(reduction, batch_shape, divisor)
 
 
 def _labels(
@@ -170,21 +176,22 @@ def _read_dense(
     return label, share
 
 
-def _mean_weight(weight: Float64s, share: Float64s) -> Float64s:
-    """Return the weights over their total sum_i w_i sum_c r_c P_ic; a mean over nothing is 0."""
-    total = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
-    return weight / total if total > 0 else np.zeros_like(weight)
-
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_row_options(function: F) -> F:
-    """Show the row options, instead of `**options`, in the signature that help() and editors print."""
+    """Show the row options, instead of `**options`, in the signature that help() and editors print; refuse others."""
     shown = signature(function)
     own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     options = [p for name, p in signature(describe).parameters.items() if name in RowOptions.__annotations__]
     positional = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
     keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY]
-    function.__signature__ = shown.replace(parameters=[*positional, *options, *keyword_only])  # type: ignore[attr-defined]
-    return function
+    known = [p.name for p in (*own, *options)]
+
+    @wraps(function)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        checks.known_keywords(function.__name__, keywords, known)
+        return function(*arguments, **keywords)
+
+    checked.__signature__ = shown.replace(parameters=[*positional, *options, *keyword_only])  # type: ignore[attr-defined]
+    return checked  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels.arithmetic import two_sum
+from softmaxloss.core.kernels.arithmetic import half_gap, two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
 
@@ -32,7 +32,7 @@ class RowSummary(NamedTuple):
     ----------
     argmax : int64 array, shape (N,)
     peak, rest, dot : float64 arrays, shape (N,)
-        As above. A row without any logit above -inf has peak -inf and rest 0.
+        As above. A row without any logit above -inf has peak -inf and rest 0; one with a NaN has peak NaN.
     mass : float64 array, shape (N,)
         Sum of q over this set of classes.
     """
@@ -65,7 +65,7 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
     winner = 0
     for b in range(1, n):
         tie = parts.peak[b] == parts.peak[winner] and parts.argmax[b] < parts.argmax[winner]
-        if parts.peak[b] > parts.peak[winner] or tie:
+        if parts.peak[b] > parts.peak[winner] or tie or math.isnan(parts.peak[b]):
             winner = b
     peak, rest, dot, mass = parts.peak[winner], parts.rest[winner], parts.dot[winner], parts.mass[winner]
     rest, lost_rest, lost_dot = rest * LIFT, 0.0, 0.0
@@ -80,7 +80,7 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
         rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak) * (1.0 + parts.rest[b]))
         lost_rest += error
         if parts.mass[b] > 0.0:
-            dot, error = two_sum(dot, parts.mass[b] * (parts.peak[b] - peak))
+            dot, error = two_sum(dot, 2.0 * (parts.mass[b] * half_gap(parts.peak[b], peak)))
             lost_dot += error
     if dot > -math.inf:
         dot += lost_dot

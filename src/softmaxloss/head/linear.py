@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
@@ -11,7 +12,7 @@ from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options
 from softmaxloss.head.products import multiply
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -52,7 +53,8 @@ def linear_cross_entropy(
     bias : array_like of float, shape (V,), optional
         One number per class.
     max_memory : int, default 32 MiB
-        Bytes for the logits of the rows in work; at least one row is.
+        Bytes for the logits of the rows in work; at least one row is. The number of rows that share a matrix product
+        may change the last bits of its result.
 
     Returns
     -------
@@ -158,7 +160,8 @@ class _Layer:
         w, b = checks.weight_and_bias(weight, bias)
         x = checks.features(features, w.shape[1])
         dtype = np.result_type(x, w, *(() if b is None else (b,))).newbyteorder("=")
-        self.weight = w.astype(dtype, copy=False)
+        contiguous = w.flags.c_contiguous or w.flags.f_contiguous
+        self.weight = w.astype(dtype, copy=False) if contiguous else np.ascontiguousarray(w, dtype)
         self.bias = None if b is None else b.astype(dtype, copy=False)
         self.batch_shape = x.shape[:-1]
         self.n_classes, n_features = self.weight.shape
@@ -183,6 +186,6 @@ class _Layer:
 
 
 def _wanted(wrt: Collection[str]) -> Collection[str]:
-    if isinstance(wrt, str) or not set(wrt) <= set(INPUTS):
+    if isinstance(wrt, str) or not isinstance(wrt, Collection) or not set(wrt) <= set(INPUTS):
         raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {wrt!r}")
     return wrt

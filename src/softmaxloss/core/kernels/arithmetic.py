@@ -1,5 +1,6 @@
 """Small pieces of arithmetic that several kernels share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,12 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
+
+
+@inline
+def half_gap(z: float, peak: float) -> float:
+    """Return (z - peak) / 2, which is finite even where z - peak is too large; -inf for z = -inf under any peak."""
+    return 0.5 * z - 0.5 * peak if z > -math.inf else z
 
 
 def class_weight_of(class_weight: Any, j: int) -> Any:

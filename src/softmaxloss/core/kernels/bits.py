@@ -19,7 +19,7 @@ def _flip_if_negative(builder: Any, bits: Any) -> Any:
 
 @intrinsic
 def order_key(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return an integer that is ordered as the floats are, from -inf to inf, with NaN beyond them."""
+    """Return an integer that is ordered as the floats are, with NaN above inf or, of negative sign, below -inf."""
     key = _INTEGER[number]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

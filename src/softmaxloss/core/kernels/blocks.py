@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import RUN, class_weight_of, probability_of, two_sum
+from softmaxloss.core.kernels.arithmetic import RUN, class_weight_of, half_gap, probability_of, two_sum
 from softmaxloss.core.kernels.bits import number_of_key, order_key
 from softmaxloss.core.kernels.compilation import inline, reduction
 from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
@@ -28,11 +28,13 @@ def load(logits: Any, block: Any) -> None:
 
 @inline
 def highest(block: Any) -> Any:
-    """Return the maximum, NaN above all; integer comparisons become vector code, those of floats do not."""
-    key = order_key(block[0])
+    """Return the maximum, or NaN if there is one; integer comparisons become vector code, those of floats do not."""
+    top = low = order_key(block[0])
     for j in range(block.size):
-        key = max(key, order_key(block[j]))
-    return number_of_key(key)
+        key = order_key(block[j])
+        top = max(top, key)
+        low = min(low, key)
+    return number_of_key(top) if low >= order_key(block.dtype.type(-math.inf)) else block.dtype.type(math.nan)
 
 
 @inline
@@ -91,10 +93,9 @@ def _moments_of_run(run: Any, peak: Any, rows: Any, i: int, start: int, keep: fl
     dot, mass = 0.0, 0.0
     for j in range(run.size):
         q = spread_target(rows, i, start + j, keep)
-        gap = np.float64(run[j]) - np.float64(peak) if run[j] > -math.inf else -math.inf
-        dot += q * gap if q > 0.0 else 0.0
+        dot += q * half_gap(np.float64(run[j]), np.float64(peak)) if q > 0.0 else 0.0
         mass += q
-    return dot, mass
+    return 2.0 * dot, mass
 
 
 @inline

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import pickle
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,15 +12,25 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
 Compiled = Callable[..., Any]
 # Kernels neither allocate nor own arrays. With Numba's reference counting each slice would cost two atomic operations
 # on a counter that all threads share: 190 of 335 ns for a row of ten classes, on one thread.
-_OPTIONS = {"nogil": True, "_nrt": False}
+# And where fastmath is not refused, a step gets that of the kernel whose compilation first called for it.
+_OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False}
 # Steps must be taken in. Left as functions of their own they are compiled once alone and once in each kernel, and
 # which of these copies runs, each with its own last bits, would depend on what is loaded from the disk.
 STEP_OPTIONS = {**_OPTIONS, "forceinline": True}
+
+if hasattr(os, "register_at_fork"):
+    # A child forked while another thread compiles would wait for that thread's lock for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def inline(function: Callable[..., Any]) -> Compiled:
@@ -29,14 +40,15 @@ def inline(function: Callable[..., Any]) -> Compiled:
 
 def reduction(function: Callable[..., Any]) -> Compiled:
     """Compile a loop whose sum may be taken in any order: in vector lanes. The order is fixed once compiled."""
-    return numba.njit(**STEP_OPTIONS, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    return numba.njit(**STEP_OPTIONS | {"fastmath": {"reassoc", "contract", "nsz", "arcp"}})(function)
 
 
 def kernel(function: Callable[..., Any]) -> Compiled:
     """Compile an entry point. It runs without the GIL; its machine code is kept on disk where that is possible."""
     compiled = numba.njit(**_OPTIONS)(function)
-    # RuntimeError: no folder can be written, which costs a compilation per process and nothing else
-    with contextlib.suppress(RuntimeError):
+    # RuntimeError: no folder can be written; AttributeError: a Numba whose cache has other parts. Both cost a
+    # compilation per process and nothing else.
+    with contextlib.suppress(RuntimeError, AttributeError):
         compiled._cache = _KernelCache(function)  # noqa: SLF001
     return compiled
 
@@ -54,6 +66,9 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
             yield
 
 
+_CHECKSUM_BYTES = 32
+
+
 class _Files:
     """One file per compiled signature, named by a digest of all that its content depends on.
 
@@ -69,18 +84,23 @@ class _Files:
         return self.folder / f"{self.name}.{digest[:32]}.nbc"
 
     def load(self, key: object) -> Any:
-        """Return what was saved, or None where there is nothing that can be read."""
+        """Return what was saved, or None where nothing was or the file is damaged."""
         try:
-            return pickle.loads(self._path(key).read_bytes())  # noqa: S301 - as safe as the .pyc files beside it
-        except (OSError, EOFError, pickle.UnpicklingError):
+            content = self._path(key).read_bytes()
+        except OSError:
             return None
+        checksum, pickled = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if hashlib.sha256(pickled).digest() != checksum:
+            return None
+        return pickle.loads(pickled)  # noqa: S301 - as safe as the .pyc files beside it
 
     def save(self, key: object, data: Any) -> None:
         """Save the machine code; the file appears whole or not at all."""
         path = self._path(key)
         partial = path.with_suffix(f".{uuid.uuid4().hex}")
         try:
-            partial.write_bytes(dumps(data))
+            pickled = dumps(data)
+            partial.write_bytes(hashlib.sha256(pickled).digest() + pickled)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of
+from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     exponentials,
@@ -67,7 +67,7 @@ def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tupl
         n += 1
     argmax, peak, rest, dot, mass = merge_parts(parts, n)
     if spike > 0.0:
-        dot += spike * (label_logit - peak)
+        dot += 2.0 * (spike * half_gap(label_logit, peak))
         mass += spike
     return argmax, peak, rest, dot, mass
 
