@@ -2,6 +2,7 @@
 """The estimator: scikit-learn's own checks, LogisticRegression's optimum, and what it promises beyond."""
 
 import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -334,6 +335,32 @@ def test_bad_parameters_are_named(parameter, value):
     X, y = data("iris")
     with pytest.raises(ValueError, match=f"^{parameter} must be .*, got {value!r}$".replace("[", r"\[")):
         SoftmaxClassifier(**{parameter: value}).fit(X, y)
+
+
+@pytest.mark.parametrize("weight", [-1, np.nan, np.inf, "a", None])
+def test_bad_class_weights_are_named_with_their_class(weight):
+    X, y = data("iris")
+    message = f"class_weight must be a finite number of at least 0 for each class, got {{0: {weight!r}}}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SoftmaxClassifier(class_weight={0: weight, 1: 2.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("dtype", "factor"), [(np.float64, 1e200), (np.float32, 1e30)])
+def test_features_too_large_to_square_are_refused(dtype, factor, sign):
+    X, y = data("iris", standardised=False)
+    X = (sign * factor * X).astype(dtype)
+    message = rf"^X holds values too large to square: got 7.9e\+.*, expected at most .* for {X.dtype}"
+    with pytest.raises(ValueError, match=message):
+        SoftmaxClassifier().fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_just_small_enough_to_square_are_fitted(dtype):
+    X, y = data("iris")
+    limit = np.sqrt(np.finfo(dtype).max) / 2
+    X = (X / np.abs(X).max() * limit * 0.99).astype(dtype)
+    assert SoftmaxClassifier().fit(X, y).score(X, y) > 0.97
 
 
 @pytest.mark.parametrize(

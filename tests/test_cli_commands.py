@@ -97,6 +97,25 @@ def test_metrics_agree_with_the_table_and_with_evaluating_the_parts(run, trained
     assert "these figures flatter it" in output
 
 
+def test_training_data_are_known_by_any_of_their_names(run, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        FRAME.write_csv(tmp_path / name)
+    run("train a.csv --out m")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    for name in ("a.csv", "./a.csv", "m/../a.csv", str(tmp_path / "a.csv"), "link.csv"):
+        assert f"the model was trained on rows of {name}: these figures flatter it" in run(f"evaluate m {name}")
+    assert "flatter" not in run("evaluate m b.csv")
+    assert str(tmp_path).encode() not in (tmp_path / "m" / "model.safetensors").read_bytes()
+
+
+def test_the_table_speaks_of_calibration_and_a_note_explains(run):
+    for command in ("train iris", "evaluate MODEL IRIS"):
+        table, note, _ = run(command).partition("\ncalibration error: mean gap between confidence and accuracy (ECE")
+        assert "\ncalibration error " in table
+        assert "ECE" not in table
+        assert note
+
+
 def test_the_test_part_never_reaches_the_model(run, tmp_path):
     parts = split(read_table("iris"), IRIS.target, TrainOptions())
     models = {}

@@ -58,7 +58,7 @@ def test_equal_probabilities_are_ranked_by_position_not_all_counted():
     assert sum_up(scores).top5_accuracy == 0.5
 
 
-@pytest.mark.parametrize(("width", "longest"), [(20, 30), (100, 100)])
+@pytest.mark.parametrize(("width", "longest"), [(20, 34), (100, 100)])
 def test_the_closing_table_becomes_lines_in_a_narrow_terminal(monkeypatch, capsys, width, longest):
     monkeypatch.setenv("COLUMNS", str(width))
     figures = sum_up(random_scores(7)[2], seconds=1.5)

@@ -68,6 +68,13 @@ def test_the_learning_curve_is_whole(curve):
     drawn(pictures.learning_curve(curve, {"train": 0.01, "test": 0.2}))
 
 
+def test_the_learning_curve_shows_how_the_minimum_was_approached():
+    pixels = drawn(pictures.learning_curve(0.2 + np.geomspace(2, 1e-9, 60), {"train": 0.1, "test": 0.2}))
+    blue = np.isclose(pixels, np.array([0x00, 0x72, 0xB2]) / 255, atol=0.01).all(axis=-1)
+    late = blue[:, int(0.7 * blue.shape[1]) : int(0.95 * blue.shape[1])]
+    assert np.ptp(np.flatnonzero(late[len(blue) // 2 :].any(axis=1))) > 0.08 * len(blue)
+
+
 @pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (3, 4), (50, 100)])
 def test_the_interval_of_a_share_holds_it_and_stays_within_zero_and_one(right, count):
     low, high = pictures._wilson(np.array([right / count]), np.array([count]))

@@ -117,10 +117,11 @@ def trained(tmp_path_factory):
     return folder
 
 
-def predict_into(output, folder):
+def run_into(output, folder, line="predict model iris", **environment):
     return subprocess.run(
-        [*COMMAND, "predict", "model", "iris"],
+        [*COMMAND, *line.split()],
         cwd=folder,
+        env=os.environ | environment,
         stdout=output,
         stderr=subprocess.PIPE,
         text=True,
@@ -133,12 +134,29 @@ def test_a_closed_pipe_ends_silently(trained):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        done = predict_into(pipe, trained)
+        done = run_into(pipe, trained)
     assert (done.stderr, done.returncode) == ("", 141)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
-def test_a_full_standard_output_is_one_line(trained):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "train iris --out full"])
+def test_a_full_standard_output_is_one_line_that_names_it(trained, line, unbuffered):
     with FULL.open("wb") as full:
-        done = predict_into(full, trained)
-    assert (done.stderr, done.returncode) == ("softmaxloss: No space left on device\n", 2)
+        done = run_into(full, trained, line, PYTHONUNBUFFERED=unbuffered)
+    assert (done.stderr, done.returncode) == ("softmaxloss: standard output: No space left on device\n", 2)
+
+
+def test_predicting_into_a_closed_standard_output_is_refused(trained):
+    code = "import sys; sys.stdout = None; from softmaxloss.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "predict", "model", "iris"]
+    done = subprocess.run(command, cwd=trained, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.returncode) == ("softmaxloss: standard output is closed; name a file with --out\n", 2)
+
+
+@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "train iris --out none"])
+def test_a_number_of_threads_that_is_none_is_one_line(trained, line):
+    done = run_into(subprocess.PIPE, trained, line, SOFTMAXLOSS_NUM_THREADS="abc")
+    message = "the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got 'abc'"
+    assert (done.stdout, done.stderr, done.returncode) == ("", f"softmaxloss: {message}\n", 2)
+    assert not (trained / "none").exists()

@@ -40,6 +40,16 @@ def test_gradient_by_the_step_is_the_finite_difference(n_classes):
     assert gradient @ direction == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("sample_weight", np.full(200, 1e307)), ("class_weight", np.array([1, -1, 1])), ("label_smoothing", 2.0)],
+)
+def test_options_that_the_loss_refuses_are_refused_before_the_first_step(option, value):
+    objective, *_ = problem(3)
+    with pytest.raises(ValueError, match=option):
+        Objective(objective.features, objective.targets, C=1, **objective.options | {option: value})
+
+
 def hessian(objective, point):
     size = point[0].size + point[1].size
     columns = [by_step(objective, point, h * row)[1] for row in np.eye(size) for h in (1e-5, -1e-5)]

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from softmaxloss.functional import log_softmax, softmax
-from softmaxloss.linear_fit import Descent, Float64s, Objective, all_classes, chunks, scores
+from softmaxloss.linear_fit import Descent, Float64s, Objective, all_classes, chunks, refuse_too_large, scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
-            Dense; float32 data are used as they are, all else becomes float64.
+            Dense; float32 data are used as they are, all else becomes float64. Small enough to be squared.
         y : array_like of shape (n_samples,)
             Labels of any kind, of at least two classes.
         sample_weight : array_like of shape (n_samples,) or float, optional
@@ -141,6 +141,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        refuse_too_large(X)
         check_classification_targets(y)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         classes, targets = np.unique(y, return_inverse=True)
@@ -270,6 +271,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ):
             if not fits:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+        if isinstance(self.class_weight, dict):
+            faulty = {label: weight for label, weight in self.class_weight.items() if not 0 <= number(weight) < np.inf}
+            if faulty:
+                raise ValueError(f"class_weight must be a finite number of at least 0 for each class, got {faulty!r}")
 
     def _warn(self, descent: Descent, dtype: np.dtype[Any]) -> None:
         """Say what kept the fit from the minimum, if that matters, and what helps."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
 
+from softmaxloss.core.rows import describe
 from softmaxloss.functional import softmax
 from softmaxloss.head import linear_cross_entropy_and_grad
 
@@ -50,6 +51,16 @@ def all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
     return np.vstack([np.zeros_like(coef), coef]), np.hstack([np.zeros_like(intercept), intercept])
 
 
+def refuse_too_large(X: Array) -> None:  # noqa: N803  scikit-learn's name
+    """Raise ValueError where the covariance in `Coordinates`, centred anywhere among the rows, might overflow."""
+    largest, limit = max(X.max(), -X.min()), np.sqrt(np.finfo(X.dtype).max) / 2
+    if largest > limit:
+        raise ValueError(
+            f"X holds values too large to square: got {largest:.3g}, expected at most {limit:.3g} for {X.dtype}; "
+            "standardise the features"
+        )
+
+
 class Objective:
     """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes."""
 
@@ -69,12 +80,11 @@ class Objective:
             "class_weight": class_weight,
             "label_smoothing": label_smoothing,
         }
-        divisor = float(sample_weight @ class_weight[targets])
-        if divisor <= 0:
+        rows, reduction = describe(targets, targets.shape, len(class_weight), **self.options)
+        if reduction.divisor <= 0:
             raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
-        self.penalty = 1 / (C * divisor)
-        mass = (1 - label_smoothing) * class_weight[targets] + label_smoothing * class_weight.mean()
-        self.row_weight: Float64s = sample_weight * mass / divisor
+        self.penalty = 1 / (C * reduction.divisor)
+        self.row_weight: Float64s = rows.weight * rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return value, gradient by coef and gradient by intercept."""

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import NoReturn
 
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         run(sys.argv[1:] if arguments is None else arguments)
         if sys.stdout is not None:
-            sys.stdout.flush()
+            with standard_output():
+                sys.stdout.flush()
     except KeyboardInterrupt:
         if arguments is None:
             end_by_ctrl_c()  # Python's own way out takes up to a second with all that is loaded
@@ -64,6 +65,16 @@ def end_by_ctrl_c() -> NoReturn:
     """End the process at once, from any thread, the way `main` ends it after KeyboardInterrupt."""
     _say(CTRL_C)
     os._exit(EXIT_CTRL_C)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Name standard output in the errors of a block that writes to nothing else; of itself it has no name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def _explain(error: Exception) -> str | None:

@@ -40,9 +40,20 @@ Model = Annotated[Path, Parameter(help="model.safetensors, or the folder that ho
 DEFAULTS = TrainOptions()
 
 
+def _check_environment() -> None:
+    """Raise CommandError where the number of threads is none, before there is any work to lose."""
+    from softmaxloss import get_num_threads
+
+    try:
+        get_num_threads()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 @app.command
 def train(data: Data, /, *, options: TrainOptions = DEFAULTS) -> None:
     """Train on DATA, test on rows kept out, and write the model, its figures and pictures to a folder."""
+    _check_environment()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which fonts it looked for is no news to the user
     from softmaxloss.cli.train import run_train
 
@@ -52,6 +63,7 @@ def train(data: Data, /, *, options: TrainOptions = DEFAULTS) -> None:
 @app.command
 def evaluate(model: Model, data: Data, /) -> None:
     """Say how well MODEL does on DATA, which must hold the target too."""
+    _check_environment()
     from softmaxloss.cli.evaluate import run_evaluate
 
     run_evaluate(model, data)
@@ -68,6 +80,7 @@ def predict(model: Model, data: Data, /, *, proba: Flag = False, out: Path | Non
     out
         File to write, .csv, .tsv, .parquet or .npz by its ending. Default: CSV on standard output.
     """
+    _check_environment()
     from softmaxloss.cli.predict import run_predict
 
     run_predict(model, data, proba=proba, out=out)

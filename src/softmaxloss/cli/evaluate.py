@@ -3,9 +3,10 @@
 import time
 from pathlib import Path
 
+from softmaxloss.cli import standard_output
 from softmaxloss.cli.columns import classes_for, features_for
 from softmaxloss.cli.data import read_model, read_table
-from softmaxloss.cli.metrics import BASELINE_NOTE, baseline_scores, model_scores, print_table, sum_up
+from softmaxloss.cli.metrics import NOTES, baseline_scores, model_scores, print_table, sum_up
 
 
 def run_evaluate(model_path: Path, data: str) -> None:
@@ -18,7 +19,10 @@ def run_evaluate(model_path: Path, data: str) -> None:
     scores = model_scores(model, features, target)
     seconds = time.perf_counter() - started
     baseline = baseline_scores(model.class_counts, target)
-    print_table({"model": sum_up(scores, seconds), "baseline": sum_up(baseline)})
-    print(BASELINE_NOTE)
-    if data == model.options.get("data"):
-        print(f"the model was trained on rows of {data}: these figures flatter it")
+    trained_on = model.options.get("data")
+    flatters = isinstance(trained_on, str) and Path(data).resolve() == Path(trained_on).resolve()
+    with standard_output():
+        print_table({"model": sum_up(scores, seconds), "baseline": sum_up(baseline)})
+        print(NOTES)
+        if flatters:
+            print(f"the model was trained on rows of {data}: these figures flatter it")

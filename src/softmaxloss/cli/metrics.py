@@ -13,7 +13,11 @@ from softmaxloss.model_file import TableModel
 
 BINS = 15
 TOP = 5
-BASELINE_NOTE = "baseline: no features, only the shares of the classes in training"
+NOTES = (
+    f"calibration error: mean gap between confidence and accuracy (ECE, {BINS} bins)\n"
+    "baseline: no features, only the shares of the classes in training"
+)
+"""What the closing table's words mean."""
 BLOCK = 1 << 22
 """Probabilities held at once; rows are scored in blocks of about so many."""
 
@@ -82,7 +86,7 @@ def model_scores(model: TableModel, features: NDArray[np.float32], target: NDArr
 
 
 def baseline_scores(class_counts: NDArray[np.int64], target: NDArray[np.intp]) -> Scores:
-    """Score the answer that looks at no feature; see BASELINE_NOTE."""
+    """Score the answer that looks at no feature; see NOTES."""
     logs = np.log(class_counts / class_counts.sum())
     return score(lambda rows: np.broadcast_to(logs, (len(target[rows]), len(logs))), target, len(logs))
 
@@ -123,7 +127,7 @@ def print_table(columns: Mapping[str, Figures]) -> None:
         "loss (nats)": [f"{column.loss:.4f}" for column in columns.values()],
         "accuracy": [f"{column.accuracy:.2%}" for column in columns.values()],
         f"top-{TOP} accuracy": [_or_blank(column.top5_accuracy, ".2%") for column in columns.values()],
-        f"ECE ({BINS} bins)": [f"{column.calibration_error:.4f}" for column in columns.values()],
+        "calibration error": [f"{column.calibration_error:.4f}" for column in columns.values()],
         "seconds": [_or_blank(column.seconds, ".2f") for column in columns.values()],
     }
     table = Table(box=None, pad_edge=False)

@@ -5,19 +5,21 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from softmaxloss.cli.metrics import BINS, Scores, calibration, calibration_error
 
 # Of the palette of Okabe and Ito, which stays distinct for colour-blind readers and in grey.
 BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072b2", "#a9d3ea", "#d55e00", "#666666"
+MARKED: dict[str, Any] = {"color": BLUE, "marker": ".", "markersize": 4}
 MOST_CLASSES = 64
 """A confusion matrix of more classes shows those with the most mistakes, and the others together."""
 LABEL_WIDTH, LABEL_LINES = 28, 3
@@ -43,22 +45,24 @@ def _style() -> AbstractContextManager[None]:
 
 
 def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float]) -> bytes:
-    """Draw what was minimised against the iterations, and the plain losses (by part) that came out."""
+    """Draw what was minimised against the iterations, how far it still fell, and the plain losses (by part)."""
+    curve = np.asarray(loss_curve)
+    excess = curve - curve[-1]
     with _style():
-        figure = Figure(figsize=(7, 4.6), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(
-            loss_curve,
-            ".-",
-            color=BLUE,
-            markersize=4,
-            label="what is minimised: training loss + penalty on large weights",
-        )
+        figure = Figure(figsize=(7, 7), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+        upper.plot(curve, **MARKED, label="what is minimised: training loss + penalty on large weights")
         for (part, loss), style in zip(losses.items(), ("--", ":"), strict=False):
-            axes.axhline(loss, color=ORANGE, linestyle=style, label=f"loss on the {part} part in the end: {loss:.4f}")
-        axes.set(xlabel="iteration", ylabel="loss in nats per row", title="Learning curve", ylim=(0, None))
-        axes.set_xlim(0, max(1, len(loss_curve) - 1))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            upper.axhline(loss, color=ORANGE, linestyle=style, label=f"loss on the {part} part in the end: {loss:.4f}")
+        upper.set(ylabel="loss in nats per row", title="Learning curve", ylim=(0, None))
+        upper.set_xlim(0, max(1, len(curve) - 1))
+        upper.xaxis.set_major_locator(MaxNLocator(integer=True))
+        lower.set(xlabel="iteration", ylabel="nats per row, log scale")
+        lower.set_title(f"How far what is minimised was above its last value, {curve[-1]:.6g} (0 is off this scale)")
+        lower.plot(np.where(excess > 0, excess, np.nan), **MARKED)
+        lower.set_yscale("log")
+        lower.yaxis.set_major_formatter("{x:g}")  # the usual powers of ten take the parser of formulas
+        lower.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", frameon=False)
         return _png(figure)
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from softmaxloss.cli import CommandError
+from softmaxloss.cli import CommandError, standard_output
 from softmaxloss.cli.columns import features_for
 from softmaxloss.cli.data import FILE_SUFFIXES, read_model, read_table
 from softmaxloss.cli.outputs import check_out, write_all
@@ -23,6 +23,8 @@ def run_predict(model_path: Path, data: str, *, proba: bool, out: Path | None) -
         if not out.parent.is_dir():
             raise CommandError(f"{out.parent} is not a folder")
         check_out(out.parent, [out.name], _are_predictions)
+    elif sys.stdout is None:
+        raise CommandError("standard output is closed; name a file with --out")
     model = read_model(model_path)
     features = features_for(read_table(data), model)
     classifier = model.classifier
@@ -31,7 +33,8 @@ def run_predict(model_path: Path, data: str, *, proba: bool, out: Path | None) -
         arrays |= {"probability": classifier.predict_proba(features), "classes": classifier.classes_}
     content = _content(arrays, ".csv" if out is None else out.suffix.lower())
     if out is None:
-        sys.stdout.buffer.write(content)
+        with standard_output():
+            sys.stdout.buffer.write(content)
     else:
         write_all(out.parent, {out.name: content})
 

@@ -16,12 +16,12 @@ from sklearn.preprocessing import StandardScaler
 
 from softmaxloss import __version__
 from softmaxloss.classifier import SoftmaxClassifier
-from softmaxloss.cli import CommandError, pictures
+from softmaxloss.cli import CommandError, pictures, standard_output
 from softmaxloss.cli.columns import choose_target, class_values, numbers, standardise
 from softmaxloss.cli.data import BUNDLED, MODEL_NAME, Table, read_table, shown
 from softmaxloss.cli.interrupt import prompt_interrupt
 from softmaxloss.cli.metrics import (
-    BASELINE_NOTE,
+    NOTES,
     Figures,
     Scores,
     baseline_scores,
@@ -49,10 +49,11 @@ def run_train(data: str, options: TrainOptions) -> None:
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) == 1:
         raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes[0].item())}")
-    print(
-        f"{data}: {len(labels)} rows, {len(names)} features, {len(classes)} classes in column {shown(target)}",
-        flush=True,
-    )
+    with standard_output():
+        print(
+            f"{data}: {len(labels)} rows, {len(names)} features, {len(classes)} classes in column {shown(target)}",
+            flush=True,
+        )
     raw = numbers(table, names)
     parts = split(table, codes, options)
     mean, scale = _mean_and_scale(table, names, raw[parts["train"]])
@@ -82,20 +83,21 @@ def run_train(data: str, options: TrainOptions) -> None:
     write_all(out, _results(model, figures, scores, converged=converged))
 
     alone = np.count_nonzero(np.bincount(codes) == 1)
-    if alone and "test" in parts:
-        print(f"{alone} of the classes have one row each: trained on, not tested on")
-    if converged:
-        print(f"converged after {classifier.n_iter_} iterations")
-    elif classifier.n_iter_ == options.max_iter:
-        print(f"not converged: stopped at the limit of {options.max_iter} iterations; see --max-iter")
-    else:
-        print(f"not converged: stopped after {classifier.n_iter_} iterations at the limit of float32; lower --C")
-    print_table(figures)
-    print("seconds: to fit the train part, to predict the test part")
-    print(BASELINE_NOTE)
-    if "test" not in parts:
-        print("nothing was kept out to test with: these figures flatter the model")
-    print(f"wrote {', '.join(RESULTS)} to {out}")
+    with standard_output():
+        if alone and "test" in parts:
+            print(f"{alone} of the classes have one row each: trained on, not tested on")
+        if converged:
+            print(f"converged after {classifier.n_iter_} iterations")
+        elif classifier.n_iter_ == options.max_iter:
+            print(f"not converged: stopped at the limit of {options.max_iter} iterations; see --max-iter")
+        else:
+            print(f"not converged: stopped after {classifier.n_iter_} iterations at the limit of float32; lower --C")
+        print_table(figures)
+        print("seconds: to fit the train part, to predict the test part")
+        print(NOTES)
+        if "test" not in parts:
+            print("nothing was kept out to test with: these figures flatter the model")
+        print(f"wrote {', '.join(RESULTS)} to {out}")
 
 
 def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
