@@ -48,8 +48,8 @@ def contenders(rows: int, classes: int, threads: int) -> dict[str, Callable[[], 
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Return the seconds of one run, begun when the threads of the one before have stopped waiting for more."""
-    time.sleep(0.05)
+    """Return the seconds of the second of two runs: in the first, threads of the library before may still spin."""
+    run()
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
