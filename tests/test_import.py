@@ -26,6 +26,7 @@ def test_importing_the_package_loads_numpy_alone():
 
 
 def test_every_public_name_is_there_and_listed():
+    assert sorted(softmaxloss.__all__) == sorted(softmaxloss._HOME)
     for name in softmaxloss.__all__:
         assert getattr(softmaxloss, name) is not None
         assert name in dir(softmaxloss)
@@ -68,25 +69,21 @@ def below(package):
     }
 
 
-@pytest.mark.parametrize(
-    ("package", "faces"),
-    [
-        ("core", "functional layers head classifier model_file cli torch jax reference"),
-        ("head", "functional layers classifier model_file cli torch jax reference"),
-        ("functional", "layers classifier model_file cli torch jax reference"),
-        ("layers", "classifier model_file cli torch jax reference"),
-        ("classifier", "cli torch jax reference"),
-        ("model_file", "cli torch jax reference"),
-        ("torch", "jax reference cli classifier"),
-        ("jax", "torch reference cli classifier"),
-    ],
-)
-def test_imports_point_one_way(package, faces):
+FLOORS = ["cli", "model_file", "classifier", "linear_fit", "layers", "gradient_check", "head", "functional", "core"]
+
+
+def test_every_module_has_a_floor():
+    floors = {module.split(".")[1] for module in modules() if module != "softmaxloss"}
+    assert floors == {*FLOORS, "reference"}
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_point_one_way(floor):
+    above = [*FLOORS[: FLOORS.index(floor)], "reference"]
     upwards = {
         (module, name)
-        for module, name in below(package)
-        for face in faces.split()
-        if within(name, f"softmaxloss.{face}")
+        for module, name in below(floor)
+        if any(within(name, f"softmaxloss.{package}") for package in above)
     }
     assert not upwards
 
