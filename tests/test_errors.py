@@ -17,7 +17,7 @@ WRONG = {  # what is passed instead of the right thing, the error, and what its 
     "complex logits": ({"logits": LOGITS + 1j}, TypeError, ["logits", "complex128"]),
     "bool logits": ({"logits": LOGITS == 0}, TypeError, ["logits", "bool"]),
     "objects as logits": ({"logits": LOGITS.astype(object)}, TypeError, ["logits", "object"]),
-    "half precision": ({"logits": LOGITS.astype(np.float16)}, TypeError, ["logits", "float16", "float32"]),
+    "extended precision": ({"logits": LOGITS.astype(np.longdouble)}, TypeError, ["logits", "float128", "float32"]),
     "a number as logits": ({"logits": 3.0}, ValueError, ["logits", "axis"]),
     "no classes": ({"logits": np.zeros((2, 0))}, ValueError, ["logits", "(2, 0)"]),
     "one label too many": ({"targets": [0, 1, 2]}, ValueError, ["targets", "(3,)", "(2,)"]),

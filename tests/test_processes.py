@@ -297,12 +297,12 @@ def test_where_threads_cannot_be_started_results_are_whole(right_digest):
 
 def test_a_failure_in_a_helper_thread_reaches_the_caller():
     script = """
-        from softmaxloss.core.parallel import map_row_blocks
-        def fail(rows, block):
-            if threading.current_thread() is not threading.main_thread() or rows.start > 10**5:
-                raise KeyError(rows.start)
+        from softmaxloss.core.parallel import for_each
+        def fail(item):
+            if threading.current_thread() is not threading.main_thread() or item > 10:
+                raise KeyError(item)
         try:
-            map_row_blocks(fail, np.zeros((10**6, 3)))
+            for_each(fail, range(100))
         except KeyError:
             print("raised")
     """

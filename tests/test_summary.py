@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import exact
+from softmaxloss.core.layout import Layout
 from softmaxloss.core.rows import describe
 from softmaxloss.core.rowwise import summarize
 from softmaxloss.core.summary import RowSummary, merge
@@ -32,8 +33,9 @@ def summaries(logits, cuts):
     logits = np.where(TARGETS > 0, np.maximum(logits, -1e5), logits)  # so that dot stays finite
     parts = []
     for start, stop in zip([0, *cuts], [*cuts, 600], strict=True):
-        rows, _ = describe(TARGETS[:, start:stop], (N_ROWS,), stop - start, reduction="none")
-        part = summarize(np.ascontiguousarray(logits[:, start:stop]), rows)
+        layout = Layout((N_ROWS, stop - start))
+        rows, _ = describe(TARGETS[:, start:stop], layout, reduction="none")
+        part = summarize(logits[:, start:stop], rows, layout)
         parts.append(part._replace(argmax=part.argmax + start))
     return parts
 

@@ -8,34 +8,40 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.rows import RowOptions, describe, per_row, with_row_options
+from softmaxloss.core.elementwise import result_dtype
+from softmaxloss.core.layout import Layout
+from softmaxloss.core.rows import RowOptions, describe, per_row, with_row_options, without_target
 
 Array = NDArray[Any]
 Loss = float | Array
 
 
-def softmax(logits: ArrayLike, *, out: Array | None = None) -> Array:
-    """Return the probabilities exp(z_j) / sum_c exp(z_c) over the last axis.
+def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None) -> Array:
+    """Return the probabilities exp(z_j) / sum_c exp(z_c) over an axis, with z = logits / temperature.
 
-    Equals ``e = np.exp(z - z.max(-1, keepdims=True)); e / e.sum(-1, keepdims=True)``, with every entry within 4 units
-    in the last place of the exact value, down to the smallest normal number; smaller ones may become 0.
+    Equals ``e = np.exp(z - z.max(axis, keepdims=True)); e / e.sum(axis, keepdims=True)``, with every entry within 4
+    units in the last place of the exact value, down to the smallest normal number; smaller ones may become 0.
 
     Parameters
     ----------
-    logits : array_like of float32 or float64, shape (..., V)
+    logits : array_like of float16, bfloat16, float32 or float64
         Any real numbers; -inf gives probability 0. Integers are taken as float64.
+    axis : int, default -1
+        The classes.
+    temperature : float, default 1.0
+        Positive; from 1e-30 to 1e30.
     out : array of the shape and dtype of the result, optional
         Where to write; may be `logits` itself.
 
     Returns
     -------
-    array, shape (..., V), dtype of the logits
-        A row that holds NaN or inf, or nothing but -inf, is NaN.
+    array, shape and dtype of the logits
+        A row that holds NaN or inf, or nothing but -inf, is NaN. Half precision is computed in float32, rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        If `logits` are not real numbers or have no class axis, or `out` does not fit.
+        If `logits` are not real numbers or have no class axis, or `axis`, `temperature` or `out` does not fit.
 
     Examples
     --------
@@ -44,33 +50,34 @@ def softmax(logits: ArrayLike, *, out: Array | None = None) -> Array:
     >>> softmaxloss.softmax(np.array([0.3, 2.9, 4.0])).round(3)
     array([0.018, 0.245, 0.737])
     """
-    z = checks.logits(logits)
+    z, layout = _logits_and_layout(logits, axis)
+    rows = without_target(layout.n_rows, temperature)
     target = _Output(out, z)
-    rowwise.softmax(target.logits, target.rows)
+    rowwise.softmax(z, rows, target.place, layout)
     return target.finished()
 
 
-def log_softmax(logits: ArrayLike, *, out: Array | None = None) -> Array:
-    """Return the logarithms of the softmax over the last axis: z_j - logsumexp(z).
+def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None) -> Array:
+    """Return the logarithms of the softmax over an axis: z_j - logsumexp(z), with z = logits / temperature.
 
     Equals ``z - z.max() - np.log(np.exp(z - z.max()).sum())`` for a row z, but is exact where that rounds to 0.
 
     Parameters
     ----------
-    logits : array_like of float32 or float64, shape (..., V)
+    logits : array_like of float16, bfloat16, float32 or float64
         Any real numbers; -inf stays -inf. Integers are taken as float64.
-    out : array of the shape and dtype of the result, optional
-        Where to write; may be `logits` itself.
+    axis, temperature, out
+        As in `softmax`.
 
     Returns
     -------
-    array, shape (..., V), dtype of the logits
-        A row that holds NaN or inf, or nothing but -inf, is NaN.
+    array, shape and dtype of the logits
+        A row that holds NaN or inf, or nothing but -inf, is NaN. Half precision is computed in float32, rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        If `logits` are not real numbers or have no class axis, or `out` does not fit.
+        As `softmax`.
 
     Examples
     --------
@@ -79,31 +86,34 @@ def log_softmax(logits: ArrayLike, *, out: Array | None = None) -> Array:
     >>> softmaxloss.log_softmax(np.array([0.0, -40.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    z = checks.logits(logits)
+    z, layout = _logits_and_layout(logits, axis)
+    rows = without_target(layout.n_rows, temperature)
     target = _Output(out, z)
-    rowwise.log_softmax(target.logits, target.rows)
+    rowwise.log_softmax(z, rows, target.place, layout)
     return target.finished()
 
 
-def logsumexp(logits: ArrayLike) -> Loss:
-    """Return log(sum_j exp(z_j)) over the last axis.
+def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Loss:
+    """Return log(sum_j exp(z_j)) over an axis, with z = logits / temperature.
 
     Equals ``z.max() + np.log1p(rest)`` for a row z, where rest sums ``np.exp(z - z.max())`` over all but the winner.
 
     Parameters
     ----------
-    logits : array_like of float32 or float64, shape (..., V)
+    logits : array_like of float16, bfloat16, float32 or float64
         Any real numbers. Integers are taken as float64.
+    axis, temperature
+        As in `softmax`.
 
     Returns
     -------
-    array, shape (...), dtype of the logits; a float for a single row
+    array, shape of the logits without the axis, dtype of the logits (float32 for half precision); a float for one row
         inf where a row holds inf, -inf where it holds nothing but -inf, NaN where it holds NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `logits` are not real numbers or have no class axis.
+        If `logits` are not real numbers or have no class axis, or `axis` or `temperature` does not fit.
 
     Examples
     --------
@@ -111,43 +121,61 @@ def logsumexp(logits: ArrayLike) -> Loss:
     >>> round(float(softmaxloss.logsumexp([1000.0, 1000.0])), 6)
     1000.693147
     """
-    z = checks.logits(logits)
-    peak, rest = rowwise.summarize(_as_rows(z))[1:3]
-    return per_row(np.where(np.isinf(peak), peak, peak + np.log1p(rest)), z.shape[:-1], z.dtype)  # type: ignore[no-any-return]
+    z, layout = _logits_and_layout(logits, axis)
+    rows = without_target(layout.n_rows, temperature)
+    peak, rest = rowwise.summarize(z, rows, layout)[1:3]
+    with np.errstate(over="ignore"):
+        lse = np.where(np.isinf(peak), peak, peak / rows.temperature.value + np.log1p(rest))
+    return per_row(lse, layout.batch_shape, z.dtype)  # type: ignore[no-any-return]
 
 
 @with_row_options
-def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[RowOptions]) -> Loss:
+def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]) -> Loss:
     """Return the cross-entropy between targets and the softmax of logits.
 
     For class indices it equals ``-log_softmax(logits)[np.arange(N), targets]``, reduced; in general, per row,
 
-        loss = w * sum_j q_j (logsumexp(z) - z_j),    q_j = r_j * ((1 - eps) * P_j + eps / V)
+        loss = w * (sum_j q_j (lse - z_j) + z_loss * lse**2),    q_j = r_j * ((1 - eps) * P_j + eps / V)
 
-    with the target distribution P, class weights r, label smoothing eps and row weight w. It is never negative, and
-    tiny losses come out as they are: 1e-30 is not rounded to 0.
+    with lse = logsumexp(z), the target distribution P, class weights r, label smoothing eps and row weight w. It is
+    never negative, and tiny losses come out as they are: 1e-30 is not rounded to 0.
 
     Parameters
     ----------
-    logits : array_like of float32 or float64, shape (..., V)
-        Unnormalised log-probabilities of V classes, on the last axis. Integers are taken as float64.
+    logits : array_like of float16, bfloat16, float32 or float64
+        Unnormalised log-probabilities of V classes. Integers are taken as float64.
     targets : array_like
-        Class indices: integers of any width, shape (...). Or distributions: bools (one-hot) or floats of the shape of
-        `logits`, finite and not negative; they need not sum to 1.
+        Class indices: integers of any width, shape of the logits without `axis`. Or distributions: bools (one-hot) or
+        floats of the shape of `logits`, finite and not negative; they need not sum to 1.
+    axis : int, default -1
+        The classes; all other axes are the batch.
     class_weight : array_like of float, shape (V,), optional
         r, one factor per class, applied after smoothing.
-    sample_weight : array_like of float, shape (...), optional
+    sample_weight : array_like of float, shape of the batch, optional
         w, one factor per row. A row of weight 0 is never read: nothing in it leaks.
     ignore_index : int, optional
         Rows with this class index are as if they were not there.
+    class_mask : array_like of bool, shape (V,), optional
+        Whether each class exists; at least one does. The logits of the others, such as the padding of a vocabulary, are
+        never read, their probability and gradient are 0, and V of the smoothing does not count them. They cannot be
+        targets.
     label_smoothing : float, default 0.0
         eps, from 0 to 1.
+    z_loss : float, default 0.0
+        Factor of lse**2, which keeps the logits from drifting.
+    softcap : float, optional
+        z = softcap * tanh(logits / softcap), before the temperature.
+    temperature : float, default 1.0
+        z = logits / temperature; from 1e-30 to 1e30.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by sum_i w_i sum_c r_c P_ic, for indices and distributions alike; over nothing it is 0.
+    normalizer : float, optional
+        What the mean divides by instead: that sum over all the batches whose gradients are added up.
 
     Returns
     -------
-    float, in nats, accumulated in float64; for reduction "none" an array of shape (...) and the logits' dtype
+    float, in nats, accumulated in float64; for reduction "none" an array of the batch's shape and the logits' dtype, or
+    float32 for half precision
         A row whose logits define no softmax (NaN, inf, or nothing but -inf) has loss NaN.
 
     Raises
@@ -169,9 +197,9 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Unpack[RowOp
     >>> softmaxloss.cross_entropy([[0.0, -40.0]], [0])
     4.248354255291589e-18
     """
-    z = checks.logits(logits)
-    rows, reduction = describe(targets, z.shape[:-1], z.shape[-1], **options)
-    return reduction.result(rowwise.losses(_as_rows(z), rows), z.dtype)  # type: ignore[no-any-return]
+    z, layout = _logits_and_layout(logits, axis)
+    rows, reduction = describe(targets, layout, **options)
+    return reduction.result(rowwise.losses(z, rows, layout), z.dtype)  # type: ignore[no-any-return]
 
 
 @with_row_options
@@ -179,6 +207,7 @@ def cross_entropy_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: int = -1,
     upstream: ArrayLike | None = None,
     out: Array | None = None,
     **options: Unpack[RowOptions],
@@ -186,13 +215,17 @@ def cross_entropy_and_grad(
     """Return the cross-entropy and its gradient with respect to the logits, in one sweep.
 
     For class indices and the mean, the gradient equals ``(softmax(logits) - one_hot(targets)) / N``; in general, per
-    row, d_logits_j = upstream * w * (softmax(z)_j * sum_c q_c - q_j), in the symbols of `cross_entropy`.
+    row and in the symbols of `cross_entropy`,
+
+        d_z_j = upstream * w * ((sum_c q_c + 2 * z_loss * lse) * softmax(z)_j - q_j)
+
+    and d_logits_j = d_z_j / temperature * (1 - tanh(logits_j / softcap)**2).
 
     Parameters
     ----------
-    logits, targets, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+    logits, targets, axis, **options
         As in `cross_entropy`.
-    upstream : float, or array_like of shape (...) for reduction "none", optional
+    upstream : float, or array_like of the batch's shape for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     out : array of the shape and dtype of the logits, optional
         Where to write the gradient; ``out=logits`` puts it in the place of the logits.
@@ -202,7 +235,8 @@ def cross_entropy_and_grad(
     loss : float or array
         As from `cross_entropy`.
     d_logits : array of the shape and dtype of the logits
-        Exactly 0 in rows that are ignored or have weight 0.
+        Exactly 0 in rows that are ignored or have weight 0, and for classes that `class_mask` says do not exist. Half
+        precision is computed in float32 and rounded once.
 
     Raises
     ------
@@ -216,37 +250,34 @@ def cross_entropy_and_grad(
     >>> d_logits.round(3)
     array([[ 0.018,  0.245, -0.263]])
     """
-    z = checks.logits(logits)
-    rows, reduction = describe(targets, z.shape[:-1], z.shape[-1], **options)
+    z, layout = _logits_and_layout(logits, axis)
+    rows, reduction = describe(targets, layout, **options)
     d_loss = rows.weight * reduction.upstream(upstream)
     target = _Output(out, z, rows.dense)
-    losses = rowwise.losses_and_gradients(target.logits, rows, d_loss, target.rows)
+    losses = rowwise.losses_and_gradients(z, rows, d_loss, target.place, layout)
     return reduction.result(losses, z.dtype), target.finished()
 
 
-def _as_rows(array: Array) -> Array:
-    """Return (..., V) as (N, V): a view, or a copy where the leading axes cannot be merged."""
-    return array.reshape(int(np.prod(array.shape[:-1])), array.shape[-1])
+def _logits_and_layout(logits: ArrayLike, axis: int) -> tuple[Array, Layout]:
+    z = checks.logits(logits)
+    return z, Layout(z.shape, checks.axis(axis, z))
 
 
 class _Output:
     """Where a result of the shape of the logits goes: a new array, the caller's, or the logits' own place."""
 
     def __init__(self, out: Array | None, logits: Array, dense_targets: Array | None = None) -> None:
-        native = logits.dtype.newbyteorder("=")
-        self.array = np.empty(logits.shape, native) if out is None else checks.out(out, logits)
-        self.logits = _as_rows(logits)
-        self.rows = _as_rows(self.array)
-        copied = not np.may_share_memory(self.rows, self.array) and self.array.size > 0
+        dtype = result_dtype(logits.dtype)
+        self.array = self.place = np.empty(logits.shape, dtype) if out is None else checks.out(out, logits)
         overlaps_targets = dense_targets is not None and np.may_share_memory(self.array, dense_targets)
         overlaps_logits = np.may_share_memory(self.array, logits) and not _same_place(self.array, logits)
-        if copied or overlaps_targets or overlaps_logits:
-            self.rows = np.empty(self.logits.shape, native)
+        if overlaps_targets or overlaps_logits:
+            self.place = np.empty(logits.shape, dtype)
 
     def finished(self) -> Array:
         """Return the caller's array, filled."""
-        if not np.may_share_memory(self.rows, self.array):
-            self.array[...] = self.rows.reshape(self.array.shape)
+        if self.place is not self.array:
+            self.array[...] = self.place
         return self.array
 
 

@@ -6,6 +6,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from softmaxloss.core.elementwise import is_half, result_dtype
+
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -25,16 +27,59 @@ def known_keywords(owner: str, given: Iterable[str], known: Iterable[str]) -> No
 
 def fraction(name: str, value: float) -> float:
     """Return a number from 0 to 1 as a Python float."""
+    return _between(name, value, 0.0, 1.0)
+
+
+def non_negative(name: str, value: float) -> float:
+    """Return a finite number that is not negative as a Python float."""
     number = real(name, value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
+    if not 0 <= number < np.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return number
+
+
+def positive(name: str, value: float) -> float:
+    """Return a finite positive number as a Python float."""
+    number = real(name, value)
+    if not 0 < number < np.inf:
+        raise ValueError(f"{name} must be finite and positive, got {value!r}")
+    return number
+
+
+def temperature(value: float) -> float:
+    """Return a temperature; its products with ln 2 must be normal numbers in single precision."""
+    return _between("temperature", value, 1e-30, 1e30)
+
+
+def normalizer(value: float | None, reduction: str) -> float | None:
+    """Return what replaces the divisor of a mean, or None."""
+    if value is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', but reduction is {reduction!r}")
+    return non_negative("normalizer", value)
+
+
+def divisor(own: float, given: float | None) -> float:
+    """Return the divisor of a mean, which is the rows' own unless one is given."""
+    if given is None and not np.isfinite(own):
+        raise ValueError("sample_weight, class_weight or targets are too large: the mean's divisor overflows")
+    if given == 0 and own > 0:
+        raise ValueError(f"normalizer must be positive where rows count, got 0 for rows of total weight {own:g}")
+    return own if given is None else given
+
+
+def _between(name: str, value: float, low: float, high: float) -> float:
+    number = real(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}")
     return number
 
 
 def real(name: str, value: object) -> float:
     """Return one real number as a Python float."""
     array = _array(name, value)
-    if array.ndim != 0 or array.dtype.kind not in "iuf":
+    if array.ndim != 0 or not _is_real(array.dtype):
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     return float(array)
 
@@ -48,31 +93,47 @@ def integer(name: str, value: object) -> int:
 
 
 def numbers(name: str, value: ArrayLike) -> Array:
-    """Return an array of real numbers."""
+    """Return an array of real numbers of at most 64 bits."""
     array = _array(name, value)
-    if array.dtype.kind not in "iuf" and array.size:
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if not _is_real(array.dtype) and array.size:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     return array
 
 
+def _is_real(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8) or is_half(dtype)
+
+
 def floats(name: str, value: ArrayLike) -> Array:
-    """Return a float32 or float64 array; integers become float64."""
-    array = numbers(name, value)
-    if array.dtype.kind != "f":
+    """Return an array of floats or integers; an empty one of anything else becomes float64."""
+    array = _array(name, value)
+    if not _is_real(array.dtype):
+        if array.size:
+            expected = "must be float16, bfloat16, float32, float64 or integers"
+            raise TypeError(f"{name} {expected}, got dtype {array.dtype}")
         return array.astype(np.float64)
-    if array.dtype.itemsize not in {4, 8}:
-        raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
     return array
 
 
 def logits(value: ArrayLike) -> Array:
-    """Return logits as a float32 or float64 array with a class axis."""
+    """Return logits as an array of floats or integers with a class axis."""
     array = floats("logits", value)
     if array.ndim == 0:
-        raise ValueError("logits must have a class axis (the last one), got a single number")
-    if array.shape[-1] == 0 and array.size == 0 and np.prod(array.shape[:-1]):
-        raise ValueError(f"logits must have at least one class on the last axis, got shape {array.shape}")
+        raise ValueError("logits must have a class axis, got a single number")
     return array
+
+
+def axis(value: int, logits: Array) -> int:
+    """Return the class axis of logits, counted from 0; there must be classes on it."""
+    number, ndim = integer("axis", value), logits.ndim
+    if not -ndim <= number < ndim:
+        raise ValueError(
+            f"axis must lie between {-ndim} and {ndim - 1} for logits of shape {logits.shape}, got {number}"
+        )
+    number %= ndim
+    if logits.shape[number] == 0 and np.prod(np.delete(logits.shape, number)):
+        raise ValueError(f"logits must have at least one class on axis {number}, got shape {logits.shape}")
+    return number
 
 
 def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64] | None:
@@ -84,6 +145,18 @@ def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64]
         raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {array.shape}")
     _finite_and_non_negative("class_weight", array)
     return array
+
+
+def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
+    """Return which classes exist, in an array that is empty if all do."""
+    array = _array("class_mask", value)
+    if array.dtype != bool:
+        raise TypeError(f"class_mask must be bool, True for classes that exist, got dtype {array.dtype}")
+    if array.shape != (n_classes,):
+        raise ValueError(f"class_mask must have one entry per class, shape ({n_classes},), got {array.shape}")
+    if not array.any():
+        raise ValueError(f"class_mask must be True for at least one class, got {n_classes} times False")
+    return np.ones(0, bool) if array.all() else np.array(array, order="C")
 
 
 def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -109,10 +182,10 @@ def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.floa
     return array
 
 
-def targets(value: ArrayLike, batch_shape: tuple[int, ...], n_classes: int) -> Array:
+def targets(value: ArrayLike, row_shape: tuple[int, ...], axis: int) -> Array:
     """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
     array = _array("targets", value)
-    row_shape = (*batch_shape, n_classes)
+    batch_shape = row_shape[:axis] + row_shape[axis + 1 :]
     if array.size == 0 and array.shape == batch_shape:
         return array.astype(np.int64)
     if array.dtype.kind in "iu":
@@ -122,8 +195,9 @@ def targets(value: ArrayLike, batch_shape: tuple[int, ...], n_classes: int) -> A
             message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
             raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
         raise ValueError(f"targets: class indices must have shape {batch_shape}, got {array.shape}")
-    if array.dtype.kind not in "fb":
-        raise TypeError(f"targets must be integers (class indices), floats or bools (rows), got dtype {array.dtype}")
+    if array.dtype.kind != "b" and not _is_real(array.dtype):
+        expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
+        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}")
     if array.shape == row_shape:
         return array
     if array.shape == batch_shape:
@@ -131,9 +205,13 @@ def targets(value: ArrayLike, batch_shape: tuple[int, ...], n_classes: int) -> A
     raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {array.shape}")
 
 
-def labels(values: Array, live: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]) -> None:
-    """Refuse a class index outside 0..n_classes-1 in a live row."""
-    wrong = live & ((values < 0) | (values >= n_classes))
+def labels(
+    values: Array, live: NDArray[np.bool_], exists: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]
+) -> None:
+    """Refuse a class index outside 0..n_classes-1, or of a class that does not exist, in a live row."""
+    outside = (values < 0) | (values >= n_classes)
+    masked = ~exists[np.where(outside, 0, values)] & ~outside if exists.size else np.zeros_like(outside)
+    wrong = live & (outside | masked)
     count = int(np.count_nonzero(wrong))
     if count == 0:
         return
@@ -141,9 +219,13 @@ def labels(values: Array, live: NDArray[np.bool_], n_classes: int, batch_shape: 
     label = int(values[first])
     position = np.unravel_index(first, batch_shape)
     where = f" at position {_position(position)}" if position else ""
+    many = f"{count} of {values.size} labels are"
+    if masked[first]:
+        cause = "does class_mask have True for the classes that exist?"
+        raise ValueError(f"targets: label {label}{where} is masked by class_mask; {many} invalid; {cause}")
     if n_classes == 0:
         cause = "logits have no classes"
-    elif label in {-100, -1, 255} or label < 0:
+    elif label < 0 or label == 255:
         cause = f"{label} looks like an ignore value: pass ignore_index={label}"
     elif label == n_classes and int(values[live].min()) >= 1:
         cause = "labels seem to count from 1: pass targets - 1"
@@ -151,22 +233,30 @@ def labels(values: Array, live: NDArray[np.bool_], n_classes: int, batch_shape: 
         cause = "do logits have one entry per class?"
     raise ValueError(
         f"targets: label {label}{where} is not in 0..{n_classes - 1} ({n_classes} classes); "
-        f"{count} of {values.size} labels are out of range; {cause}"
+        f"{many} out of range; {cause}"
     )
 
 
-def soft_targets(rows: Array, wrong_class: NDArray[np.int64], batch_shape: tuple[int, ...]) -> None:
-    """Refuse negative, NaN or infinite targets; `wrong_class` has the first such class of each row, or -1."""
+def soft_targets(rows: Array, wrong_class: NDArray[np.int64], exists: NDArray[np.bool_], axis: int) -> None:
+    """Refuse targets that are negative, NaN or infinite, or not 0 for a class that does not exist.
+
+    `wrong_class` has the first such class of each row, or -1.
+    """
     wrong = wrong_class >= 0
     if not wrong.any():
         return
     first = int(np.argmax(wrong))
     column = int(wrong_class[first])
-    position = _position((*np.unravel_index(first, batch_shape), column))
-    value = rows[first, column]
+    batch_shape = rows.shape[:axis] + rows.shape[axis + 1 :]
+    position = [int(i) for i in np.unravel_index(first, batch_shape)]
+    position.insert(axis, column)
+    value = rows[tuple(position)]
+    rule = "finite and not negative"
+    if exists.size and not exists[column] and np.isfinite(value) and value >= 0:
+        rule = "0 for classes that class_mask says do not exist"
     raise ValueError(
-        f"targets must be finite and not negative, got {value} at position {position}; "
-        f"{np.count_nonzero(wrong)} of {len(rows)} rows hold such values"
+        f"targets must be {rule}, got {value} at position {_position(tuple(position))}; "
+        f"{np.count_nonzero(wrong)} of {len(wrong)} rows hold such values"
     )
 
 
@@ -189,7 +279,7 @@ def features(value: ArrayLike, n_features: int) -> Array:
     return array
 
 
-def positive(name: str, value: object) -> int:
+def count(name: str, value: object) -> int:
     """Return a positive integer."""
     number = integer(name, value)
     if number < 1:
@@ -201,7 +291,7 @@ def out(value: object, like: Array) -> Array:
     """Return a given output array; it must have the shape and dtype of the logits and be writable."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
-    dtype = like.dtype.newbyteorder("=")
+    dtype = result_dtype(like.dtype)
     if value.shape != like.shape:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
     if value.dtype != dtype:
@@ -213,6 +303,8 @@ def out(value: object, like: Array) -> Array:
 
 def _array(name: str, value: Any) -> Array:
     """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass {name}.data, and sample_weight")
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""Blocks of rows over threads.
+"""Pieces of work over threads.
 
-Kernels are serial and run without the GIL; here fixed blocks of rows are handed to a pool of our own threads. Which
-thread takes which block is left to chance, and no result depends on it. Numba's `prange` is not used: its layers die
+Kernels are serial and run without the GIL; here fixed pieces of the rows are handed to a pool of our own threads. Which
+thread takes which piece is left to chance, and no result depends on it. Numba's `prange` is not used: its layers die
 in a forked child or abort when two Python threads call them at once.
 """
 
@@ -10,20 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
-    from numpy.typing import NDArray
-
-# A block is some 50 to 100 microseconds of kernel time, ten times the cost of handing it to a thread. A row costs what
-# its elements do and, besides, what another 256 would.
-BLOCK_ELEMENTS = 1 << 18
-ROW_ELEMENTS = 256
+T = TypeVar("T")
+_NOTHING = object()
 
 
 class _Pool:
@@ -112,14 +108,9 @@ def get_num_threads() -> int:
     return _pool.threads
 
 
-def map_row_blocks(work: Callable[[slice, NDArray[Any]], None], array: NDArray[Any]) -> None:
-    """Call work(rows, block) for blocks that together cover the rows of a 2-d array, in any order and thread.
-
-    `rows` is the slice; `block` holds those rows as kernels take them: read-only, contiguous, native.
-    """
-    n_rows, n_classes = array.shape
-    size = max(1, BLOCK_ELEMENTS // (n_classes + ROW_ELEMENTS))
-    starts = iter(range(0, n_rows, size))
+def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
+    """Call work(item) for all items, in any order and thread."""
+    todo = iter(items)
     changed = threading.Condition()
     helping = 0
     failures: list[BaseException] = []
@@ -127,11 +118,10 @@ def map_row_blocks(work: Callable[[slice, NDArray[Any]], None], array: NDArray[A
     def take() -> None:
         while True:
             with changed:
-                start = next(starts, None)
-            if start is None:
+                item = next(todo, _NOTHING)
+            if item is _NOTHING:
                 return
-            rows = slice(start, min(start + size, n_rows))
-            work(rows, readable(array[rows]))
+            work(item)  # type: ignore[arg-type]
 
     def help_out() -> None:
         nonlocal helping
@@ -145,24 +135,14 @@ def map_row_blocks(work: Callable[[slice, NDArray[Any]], None], array: NDArray[A
             helping -= 1
             changed.notify_all()
 
-    helpers = min(_pool.threads, -(-n_rows // size)) - 1
+    helpers = min(_pool.threads, len(items)) - 1
     if helpers > 0:
         _pool.start(help_out, helpers)
     try:
         take()
     finally:
         with changed:
-            list(starts)  # if this thread failed, nobody shall begin another block; who comes late finds none
+            list(todo)  # if this thread failed, nobody shall begin another item; who comes late finds none
             changed.wait_for(lambda: helping == 0)
     if failures:
         raise failures[0]
-
-
-def readable(block: NDArray[Any]) -> NDArray[Any]:
-    """Return the block in the one layout that kernels are compiled for; only what has another layout is copied."""
-    dtype = block.dtype.newbyteorder("=")
-    if dtype.kind == "f" and dtype.itemsize not in {4, 8}:
-        dtype = np.dtype(np.float64)
-    view = np.require(block, dtype, ["C_CONTIGUOUS", "ALIGNED"]).view()
-    view.flags.writeable = False
-    return view

@@ -5,7 +5,8 @@ and a target distribution P, the effective target of a row is
 
     q_j = r_j * (keep * P_j + floor),    keep = 1 - eps,    floor = eps / V
 
-and all that remains of the options is q, its sum `mass`, and one weight per row.
+and all that remains of the options that concern targets is q, its sum `mass`, and one weight per row. What is left is
+how logits are to be seen: which classes exist, their temperature and soft cap, and how much their scale costs.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks
+from softmaxloss.core.elementwise import kernel_dtype
 from softmaxloss.core.kernels import targets as target_kernels
-from softmaxloss.core.parallel import map_row_blocks
+from softmaxloss.core.kernels.arithmetic import room_for_lanes
+from softmaxloss.core.kernels.exponential import Temperature, temperature_of
+from softmaxloss.core.parallel import for_each
+
+if TYPE_CHECKING:
+    from softmaxloss.core.layout import Layout, Piece
 
 Float64s = NDArray[np.float64]
 
@@ -31,8 +38,13 @@ class RowOptions(TypedDict, total=False):
     class_weight: ArrayLike | None
     sample_weight: ArrayLike | None
     ignore_index: int | None
+    class_mask: ArrayLike | None
     label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    temperature: float
     reduction: str
+    normalizer: float | None
 
 
 class Rows(NamedTuple):
@@ -42,16 +54,24 @@ class Rows(NamedTuple):
     ----------
     label : int64 array, shape (N,)
         The class whose P is 1; -1 where P is the row of `dense`, or 0 everywhere if there is no `dense`.
-    dense : array, shape (N, V), or None
+    dense : array, shape of the logits, or None
         Target distributions of the rows without a label.
     mass : float64 array, shape (N,)
         Sum of q over the classes.
     weight : float64 array, shape (N,)
         Factor of the row's loss; a row of weight 0 is never read.
     class_weight : float64 array, shape (V,), or None
-        r; None stands for ones.
+        r, 0 for classes that do not exist; None stands for ones.
     keep, floor : float
         What label smoothing leaves of P, and what it gives to each class.
+    class_mask : bool array, shape (V,) or (0,)
+        Whether a class exists; empty where all do.
+    z_loss : float
+        Factor of lse**2 in the loss.
+    temperature : Temperature
+        What logits are divided by.
+    softcap : float
+        What logits are kept below before that, by a hyperbolic tangent; 0 for no cap.
     """
 
     label: NDArray[np.int64]
@@ -61,15 +81,14 @@ class Rows(NamedTuple):
     class_weight: Float64s | None
     keep: float
     floor: float
+    class_mask: NDArray[np.bool_]
+    z_loss: float
+    temperature: Temperature
+    softcap: float
 
-    def part(self, rows: slice | NDArray[np.intp]) -> Self:
-        """Return the descriptor of some of the rows."""
-        return self._replace(
-            label=self.label[rows],
-            dense=None if self.dense is None else self.dense[rows],
-            mass=self.mass[rows],
-            weight=self.weight[rows],
-        )
+    def part(self, rows: slice | NDArray[np.intp], dense: Any) -> Self:
+        """Return the descriptor of some of the rows, given their dense targets."""
+        return self._replace(label=self.label[rows], dense=dense, mass=self.mass[rows], weight=self.weight[rows])
 
 
 class Reduction(NamedTuple):
@@ -77,12 +96,12 @@ class Reduction(NamedTuple):
 
     kind: str
     batch_shape: tuple[int, ...]
-    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic
+    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic, or what the caller put in its place
 
-    def result(self, losses: Float64s, dtype: np.dtype[Any]) -> Any:
-        """Return the sum of the losses, whose weights hold a mean's divisor, or the losses in the logits' dtype."""
+    def result(self, losses: Float64s, logits_dtype: np.dtype[Any]) -> Any:
+        """Return the sum of the losses, whose weights hold a mean's divisor, or the losses of the rows."""
         if self.kind == "none":
-            return per_row(losses, self.batch_shape, dtype)
+            return per_row(losses, self.batch_shape, logits_dtype)
         return float(np.sum(losses))
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
@@ -92,87 +111,114 @@ class Reduction(NamedTuple):
         return np.broadcast_to(given, self.batch_shape).reshape(-1)
 
 
-def per_row(values: Float64s, batch_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """Return one number per row in the batch's shape and a logits' dtype; of a single row the number itself."""
+def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
+    """Return one number per row in the batch's shape, in what logits are computed in; of a single row a scalar."""
     with np.errstate(over="ignore"):  # a loss beyond the range of float32 is inf there
-        return values.astype(dtype.newbyteorder("=")).reshape(batch_shape)[()]
+        return values.astype(kernel_dtype(logits_dtype)).reshape(batch_shape)[()]
 
 
-def without_target(n_rows: int) -> Rows:
-    """Return rows that ask for log(sum(exp(z))) alone, whose gradient is the softmax."""
+ALL_CLASSES = np.ones(0, bool)
+
+
+def without_target(n_rows: int, temperature: float = 1.0) -> Rows:
+    """Return rows that ask for log(sum(exp(z / T))) alone, whose gradient is softmax(z / T) / T."""
+    t = temperature_of(checks.temperature(temperature))
     ones = np.ones(n_rows)
-    return Rows(np.full(n_rows, -1), None, ones, ones, None, 1.0, 0.0)
+    return Rows(np.full(n_rows, -1), None, ones, ones, None, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
 
 
 def describe(
     targets: ArrayLike,
-    batch_shape: tuple[int, ...],
-    n_classes: int,
+    layout: Layout,
     *,
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int | None = None,
+    class_mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
     reduction: str = "mean",
+    normalizer: float | None = None,
 ) -> tuple[Rows, Reduction]:
     """Return what targets and options ask for; ValueError or TypeError where they make no sense."""
-    n_rows = int(np.prod(batch_shape))
     checks.reduction(reduction)
     eps = checks.fraction("label_smoothing", label_smoothing)
-    r = checks.class_weight(class_weight, n_classes)
-    weight = checks.sample_weight(sample_weight, batch_shape).reshape(n_rows)
-    target = checks.targets(targets, batch_shape, n_classes)
+    zeta = checks.non_negative("z_loss", z_loss)
+    cap = 0.0 if softcap is None else checks.positive("softcap", softcap)
+    t = temperature_of(checks.temperature(temperature))
+    total = checks.normalizer(normalizer, reduction)
+    r = checks.class_weight(class_weight, layout.n_classes)
+    exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
+    weight = checks.sample_weight(sample_weight, layout.batch_shape).reshape(-1)
+    target = checks.targets(targets, layout.shape, layout.axis)
+    n_classes = int(exists.sum()) or max(layout.n_classes, 1)
+    if exists.size and (r is not None or eps > 0):
+        r = np.where(exists, 1.0 if r is None else r, 0.0)
 
-    if target.ndim == len(batch_shape):
-        label, weight = _labels(target, weight, ignore_index, n_classes)
+    if target.ndim == len(layout.batch_shape):
+        label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
         dense = None
-        share = np.ones(n_rows) if r is None else r[label]
+        share = np.ones(layout.n_rows) if r is None else r[label]
     else:
         if ignore_index is not None:
             message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
             raise ValueError(f"{message}: give such rows sample_weight 0 instead")
-        dense = target.reshape(n_rows, n_classes)
-        label, share = _read_dense(dense, weight, r, batch_shape)
+        dense = target
+        label, share = _read_dense(dense, weight, r, exists, layout)
         if not np.any((label < 0) & (weight != 0)):
             dense = None
 
-    keep, floor = 1.0 - eps, eps / max(n_classes, 1)
-    total_class_weight = float(n_classes) if r is None else float(r.sum())
-    mass = keep * share + floor * total_class_weight
+    keep, floor = 1.0 - eps, eps / n_classes
+    mass = keep * share + floor * (n_classes if r is None else float(r.sum()))
     with np.errstate(over="ignore"):
         divisor = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
     if reduction == "mean":
-        if not np.isfinite(divisor):
-            raise ValueError("sample_weight, class_weight or targets are too large: the mean's divisor overflows")
-        weight = weight / divisor if divisor > 0 else np.zeros(n_rows)  # a mean over nothing is 0
-    return Rows(label, dense, mass, weight, r, keep, floor), Reduction(reduction, batch_shape, divisor)
+        divisor = checks.divisor(divisor, total)
+        weight = weight / divisor if divisor > 0 else np.zeros_like(weight)  # a mean over nothing is 0
+    rows = Rows(label, dense, mass, weight, r, keep, floor, exists, zeta, t, cap)
+    return rows, Reduction(reduction, layout.batch_shape, divisor)
 
 
 def _labels(
-    target: NDArray[Any], weight: Float64s, ignore_index: int | None, n_classes: int
+    target: NDArray[Any],
+    weight: Float64s,
+    ignore_index: int | None,
+    exists: NDArray[np.bool_],
+    n_classes: int,
 ) -> tuple[NDArray[np.int64], Float64s]:
     """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
     labels = target.reshape(-1)
     if ignore_index is not None:
         weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
     live = weight != 0
-    checks.labels(labels, live, n_classes, target.shape)
+    checks.labels(labels, live, exists, n_classes, target.shape)
     return np.where(live, labels, 0).astype(np.int64), weight
 
 
 def _read_dense(
-    dense: NDArray[Any], weight: Float64s, class_weight: Float64s | None, batch_shape: tuple[int, ...]
+    dense: NDArray[Any],
+    weight: Float64s,
+    class_weight: Float64s | None,
+    exists: NDArray[np.bool_],
+    layout: Layout,
 ) -> tuple[NDArray[np.int64], Float64s]:
     """Return the label of each one-hot row (-1 for others) and sum_j r_j P_j; rows of weight 0 are not read."""
-    label = np.full(len(dense), -1)
-    share = np.zeros(len(dense))
-    wrong_class = np.full(len(dense), -1)
+    label = np.full(layout.n_rows, -1)
+    share = np.zeros(layout.n_rows)
+    wrong_class = np.full(layout.n_rows, -1)
+    by_row = layout.row_by_row()
 
-    def read(rows: slice, block: NDArray[Any]) -> None:
-        target_kernels.read_dense_rows(block, weight[rows], class_weight, label[rows], share[rows], wrong_class[rows])
+    def read(piece: Piece) -> None:
+        rows = piece.rows
+        block = by_row.readable(by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False))
+        lanes = room_for_lanes(np.float64, layout.n_classes)
+        found = label[rows], share[rows], wrong_class[rows]
+        target_kernels.read_dense_rows(block, weight[rows], class_weight, exists, lanes, *found)
 
-    map_row_blocks(read, dense)
-    checks.soft_targets(dense, wrong_class, batch_shape)
+    for_each(read, by_row.pieces())
+    checks.soft_targets(dense, wrong_class, exists, layout.axis)
     return label, share
 
 

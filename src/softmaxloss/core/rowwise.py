@@ -1,92 +1,148 @@
-"""The row functions over whole arrays: 2-d logits in, blocks of rows over threads, one number or row out for each."""
+"""The row functions over whole arrays: n-d logits in, pieces of rows over threads, one number or row out for each."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels import row_kernels
-from softmaxloss.core.parallel import map_row_blocks, readable
-from softmaxloss.core.rows import Rows, without_target
-from softmaxloss.core.summary import RowSummary, new_summary
+from softmaxloss.core import elementwise
+from softmaxloss.core.kernels import class_major, row_kernels
+from softmaxloss.core.layout import ClassMajor, Layout, Piece
+from softmaxloss.core.parallel import for_each
+from softmaxloss.core.summary import RowSummary, new_summary, row_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
 
 
-def summarize(logits: Array, rows: Rows | None = None) -> RowSummary:
-    """Return the RowSummary of each row of logits (N, V)."""
-    rows = rows or without_target(len(logits))
-    summary = new_summary(len(logits))
+class Scores(NamedTuple):
+    """What `metrics` needs of each row, shape (N,); of rows without a softmax argmax is -1, rank 0, the others NaN."""
 
-    def work(part: slice, block: Array) -> None:
-        row_kernels.summarize(block, rows_of(rows, part), *room_for(block), summary.part(part))
+    argmax: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    log_probability: Float64s
+    entropy: Float64s
 
-    map_row_blocks(work, logits)
+    def part(self, rows: slice) -> Scores:
+        """Return the scores of some of the rows."""
+        return Scores(self.argmax[rows], self.rank[rows], self.log_probability[rows], self.entropy[rows])
+
+
+def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
+    """Return the RowSummary of each row of logits; that of rows of weight 0 means nothing."""
+    summary = new_summary(layout.n_rows)
+
+    def work(piece: Piece) -> None:
+        z, described = _readable(logits, rows, layout, piece)
+        _summarize(z, described, summary.part(piece.rows))
+
+    for_each(work, layout.pieces())
     return summary
 
 
-def losses(logits: Array, rows: Rows) -> Float64s:
-    """Return the weighted loss of each row of logits (N, V)."""
-    loss = np.empty(len(logits))
+def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
+    """Return the weighted loss of each row of logits."""
+    loss = np.empty(layout.n_rows)
 
-    def work(part: slice, block: Array) -> None:
-        row_kernels.losses(block, rows_of(rows, part), *room_for(block), loss[part])
+    def work(piece: Piece) -> None:
+        z, described = _readable(logits, rows, layout, piece)
+        summary = new_summary(len(described.label))
+        _summarize(z, described, summary)
+        row_losses(described._replace(dense=None), summary, loss[piece.rows])
 
-    map_row_blocks(work, logits)
+    for_each(work, layout.pieces())
     return loss
 
 
-def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array) -> Float64s:
-    """Return the losses and write d_loss * (mass * softmax - q) to `out` (N, V), which may be `logits`."""
-    loss = np.empty(len(logits))
+def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout) -> Float64s:
+    """Return the losses and write the gradients of the logits, times d_loss, to `out`, which may be `logits`."""
+    loss = np.empty(layout.n_rows)
 
-    def work(part: slice, block: Array) -> None:
-        parts = row_kernels.room_for_blocks(block)
-        described = rows_of(rows, part)
-        with _writable(out[part]) as d_logits:
-            row_kernels.losses_and_gradients(block, described, d_loss[part], parts, loss[part], d_logits)
+    def work(piece: Piece) -> None:
+        z, described = _readable(logits, rows, layout, piece)
+        d, losses = d_loss[piece.rows], loss[piece.rows]
+        with _written(out, logits, rows.softcap, layout, piece) as d_logits:
+            if isinstance(z, ClassMajor):
+                tile = class_major.room_for_a_tile(z)
+                class_major.losses_and_gradients(z, described, d, tile, losses, d_logits)
+            else:
+                row_kernels.losses_and_gradients(z, described, d, row_kernels.room_for_rows(z), losses, d_logits)
 
-    map_row_blocks(work, logits)
+    for_each(work, layout.pieces())
     return loss
 
 
-def softmax(logits: Array, out: Array) -> None:
-    """Write the softmax of each row to `out`: it is the gradient of logsumexp."""
-    rows = without_target(len(logits))
-    losses_and_gradients(logits, rows, rows.weight, out)
+def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
+    """Write the softmax of each row to `out`: it is the gradient of logsumexp, times the temperature."""
+    losses_and_gradients(logits, rows, rows.weight * rows.temperature.value, out, layout)
 
 
-def log_softmax(logits: Array, out: Array) -> None:
+def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the log-softmax of each row to `out`, which may be `logits`."""
-    rows = without_target(len(logits))
+    by_row = layout.row_by_row()
 
-    def work(part: slice, block: Array) -> None:
-        with _writable(out[part]) as result:
-            row_kernels.log_softmax(block, rows.part(part), *room_for(block), result)
+    def work(piece: Piece) -> None:
+        z, described = _readable(logits, rows, by_row, piece)
+        with _written(out, logits, 0.0, by_row, piece) as result:
+            row_kernels.log_softmax(z, described, row_kernels.room_for_rows(z), result)
 
-    map_row_blocks(work, logits)
+    for_each(work, by_row.pieces())
+
+
+def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
+    """Return the scores of rows that have a label."""
+    by_row = layout.row_by_row()
+    n = layout.n_rows
+    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
+
+    def work(piece: Piece) -> None:
+        z, described = _readable(logits, rows, by_row, piece)
+        row_kernels.score(z, described, row_kernels.room_for_rows(z), scores.part(piece.rows))
+
+    for_each(work, by_row.pieces())
+    return scores
+
+
+def _summarize(logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
+    if isinstance(logits, ClassMajor):
+        one_line = np.empty(logits.width, logits.flat.dtype)
+        scratch = logits._replace(flat=one_line, group_stride=0, class_stride=0)
+        class_major.summarize(logits, rows, class_major.room_for_a_tile(logits), scratch, summary)
+    else:
+        row_kernels.summarize(logits, rows, row_kernels.room_for_rows(logits), summary)
+
+
+def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[Any, Rows]:
+    """Return a piece of logits and the descriptor of its rows as kernels read them."""
+
+    def arranged(array: Array, softcap: float) -> Any:
+        return layout.readable(elementwise.load(layout.part(array, piece), softcap))
+
+    dense = None if rows.dense is None else arranged(rows.dense, 0.0)
+    return arranged(logits, rows.softcap), rows.part(piece.rows, dense)
 
 
 @contextmanager
-def _writable(block: Array) -> Iterator[Array]:
-    """Give a kernel the block to write to, or a contiguous stand-in that is copied there afterwards."""
-    place = np.require(block, requirements=["C_CONTIGUOUS", "ALIGNED"])
-    yield place
-    if place is not block:
-        block[...] = place
+def _written(out: Array, logits: Array, softcap: float, layout: Layout, piece: Piece) -> Iterator[Any]:
+    """Give a kernel the piece of `out` to write to, or a stand-in whose content is put there afterwards."""
+    place = layout.part(out, piece)
+    dtype = np.dtype(np.float64) if softcap else elementwise.kernel_dtype(out.dtype)
+    arranged = layout.arranged(place) if dtype == place.dtype and not softcap else None
+    if arranged is not None and np.may_share_memory(_buffer(arranged), place):
+        yield arranged
+        return
+    stand_in = np.empty(place.shape, dtype)
+    yield layout.arranged(stand_in)
+    elementwise.store(stand_in, layout.part(logits, piece), softcap, place)
 
 
-def room_for(logits: Array) -> tuple[RowSummary, Array]:
-    """Return what a kernel that only reads logits needs to work in."""
-    return row_kernels.room_for_blocks(logits), row_kernels.room_for_a_block(logits)
-
-
-def rows_of(rows: Rows, part: slice) -> Rows:
-    """Return the descriptor of a part of the rows, its dense targets as kernels read them."""
-    selected = rows.part(part)
-    if selected.dense is None:
-        return selected
-    return selected._replace(dense=readable(selected.dense))
+def _buffer(arranged: Array | ClassMajor) -> Array:
+    return arranged.flat if isinstance(arranged, ClassMajor) else arranged

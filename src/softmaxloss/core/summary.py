@@ -1,13 +1,14 @@
 """RowSummary: all that a loss needs to know of a row of logits, exact and mergeable.
 
-One row of logits z against an effective target q with sum `mass` (see rows.py):
+One row of logits z at temperature T against an effective target q with sum `mass` (see rows.py):
 
-    k    = argmax_j z_j                               the lowest index on a tie
-    peak = z_k
-    rest = sum over j != k of exp(z_j - peak)         everything but the winner, relative to the winner
-    dot  = sum_j q_j (z_j - peak)                     <= 0
-    lse  = peak + log1p(rest)
-    loss = weight * (mass * log1p(rest) - dot)        no term is negative: nothing cancels
+    k     = argmax_j z_j                                 the lowest index on a tie
+    peak  = z_k
+    rest  = sum over j != k of exp((z_j - peak) / T)     everything but the winner, relative to the winner
+    dot   = sum_j q_j (z_j - peak)                       <= 0
+    lse   = peak / T + log1p(rest)
+    loss  = weight * (mass * log1p(rest) - dot / T + z_loss * lse**2)        no term is negative: nothing cancels
+    slope = mass + 2 * z_loss * lse                      d loss / d z_j = weight / T * (slope * softmax_j - q_j)
 
 Summaries of disjoint sets of classes merge into that of their union, so a block in cache, a slice of the vocabulary
 and a shard on another machine are the same thing. The functions on single rows here are compiled into the kernels.
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core.kernels.arithmetic import half_gap, two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
+from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp, temperature_of
 
 
 class RowSummary(NamedTuple):
@@ -54,12 +55,12 @@ def new_summary(n: int) -> RowSummary:
 
 
 @inline
-def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
+def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, float, float, float, float]:
     """Merge the first n entries, summaries of disjoint sets of classes of one row.
 
     With one winner w, the part of the highest peak, the others' winners are ordinary classes:
 
-        rest = rest_w + sum over b != w of exp(peak_b - peak_w) (1 + rest_b)
+        rest = rest_w + sum over b != w of exp((peak_b - peak_w) / T) (1 + rest_b)
         dot  = sum_b dot_b + mass_b (peak_b - peak_w)
     """
     winner = 0
@@ -77,7 +78,7 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
         lost_dot += error
         if peak == -math.inf:
             continue
-        rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak) * (1.0 + parts.rest[b]))
+        rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak, temperature) * (1.0 + parts.rest[b]))
         lost_rest += error
         if parts.mass[b] > 0.0:
             dot, error = two_sum(dot, 2.0 * (parts.mass[b] * half_gap(parts.peak[b], peak)))
@@ -88,31 +89,64 @@ def merge_parts(parts: Any, n: int) -> tuple[int, float, float, float, float]:
 
 
 @inline
-def row_loss(weight: float, mass: float, peak: float, rest: float, dot: float) -> float:
-    """Return the loss of a row; NaN where its logits define no softmax."""
+def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
+    """Return the loss of row i; NaN where its logits define no softmax."""
     if not math.isfinite(peak):
         return math.nan
-    return weight * (mass * math.log1p(rest) - dot)
+    loss = rows.mass[i] * math.log1p(rest) - dot / rows.temperature.value
+    if rows.z_loss > 0.0:
+        loss += rows.z_loss * log_sum_exp(rows, peak, rest) ** 2
+    return rows.weight[i] * loss
+
+
+@inline
+def log_sum_exp(rows: Any, peak: float, rest: float) -> Any:
+    """Return lse."""
+    return peak / rows.temperature.value + math.log1p(rest)
+
+
+@inline
+def z_slope(rows: Any, peak: float, rest: float) -> Any:
+    """Return what z-loss adds to mass in the slope."""
+    return 2.0 * rows.z_loss * log_sum_exp(rows, peak, rest) if rows.z_loss > 0.0 else 0.0
+
+
+@inline
+def gradient_at_winner(rest: float, mass: float, z_slope: float, q: float) -> float:
+    """Return slope * p - q for the class of the highest logit, whose p = 1 / (1 + rest) is 1 - rest / (1 + rest)."""
+    slope = mass + z_slope
+    if q > slope / 2.0:
+        return (mass - q) + z_slope - slope * rest / (1.0 + rest)
+    return slope / (1.0 + rest) - q
 
 
 @kernel
-def _merge_rows(stacked: RowSummary, merged: RowSummary) -> None:
+def row_losses(rows: Any, summary: RowSummary, loss: Any) -> None:
+    """Fill the loss of each row from its summary; 0 for rows of weight 0."""
+    for i in range(loss.size):
+        loss[i] = 0.0
+        if rows.weight[i] != 0.0:
+            loss[i] = row_loss(rows, i, summary.peak[i], summary.rest[i], summary.dot[i])
+
+
+@kernel
+def _merge_rows(stacked: RowSummary, temperature: Temperature, merged: RowSummary) -> None:
     """Merge stacked summaries of shape (parts, rows) row by row."""
     n_parts, n_rows = stacked.argmax.shape
     for i in range(n_rows):
         parts = RowSummary(
             stacked.argmax[:, i], stacked.peak[:, i], stacked.rest[:, i], stacked.dot[:, i], stacked.mass[:, i]
         )
-        row = merge_parts(parts, n_parts)
+        row = merge_parts(parts, n_parts, temperature)
         merged.argmax[i], merged.peak[i], merged.rest[i], merged.dot[i], merged.mass[i] = row
 
 
-def merge(parts: Sequence[RowSummary]) -> RowSummary:
+def merge(parts: Sequence[RowSummary], temperature: float = 1.0) -> RowSummary:
     """Return the summaries of the union of disjoint sets of classes, given those of each set.
 
     `argmax` of each part must count over all classes. Merging is associative up to rounding.
     """
     stacked = RowSummary(*(np.stack(columns) for columns in zip(*parts, strict=True)))
     merged = new_summary(len(parts[0].argmax))
-    _merge_rows(stacked, merged)
+    _merge_rows(stacked, temperature_of(temperature), merged)
     return merged

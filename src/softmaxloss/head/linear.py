@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 
 from softmaxloss.core import checks, rowwise
+from softmaxloss.core.elementwise import kernel_dtype, result_dtype
+from softmaxloss.core.layout import Layout
 from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options
 from softmaxloss.head.products import multiply
 
@@ -73,11 +75,11 @@ def linear_cross_entropy(
     0.306
     """
     layer = _Layer(features, weight, bias, max_memory)
-    rows, reduction = describe(targets, layer.batch_shape, layer.n_classes, **options)
+    rows, reduction = describe(targets, layer.logits_layout, **options)
     losses = np.zeros(len(layer.features))
-    for part, _, logits in layer.chunks(rows):
-        losses[part] = rowwise.losses(logits, rows.part(part))
-    return reduction.result(losses, layer.features.dtype)  # type: ignore[no-any-return]
+    for part, _, logits, described in layer.chunks(rows):
+        losses[part] = rowwise.losses(logits, described, Layout(logits.shape))
+    return reduction.result(losses, layer.dtype)  # type: ignore[no-any-return]
 
 
 @with_row_options
@@ -128,14 +130,14 @@ def linear_cross_entropy_and_grad(
     """
     layer = _Layer(features, weight, bias, max_memory)
     wanted = _wanted(wrt)
-    rows, reduction = describe(targets, layer.batch_shape, layer.n_classes, **options)
+    rows, reduction = describe(targets, layer.logits_layout, **options)
     d_loss = rows.weight * reduction.upstream(upstream)
     losses = np.zeros(len(layer.features))
     d_features = np.zeros_like(layer.features, order="C") if "features" in wanted else None
     d_weight = np.zeros_like(layer.weight, order="C") if "weight" in wanted else None
     d_bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
-    for part, x, logits in layer.chunks(rows):
-        losses[part] = rowwise.losses_and_gradients(logits, rows.part(part), d_loss[part], logits)
+    for part, x, logits, described in layer.chunks(rows):
+        losses[part] = rowwise.losses_and_gradients(logits, described, d_loss[part], logits, Layout(logits.shape))
         d_logits = logits
         if d_features is not None:
             d_x = np.empty_like(x)
@@ -146,32 +148,36 @@ def linear_cross_entropy_and_grad(
         if d_bias is not None:
             d_bias += d_logits.sum(axis=0, dtype=np.float64)
     gradients = LinearGradients(
-        None if d_features is None else d_features.reshape(*layer.batch_shape, d_features.shape[1]),
-        d_weight,
-        None if d_bias is None else d_bias.astype(layer.features.dtype),
+        None if d_features is None else layer.rounded(d_features).reshape(*layer.batch_shape, d_features.shape[1]),
+        None if d_weight is None else layer.rounded(d_weight),
+        None if d_bias is None else layer.rounded(d_bias),
     )
-    return reduction.result(losses, layer.features.dtype), gradients
+    return reduction.result(losses, layer.dtype), gradients
 
 
 class _Layer:
-    """Checked inputs of one dtype, features as (N, D), and their logits chunk by chunk."""
+    """Checked inputs in the dtype they are computed in, features as (N, D), and their logits chunk by chunk."""
 
     def __init__(self, features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, max_memory: int) -> None:
         w, b = checks.weight_and_bias(weight, bias)
         x = checks.features(features, w.shape[1])
-        dtype = np.result_type(x, w, *(() if b is None else (b,))).newbyteorder("=")
+        dtypes = {array.dtype.newbyteorder("=") for array in (x, w, b) if array is not None}
+        computed = np.result_type(*map(kernel_dtype, dtypes))
+        self.dtype = result_dtype(dtypes.pop()) if len(dtypes) == 1 else computed
         contiguous = w.flags.c_contiguous or w.flags.f_contiguous
-        self.weight = w.astype(dtype, copy=False) if contiguous else np.ascontiguousarray(w, dtype)
-        self.bias = None if b is None else b.astype(dtype, copy=False)
+        self.weight = w.astype(computed, copy=False) if contiguous else np.ascontiguousarray(w, computed)
+        self.bias = None if b is None else b.astype(computed, copy=False)
         self.batch_shape = x.shape[:-1]
         self.n_classes, n_features = self.weight.shape
-        self.features = x.astype(dtype, copy=False).reshape(int(np.prod(self.batch_shape)), n_features)
-        row_bytes = (self.n_classes + 2 * n_features) * dtype.itemsize
-        self.chunk_rows = max(1, checks.positive("max_memory", max_memory) // max(row_bytes, 1))
+        self.logits_layout = Layout((*self.batch_shape, self.n_classes))
+        self.features = x.astype(computed, copy=False).reshape(self.logits_layout.n_rows, n_features)
+        row_bytes = (self.n_classes + 2 * n_features) * computed.itemsize
+        self.chunk_rows = max(1, checks.count("max_memory", max_memory) // max(row_bytes, 1))
 
-    def chunks(self, rows: Rows) -> Iterator[tuple[slice | NDArray[np.intp], NDArray[Any], NDArray[Any]]]:
-        """Yield the rows of a chunk, their features and logits; rows of weight 0 are left out."""
+    def chunks(self, rows: Rows) -> Iterator[tuple[slice | NDArray[np.intp], NDArray[Any], NDArray[Any], Rows]]:
+        """Yield the rows of a chunk, their features, logits and descriptor; rows of weight 0 are left out."""
         n_rows = len(self.features)
+        dense = None if rows.dense is None else rows.dense.reshape(n_rows, self.n_classes)
         live = np.flatnonzero(rows.weight)
         buffer = np.empty((min(self.chunk_rows, len(live)), self.n_classes), self.features.dtype)
         for start in range(0, len(live), self.chunk_rows):
@@ -182,7 +188,12 @@ class _Layer:
             if self.bias is not None:
                 logits[...] = self.bias
             multiply(x, self.weight.T, logits, add=self.bias is not None)
-            yield part, x, logits
+            yield part, x, logits, rows.part(part, None if dense is None else dense[part])
+
+    def rounded(self, gradient: NDArray[Any]) -> NDArray[Any]:
+        """Return a gradient in the inputs' dtype."""
+        with np.errstate(over="ignore"):  # beyond the range of float16 it is inf
+            return gradient.astype(self.dtype, copy=False)
 
 
 def _wanted(wrt: Collection[str]) -> Collection[str]:

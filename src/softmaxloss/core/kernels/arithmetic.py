@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -10,8 +10,9 @@ from numba.extending import overload
 
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
-# Terms that vector lanes add plainly, 4 to 8 in a lane; longer sums add the totals of runs with two_sum.
-RUN = 256
+# A sum over a block of classes is taken in so many lanes, each of which adds at most 8 terms plainly; the lanes are
+# added up with two_sum. So the order of all additions is fixed here, not by the compiler or the width of its vectors.
+LANES = 256
 
 # An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
 _UNSIGNED = np.uint64
@@ -23,6 +24,44 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
+
+
+class Lanes(NamedTuple):
+    """Room for the lanes of three sums, one of them in the dtype of the logits, and for adding up one of them."""
+
+    run: Any
+    first: Any
+    second: Any
+    total: Any
+    lost: Any
+
+
+def room_for_lanes(dtype: Any, n_classes: int) -> Lanes:
+    """Return lanes for sums over so many classes."""
+    n = min(LANES, n_classes)
+    return Lanes(np.empty(n, dtype), *(np.empty(n) for _ in range(4)))
+
+
+@inline
+def clear(lanes: Any) -> None:
+    """Set lanes to 0."""
+    for lane in range(lanes.size):
+        lanes[lane] = 0
+
+
+@inline
+def lane_sum(run: Any, total: Any, lost: Any) -> float:
+    """Return the sum of lanes: by halves, in double precision, with what rounding loses; -inf if one is -inf."""
+    n = run.size
+    for lane in range(n):
+        total[lane], lost[lane] = run[lane], 0.0
+    while n > 1:
+        half = (n + 1) // 2
+        for lane in range(n - half):
+            total[lane], error = two_sum(total[lane], total[half + lane])
+            lost[lane] += lost[half + lane] + error
+        n = half
+    return total[0] + lost[0] if total[0] > -math.inf else total[0]
 
 
 @inline

@@ -9,21 +9,55 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import RUN, class_weight_of, half_gap, probability_of, two_sum
+from softmaxloss.core.kernels.arithmetic import (
+    LANES,
+    class_weight_of,
+    clear,
+    half_gap,
+    lane_sum,
+    probability_of,
+)
 from softmaxloss.core.kernels.bits import number_of_key, order_key
-from softmaxloss.core.kernels.compilation import inline, reduction
-from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, lifted_exp
+from softmaxloss.core.kernels.compilation import inline
+from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
 
 
 @inline
-def load(logits: Any, block: Any) -> None:
-    """Copy logits into the working block, unless they are there already."""
+def load(logits: Any, class_mask: Any, block: Any) -> None:
+    """Copy logits into the working block, unless they are there already; classes that do not exist get -inf."""
     if logits.ctypes.data != block.ctypes.data:
         for j in range(block.size):
             block[j] = logits[j]
+    for j in range(class_mask.size):
+        block[j] = block[j] if class_mask[j] else -math.inf
+
+
+@inline
+def clear_masked(row: Any, class_mask: Any) -> None:
+    """Set a row to 0 where classes do not exist."""
+    for j in range(class_mask.size):
+        row[j] = row[j] if class_mask[j] else 0
+
+
+@inline
+def count_masked(class_mask: Any, stop: int) -> int:
+    """Count the classes before `stop` that do not exist."""
+    count = 0
+    for j in range(min(stop, class_mask.size)):
+        count += not class_mask[j]
+    return count
+
+
+@inline
+def count_before(block: Any, logit: Any, place: int) -> int:
+    """Count the logits that rank before one: the higher ones, and the equal ones that stand before its place."""
+    count = 0
+    for j in range(block.size):
+        count += block[j] > logit or (block[j] == logit and j < place)
+    return count
 
 
 @inline
@@ -47,27 +81,32 @@ def first_index(block: Any, value: Any) -> int:
 
 
 @inline
-def exponentials(block: Any, winner: int, peak: Any) -> float:
-    """Turn each logit into LIFT * exp(z - peak), and return the sum of exp(z - peak) without the winner's 1."""
+def exponentials(block: Any, winner: int, peak: Any, temperature: Temperature, lanes: Any) -> float:
+    """Turn each logit into LIFT * exp((z - peak) / T), and return the sum of the exp without the winner's 1."""
     if peak == -math.inf:
         block[:] = 0
         return 0.0
     block[winner] = -math.inf
-    total, lost = 0.0, 0.0
-    for start in range(0, block.size, RUN):
-        total, error = two_sum(total, _exponentials_of_run(block[start : start + RUN], peak))
-        lost += error
+    clear(lanes.run)
+    for start in range(0, block.size, LANES):
+        line = block[start : start + LANES]
+        for lane in range(line.size):
+            line[lane] = lifted_exp(line[lane], peak, temperature)
+            lanes.run[lane] += line[lane]
     block[winner] = LIFT
-    return (total + lost) * UNLIFT
+    return lane_sum(lanes.run, lanes.total, lanes.lost) * UNLIFT
 
 
-@reduction
-def _exponentials_of_run(run: Any, peak: Any) -> float:
-    total = run.dtype.type(0)
-    for j in range(run.size):
-        run[j] = lifted_exp(run[j], peak)
-        total += run[j]
-    return total
+@inline
+def entropy_moment(block: Any, peak: Any, temperature: Temperature, lanes: Any) -> float:
+    """Return sum_j exp((z_j - peak) / T) (peak - z_j); a class at -inf adds nothing."""
+    clear(lanes.run)
+    for start in range(0, block.size, LANES):
+        line = block[start : start + LANES]
+        for lane in range(line.size):
+            exponential = lifted_exp(line[lane], peak, temperature)
+            lanes.run[lane] += exponential * (peak - line[lane]) if exponential > 0 else line.dtype.type(0)
+    return lane_sum(lanes.run, lanes.total, lanes.lost) * UNLIFT
 
 
 @inline
@@ -77,25 +116,20 @@ def spread_target(rows: Any, i: int, j: int, keep: float) -> Any:
 
 
 @inline
-def spread_moments(block: Any, peak: Any, rows: Any, i: int, start: int, keep: float) -> tuple[float, float]:
+def spread_moments(
+    block: Any, peak: Any, rows: Any, i: int, start: int, keep: float, lanes: Any
+) -> tuple[float, float]:
     """Return sum_j q_j (z_j - peak) and sum_j q_j over a block of logits, with q as in spread_target."""
-    dot, mass, lost = 0.0, 0.0, 0.0
-    for begin in range(0, block.size, RUN):
-        run_dot, run_mass = _moments_of_run(block[begin : begin + RUN], peak, rows, i, start + begin, keep)
-        dot, error = two_sum(dot, run_dot)
-        lost += error
-        mass += run_mass
-    return (dot + lost if dot > -math.inf else dot), mass
-
-
-@reduction
-def _moments_of_run(run: Any, peak: Any, rows: Any, i: int, start: int, keep: float) -> tuple[float, float]:
-    dot, mass = 0.0, 0.0
-    for j in range(run.size):
-        q = spread_target(rows, i, start + j, keep)
-        dot += q * half_gap(np.float64(run[j]), np.float64(peak)) if q > 0.0 else 0.0
-        mass += q
-    return 2.0 * dot, mass
+    clear(lanes.first)
+    clear(lanes.second)
+    for begin in range(0, block.size, LANES):
+        line = block[begin : begin + LANES]
+        for lane in range(line.size):
+            q = spread_target(rows, i, start + begin + lane, keep)
+            lanes.first[lane] += q * half_gap(np.float64(line[lane]), np.float64(peak)) if q > 0.0 else 0.0
+            lanes.second[lane] += q
+    dot = 2.0 * lane_sum(lanes.first, lanes.total, lanes.lost)
+    return dot, lane_sum(lanes.second, lanes.total, lanes.lost)
 
 
 @inline
@@ -108,7 +142,7 @@ def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
 
 @inline
 def scale(block: Any, factor: float) -> None:
-    """Turn LIFT * exp(z - peak) into factor * exp(z - peak)."""
+    """Turn LIFT * exp((z - peak) / T) into factor * exp((z - peak) / T)."""
     first, second = two_factors(block, factor)
     for j in range(block.size):
         block[j] = (block[j] * first) * second
@@ -116,7 +150,7 @@ def scale(block: Any, factor: float) -> None:
 
 @inline
 def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
-    """Turn LIFT * exp(z - peak) into factor * exp(z - peak) - weight * q, with q as in spread_target."""
+    """Turn LIFT * exp into factor * exp - weight * q, with q as in spread_target."""
     first, second = two_factors(block, factor)
     for j in range(block.size):
         q = spread_target(rows, i, start + j, keep)

@@ -22,7 +22,7 @@ Compiled = Callable[..., Any]
 _OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False}
 # Steps must be taken in. Left as functions of their own they are compiled once alone and once in each kernel, and
 # which of these copies runs, each with its own last bits, would depend on what is loaded from the disk.
-STEP_OPTIONS = {**_OPTIONS, "forceinline": True}
+STEP_OPTIONS = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 if hasattr(os, "register_at_fork"):
     # A child forked while another thread compiles would wait for that thread's lock for ever.
@@ -36,11 +36,6 @@ if hasattr(os, "register_at_fork"):
 def inline(function: Callable[..., Any]) -> Compiled:
     """Compile a step of a kernel; the kernels that call it take it in."""
     return numba.njit(**STEP_OPTIONS)(function)
-
-
-def reduction(function: Callable[..., Any]) -> Compiled:
-    """Compile a loop whose sum may be taken in any order: in vector lanes. The order is fixed once compiled."""
-    return numba.njit(**STEP_OPTIONS | {"fastmath": {"reassoc", "contract", "nsz", "arcp"}})(function)
 
 
 def kernel(function: Callable[..., Any]) -> Compiled:

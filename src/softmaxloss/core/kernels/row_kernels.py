@@ -1,16 +1,20 @@
-"""The entry points: summaries, losses, gradients and log-softmax of rows, one block of classes at a time.
+"""The entry points that go row by row, one block of classes at a time: (rows, classes) in, (rows, classes) out.
 
-They allocate nothing: `parts` is room_for_blocks, `work` room_for_a_block.
+They allocate nothing: `room` is room_for_rows.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap
+from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap, room_for_lanes
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
+    clear_masked,
+    count_before,
+    count_masked,
+    entropy_moment,
     exponentials,
     first_index,
     highest,
@@ -21,18 +25,23 @@ from softmaxloss.core.kernels.blocks import (
     spread_target,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import UNLIFT, lifted_exp
-from softmaxloss.core.summary import merge_parts, new_summary, row_loss
+from softmaxloss.core.kernels.exponential import exp_gap
+from softmaxloss.core.summary import gradient_at_winner, merge_parts, new_summary, row_loss, z_slope
 
 
-def room_for_blocks(logits: Any) -> Any:
-    """Return room for the summaries of the blocks of one row."""
-    return new_summary(-(-logits.shape[1] // BLOCK))
+class Room(NamedTuple):
+    """What a kernel works in: the summaries of the blocks of one row, one block of logits, and lanes for its sums."""
+
+    parts: Any
+    block: Any
+    lanes: Any
 
 
-def room_for_a_block(logits: Any) -> Any:
-    """Return room for one block of logits."""
-    return np.empty(min(BLOCK, logits.shape[1]), logits.dtype)
+def room_for_rows(logits: Any) -> Room:
+    """Return the room that kernels need for such logits."""
+    n_classes = logits.shape[1]
+    block = np.empty(min(BLOCK, n_classes), logits.dtype)
+    return Room(new_summary(-(-n_classes // BLOCK)), block, room_for_lanes(logits.dtype, n_classes))
 
 
 @inline
@@ -45,27 +54,27 @@ def target_of(rows: Any, i: int) -> tuple[int, float, float, bool]:
 
 
 @inline
-def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tuple[int, float, float, float, float]:
-    """Summarise a row block by block into `parts`, and return the merged summary.
+def summarize_row(logits: Any, work: Any, room: Any, rows: Any, i: int) -> tuple[int, float, float, float, float]:
+    """Summarise a row block by block into `room.parts`, and return the merged summary.
 
-    `work` may be as short as a block. If it is as long as the row, it ends up with LIFT * exp(z - its block's peak).
+    `work` may be as short as a block. If it is as long as the row, it ends up with LIFT * exp of z - its block's peak.
     """
     label, keep, spike, has_spread = target_of(rows, i)
     label_logit = np.float64(logits[label]) if label >= 0 else 0.0
-    n = 0
+    parts, n = room.parts, 0
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
         place = start % work.size
         block = work[place : place + stop - start]
-        load(logits[start:stop], block)
+        load(logits[start:stop], rows.class_mask[start:stop], block)
         peak = highest(block)
         winner = first_index(block, peak)
         parts.argmax[n], parts.peak[n], parts.dot[n], parts.mass[n] = start + winner, peak, 0.0, 0.0
         if has_spread:
-            parts.dot[n], parts.mass[n] = spread_moments(block, peak, rows, i, start, keep)
-        parts.rest[n] = exponentials(block, winner, peak)
+            parts.dot[n], parts.mass[n] = spread_moments(block, peak, rows, i, start, keep, room.lanes)
+        parts.rest[n] = exponentials(block, winner, peak, rows.temperature, room.lanes)
         n += 1
-    argmax, peak, rest, dot, mass = merge_parts(parts, n)
+    argmax, peak, rest, dot, mass = merge_parts(parts, n, rows.temperature)
     if spike > 0.0:
         dot += 2.0 * (spike * half_gap(label_logit, peak))
         mass += spike
@@ -73,26 +82,17 @@ def summarize_row(logits: Any, work: Any, parts: Any, rows: Any, i: int) -> tupl
 
 
 @kernel
-def summarize(logits: Any, rows: Any, parts: Any, work: Any, summary: Any) -> None:
-    """Fill the summaries of rows, whatever their weight."""
+def summarize(logits: Any, rows: Any, room: Any, summary: Any) -> None:
+    """Fill the summaries of rows; those of weight 0 are not read."""
     for i in range(logits.shape[0]):
-        row = summarize_row(logits[i], work, parts, rows, i)
-        summary.argmax[i], summary.peak[i], summary.rest[i], summary.dot[i], summary.mass[i] = row
-
-
-@kernel
-def losses(logits: Any, rows: Any, parts: Any, work: Any, loss: Any) -> None:
-    """Fill the loss of each row; rows of weight 0 are not read."""
-    for i in range(logits.shape[0]):
-        loss[i] = 0.0
         if rows.weight[i] != 0.0:
-            _, peak, rest, dot, _ = summarize_row(logits[i], work, parts, rows, i)
-            loss[i] = row_loss(rows.weight[i], rows.mass[i], peak, rest, dot)
+            row = summarize_row(logits[i], room.block, room, rows, i)
+            summary.argmax[i], summary.peak[i], summary.rest[i], summary.dot[i], summary.mass[i] = row
 
 
 @kernel
-def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, parts: Any, loss: Any, out: Any) -> None:
-    """Fill the loss of each row and d_loss * (mass * softmax(z) - q); `out` may be `logits` itself."""
+def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, room: Any, loss: Any, out: Any) -> None:
+    """Fill the loss of each row and d_loss / T * (slope * softmax - q); `out` may be `logits` itself."""
     for i in range(logits.shape[0]):
         if rows.weight[i] == 0.0:
             loss[i] = 0.0
@@ -101,45 +101,69 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, parts: Any, loss: 
         work = out[i]
         label, keep, spike, has_spread = target_of(rows, i)
         label_logit = np.float64(logits[i, label]) if label >= 0 else 0.0
-        argmax, peak, rest, dot, _ = summarize_row(logits[i], work, parts, rows, i)
-        loss[i] = row_loss(rows.weight[i], rows.mass[i], peak, rest, dot)
+        argmax, peak, rest, dot, _ = summarize_row(logits[i], work, room, rows, i)
+        loss[i] = row_loss(rows, i, peak, rest, dot)
 
-        total = 1.0 + rest if math.isfinite(peak) else math.nan
-        for b in range(parts.peak.size):
+        d_z = d_loss[i] / rows.temperature.value
+        mass, extra = rows.mass[i], z_slope(rows, peak, rest)
+        slope = mass + extra if math.isfinite(peak) else math.nan
+        for b in range(room.parts.peak.size):
             start = b * BLOCK
             block = work[start : start + BLOCK]
-            factor = lifted_exp(parts.peak[b], peak) * (d_loss[i] * rows.mass[i] / total) * UNLIFT
+            factor = exp_gap(room.parts.peak[b], peak, rows.temperature) * (d_z * slope / (1.0 + rest))
             if has_spread:
-                scale_and_subtract(block, factor, rows, i, start, keep, d_loss[i])
+                scale_and_subtract(block, factor, rows, i, start, keep, d_z)
             else:
                 scale(block, factor)
         if label >= 0:
             q = spread_target(rows, i, label, keep) + spike
-            work[label] = d_loss[i] * (rows.mass[i] * lifted_exp(label_logit, peak) * UNLIFT / total - q)
-        q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
-        work[argmax] = d_loss[i] * gradient_at_winner(rows.mass[i], q, rest, total)
-
-
-@inline
-def gradient_at_winner(mass: float, q: float, rest: float, total: float) -> float:
-    """Return mass * p - q for the class of the highest logit, whose p = 1 / total is 1 - rest / total."""
-    if q > mass / 2.0:
-        return (mass - q) - mass * rest / total
-    return mass / total - q
+            work[label] = d_z * (slope * exp_gap(label_logit, peak, rows.temperature) / (1.0 + rest) - q)
+        if math.isfinite(peak):
+            q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
+            work[argmax] = d_z * gradient_at_winner(rest, mass, extra, q)
+        clear_masked(work, rows.class_mask)
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, parts: Any, work: Any, out: Any) -> None:
-    """Fill z - logsumexp(z) of each row; `out` may be `logits` itself."""
+def log_softmax(logits: Any, rows: Any, room: Any, out: Any) -> None:
+    """Fill (z - peak) / T - log1p(rest) of each row; `out` may be `logits` itself."""
     for i in range(logits.shape[0]):
-        _, peak, rest, _, _ = summarize_row(logits[i], work, parts, rows, i)
+        _, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
         row = out[i]
-        load(logits[i], row)
-        shift_twice(row, row.dtype.type(peak), row.dtype.type(math.log1p(rest) if math.isfinite(peak) else math.nan))
+        log_total = math.log1p(rest) if math.isfinite(peak) else math.nan
+        load(logits[i], rows.class_mask, row)
+        log_shares(row, row.dtype.type(peak), row.dtype.type(log_total), row.dtype.type(rows.temperature.reciprocal))
 
 
 @inline
-def shift_twice(row: Any, peak: Any, log_total: Any) -> None:
+def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
     """Subtract in two steps: both differences have one sign, so that nothing cancels."""
     for j in range(row.size):
-        row[j] = (row[j] - peak) - log_total
+        row[j] = (row[j] - peak) * reciprocal - log_total
+
+
+@kernel
+def score(logits: Any, rows: Any, room: Any, scores: Any) -> None:
+    """Fill the Scores of rows that have a label; those of weight 0, or without a softmax, are left as they are."""
+    for i in range(logits.shape[0]):
+        if rows.weight[i] == 0.0:
+            continue
+        argmax, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
+        if not math.isfinite(peak):
+            continue
+        label = rows.label[i]
+        label_logit = logits[i, label]
+        before, moment = 0, 0.0
+        for start in range(0, logits.shape[1], BLOCK):
+            stop = min(start + BLOCK, logits.shape[1])
+            block = room.block[: stop - start]
+            load(logits[i][start:stop], rows.class_mask[start:stop], block)
+            before += count_before(block, label_logit, label - start)
+            moment += entropy_moment(block, block.dtype.type(peak), rows.temperature, room.lanes)
+        if label_logit == -math.inf:
+            before -= count_masked(rows.class_mask, label)
+        log_total = math.log1p(rest)
+        scores.argmax[i] = argmax
+        scores.rank[i] = before + 1
+        scores.log_probability[i] = 2.0 * half_gap(np.float64(label_logit), peak) / rows.temperature.value - log_total
+        scores.entropy[i] = log_total + moment / (1.0 + rest) / rows.temperature.value

@@ -1,0 +1,48 @@
+"""What happens to each logit before the kernels, and to each result after them: formats of half width and the soft cap.
+
+Kernels know float32 and float64. Half precision is computed in float32, integers in float64. A soft cap maps
+logits x to softcap * tanh(x / softcap), in float64 whatever they come in; results carry the slope of that map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is float16 or bfloat16, which NumPy knows from the ml_dtypes package alone."""
+    return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
+
+
+def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what numbers of a dtype are computed in: float32 where it holds them all, or float64."""
+    single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of results of the shape of the logits: theirs, but float64 for integers."""
+    return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
+
+
+def load(part: Array, softcap: float) -> Array:
+    """Return a part of an array as kernels compute with it; the part itself where that is what it is."""
+    if softcap == 0.0:
+        return part.astype(kernel_dtype(part.dtype), copy=False)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        part = part.astype(np.float64) / softcap
+        np.tanh(part, out=part)
+        return np.multiply(part, softcap, out=part)
+
+
+def store(result: Array, logits: Array, softcap: float, out: Array) -> None:
+    """Round a result of kernels into its place; one that is a gradient of capped logits becomes that of the logits."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if softcap != 0.0:
+            result /= np.cosh(logits.astype(np.float64) / softcap) ** 2
+        out[...] = result

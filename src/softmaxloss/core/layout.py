@@ -1,0 +1,138 @@
+"""Where the rows of an n-d array lie, and how a piece of them is brought before a kernel.
+
+A row is the class axis at one position of the other axes, the batch. The batch is cut into pieces, which threads work
+on. A piece of logits whose classes come last is a matrix (rows, classes); one whose classes lie further apart in memory
+than its rows, such as images (N, C, H, W), is left as it lies and read class by class: see `ClassMajor`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Array = NDArray[Any]
+
+# A piece is some 50 to 100 microseconds of kernel time, ten times the cost of handing it to a thread. A row costs what
+# its elements do and, besides, what another 256 would; one of many that are computed side by side only another 16.
+PIECE_ELEMENTS = 1 << 18
+ROW_ELEMENTS = 256
+SIDE_BY_SIDE_ELEMENTS = 16
+# So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
+SIDE_BY_SIDE = 8
+
+
+class Piece(NamedTuple):
+    """Some neighbouring rows: where they are in the flattened batch, and their slices of the axes of the batch."""
+
+    rows: slice
+    slices: tuple[slice, ...]
+
+
+class ClassMajor(NamedTuple):
+    """An array as kernels take it that go class by class.
+
+    Class j of row c in group g, which has `width` rows side by side, is flat[g * group_stride + j * class_stride + c].
+    """
+
+    flat: Array
+    groups: int
+    n_classes: int
+    width: int
+    group_stride: int
+    class_stride: int
+
+
+class Layout:
+    """The shape of the logits, divided into batch and classes.
+
+    Attributes
+    ----------
+    shape, batch_shape : tuple of int
+        Of the logits, and without the classes.
+    axis : int
+        Of the classes, counted from 0.
+    n_rows, n_classes : int
+    class_major : bool
+        Whether enough rows lie side by side to compute them at once. The shape decides, not the memory, so that no
+        bit of a result depends on how an array came about.
+    """
+
+    def __init__(self, shape: tuple[int, ...], axis: int = -1) -> None:
+        self.shape = shape
+        self.axis = axis % len(shape)
+        self.batch_shape = shape[: self.axis] + shape[self.axis + 1 :]
+        self.n_rows = prod(self.batch_shape)
+        self.n_classes = shape[self.axis]
+        self.class_major = self.axis < len(shape) - 1 and prod(shape[self.axis + 1 :]) >= SIDE_BY_SIDE
+
+    def row_by_row(self) -> Layout:
+        """Return the same layout for what is only computed row by row."""
+        other = Layout(self.shape, self.axis)
+        other.class_major = False
+        return other
+
+    def pieces(self) -> list[Piece]:
+        """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
+        extra = SIDE_BY_SIDE_ELEMENTS if self.class_major else ROW_ELEMENTS
+        most = max(1, PIECE_ELEMENTS // (self.n_classes + extra))
+        return list(_split(self.batch_shape, most)) if self.n_rows else []
+
+    def part(self, array: Array, piece: Piece) -> Array:
+        """Return a piece of an array of this shape; its classes come last unless they are major."""
+        part = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
+        return part if self.class_major else np.moveaxis(part, self.axis, -1)
+
+    def arranged(self, part: Array) -> Array | ClassMajor:
+        """Return a part as kernels take it, (rows, classes) or ClassMajor: a view, or a copy if it must be."""
+        if not self.class_major:
+            return np.require(part.reshape(-1, self.n_classes), requirements=["C_CONTIGUOUS", "ALIGNED"])
+        groups = prod(part.shape[: self.axis])
+        width = prod(part.shape[self.axis + 1 :])
+        block = np.require(part.reshape(groups, self.n_classes, width), requirements=["ALIGNED"])
+        strides = [stride // block.itemsize for stride in block.strides]
+        if groups == 1 and strides[1] >= width and strides[2] == 1:
+            # the rows of other pieces between those of this one are skipped, not copied
+            length = (self.n_classes - 1) * strides[1] + width
+            flat = as_strided(block, (length,), (block.itemsize,), writeable=block.flags.writeable)
+            return ClassMajor(flat, 1, self.n_classes, width, length, strides[1])
+        flat = np.ascontiguousarray(block).reshape(-1)
+        return ClassMajor(flat, groups, self.n_classes, width, self.n_classes * width, width)
+
+    def readable(self, part: Array) -> Array | ClassMajor:
+        """Return a part arranged for kernels that only read it; they are compiled for arrays that say so."""
+        arranged = self.arranged(part)
+        if isinstance(arranged, ClassMajor):
+            return arranged._replace(flat=_read_only(arranged.flat))
+        return _read_only(arranged)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _split(shape: tuple[int, ...], most: int, outer: tuple[slice, ...] = (), first: int = 0) -> Iterator[Piece]:
+    """Cut a batch into pieces of at most `most` rows, as even as the axes allow."""
+    n_rows, everything = prod(shape), slice(None)
+    if n_rows <= most:
+        yield Piece(slice(first, first + n_rows), (*outer, *(everything,) * len(shape)))
+        return
+    below = n_rows // shape[0]
+    n_steps = -(-shape[0] // max(1, most // below))
+    step = -(-shape[0] // n_steps)
+    for start in range(0, shape[0], step):
+        some = slice(start, min(start + step, shape[0]))
+        here = first + start * below
+        if below > most:
+            yield from _split(shape[1:], most, (*outer, some), here)
+        else:
+            rows = slice(here, first + some.stop * below)
+            yield Piece(rows, (*outer, some, *(everything,) * (len(shape) - 1)))
