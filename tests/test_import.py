@@ -69,7 +69,19 @@ def below(package):
     }
 
 
-FLOORS = ["cli", "model_file", "classifier", "linear_fit", "layers", "gradient_check", "head", "functional", "core"]
+FLOORS = [
+    "cli",
+    "model_file",
+    "classifier",
+    "linear_fit",
+    "layers",
+    "gradient_check",
+    "head",
+    "second_order",
+    "evaluation",
+    "functional",
+    "core",
+]
 
 
 def test_every_module_has_a_floor():

@@ -9,25 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from softmaxloss.classifier import SoftmaxClassifier
     from softmaxloss.core.parallel import get_num_threads, set_num_threads
+    from softmaxloss.evaluation import Metrics, metrics
     from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
     from softmaxloss.gradient_check import check_gradient
     from softmaxloss.head import LinearGradients, linear_cross_entropy, linear_cross_entropy_and_grad
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
+    from softmaxloss.second_order import hessian_diagonal, hvp, jvp
 
 __version__ = "0.1.0"
 __all__ = [
     "AffineSoftmaxWithLoss",
     "LinearGradients",
+    "Metrics",
     "SoftmaxClassifier",
     "SoftmaxWithLoss",
     "check_gradient",
     "cross_entropy",
     "cross_entropy_and_grad",
     "get_num_threads",
+    "hessian_diagonal",
+    "hvp",
+    "jvp",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "log_softmax",
     "logsumexp",
+    "metrics",
     "set_num_threads",
     "softmax",
 ]
@@ -35,16 +42,21 @@ __all__ = [
 _HOME = {
     "AffineSoftmaxWithLoss": "layers",
     "LinearGradients": "head",
+    "Metrics": "evaluation",
     "SoftmaxClassifier": "classifier",
     "SoftmaxWithLoss": "layers",
     "check_gradient": "gradient_check",
     "cross_entropy": "functional",
     "cross_entropy_and_grad": "functional",
     "get_num_threads": "core.parallel",
+    "hessian_diagonal": "second_order",
+    "hvp": "second_order",
+    "jvp": "second_order",
     "linear_cross_entropy": "head",
     "linear_cross_entropy_and_grad": "head",
     "log_softmax": "functional",
     "logsumexp": "functional",
+    "metrics": "evaluation",
     "set_num_threads": "core.parallel",
     "softmax": "functional",
 }

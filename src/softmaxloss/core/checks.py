@@ -38,6 +38,13 @@ def non_negative(name: str, value: float) -> float:
     return number
 
 
+def ranks(value: Iterable[int]) -> tuple[int, ...]:
+    """Return the k of top-k accuracies."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"topk must hold positive integers, got {value!r}")
+    return tuple(count("topk", k) for k in value)
+
+
 def positive(name: str, value: float) -> float:
     """Return a finite positive number as a Python float."""
     number = real(name, value)
@@ -182,6 +189,14 @@ def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.floa
     return array
 
 
+def vector(value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return a direction in the space of the logits."""
+    array = numbers("vector", value)
+    if array.shape != shape:
+        raise ValueError(f"vector must have the shape of logits {shape}, got {array.shape}")
+    return array
+
+
 def targets(value: ArrayLike, row_shape: tuple[int, ...], axis: int) -> Array:
     """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
     array = _array("targets", value)
@@ -258,6 +273,17 @@ def soft_targets(rows: Array, wrong_class: NDArray[np.int64], exists: NDArray[np
         f"targets must be {rule}, got {value} at position {_position(tuple(position))}; "
         f"{np.count_nonzero(wrong)} of {len(wrong)} rows hold such values"
     )
+
+
+def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_shape: tuple[int, ...]) -> None:
+    """Refuse a live row whose target is a distribution."""
+    soft = live & (label < 0)
+    if soft.any():
+        position = _position(np.unravel_index(int(np.argmax(soft)), batch_shape))
+        many = f"{np.count_nonzero(soft)} of {len(label)} rows are soft"
+        raise ValueError(
+            f"targets must be class indices or one-hot rows, got a soft row at position {position}; {many}"
+        )
 
 
 def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array | None]:

@@ -44,5 +44,10 @@ def store(result: Array, logits: Array, softcap: float, out: Array) -> None:
     """Round a result of kernels into its place; one that is a gradient of capped logits becomes that of the logits."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if softcap != 0.0:
-            result /= np.cosh(logits.astype(np.float64) / softcap) ** 2
+            result *= cap_slope(logits, softcap)
         out[...] = result
+
+
+def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:
+    """Return the derivative of the soft cap, 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2."""
+    return 1 / np.cosh(logits.astype(np.float64) / softcap) ** 2

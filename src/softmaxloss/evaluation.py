@@ -1,0 +1,157 @@
+"""How well logits predict their targets: loss, accuracy, entropy and ranks, from one pass over the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.layout import Layout
+from softmaxloss.core.rows import describe, per_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """What `metrics` returns; means are weighted by sample_weight, and 0 over nothing.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that count: neither ignored nor of weight 0.
+    loss : float
+        Mean of -log p(target), in nats.
+    perplexity : float
+        exp(loss).
+    accuracy : float
+        Share of the rows whose highest logit is the target's.
+    top_k : dict of int to float
+        Share of the rows whose target ranks k-th or better, by k.
+    entropy : float
+        Mean entropy of the predicted distributions, in nats.
+    argmax : int64 array, shape of the batch
+        Class of the highest logit, the first of equal ones.
+    rank : int64 array, shape of the batch
+        1 for the highest logit; of equal logits the first ranks first.
+    log_probability : array, shape of the batch and dtype of the logits, or float32 for half precision
+        log p(target).
+
+    Notes
+    -----
+    A row that does not count has argmax -1, rank 0 and log-probability 0. One without a softmax, as it holds NaN or inf
+    or nothing but -inf, has argmax -1, log-probability NaN and a rank behind all classes, so that it is never right.
+    """
+
+    rows: int
+    loss: float
+    perplexity: float
+    accuracy: float
+    top_k: dict[int, float]
+    entropy: float
+    argmax: NDArray[np.int64] = field(repr=False)
+    rank: NDArray[np.int64] = field(repr=False)
+    log_probability: NDArray[Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        lines = {
+            "rows": f"{self.rows:,}",
+            "loss": f"{self.loss:.4f} nats",
+            "perplexity": f"{self.perplexity:.4g}",
+            "accuracy": f"{self.accuracy:.2%}",
+            **{f"top-{k} accuracy": f"{share:.2%}" for k, share in self.top_k.items() if k > 1},
+            "entropy": f"{self.entropy:.4f} nats",
+        }
+        width = max(map(len, lines))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def metrics(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_mask: ArrayLike | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    topk: Iterable[int] = (1, 5),
+) -> Metrics:
+    """Return how well logits predict their targets.
+
+    The loss equals ``cross_entropy(logits, targets, ...)``, the accuracy ``(logits.argmax(-1) == targets).mean()``, and
+    the entropy the mean of ``-(p * np.log(p)).sum(-1)`` with ``p = softmax(logits)``.
+
+    Parameters
+    ----------
+    logits : array_like of float16, bfloat16, float32 or float64
+        Unnormalised log-probabilities of V classes. Integers are taken as float64.
+    targets : array_like
+        Class indices, or one-hot rows, as in `cross_entropy`.
+    axis, sample_weight, ignore_index, class_mask, softcap, temperature
+        As in `cross_entropy`.
+    topk : collection of int, default (1, 5)
+        For which k to give the top-k accuracy.
+
+    Returns
+    -------
+    Metrics
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if a row's target is not one class, or `topk` not positive integers.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> print(softmaxloss.metrics([[0.3, 2.9, 4.0], [1.0, 0.0, 0.5]], [2, 2], topk=(1, 2)))
+    rows            2
+    loss            0.7430 nats
+    perplexity      2.102
+    accuracy        50.00%
+    top-2 accuracy  100.00%
+    entropy         0.8315 nats
+    """
+    z = checks.logits(logits)
+    layout = Layout(z.shape, checks.axis(axis, z))
+    ks = checks.ranks(topk)
+    rows, reduction = describe(
+        targets,
+        layout,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        class_mask=class_mask,
+        softcap=softcap,
+        temperature=temperature,
+        reduction="sum",
+    )
+    live = rows.weight != 0
+    checks.one_class_per_row(rows.label, live, layout.batch_shape)
+    scores = rowwise.score(z, rows, layout)
+    n_classes = int(rows.class_mask.sum()) or layout.n_classes
+    rank = np.where(live & (scores.argmax < 0), n_classes + 1, scores.rank)
+
+    def mean(values: NDArray[Any]) -> float:
+        return float(np.sum(rows.weight[live] * values[live])) / reduction.divisor if live.any() else 0.0
+
+    loss = mean(-scores.log_probability)
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(loss))
+    return Metrics(
+        rows=int(np.count_nonzero(live)),
+        loss=loss,
+        perplexity=perplexity,
+        accuracy=mean(rank == 1),
+        top_k={k: mean(rank <= k) for k in ks},
+        entropy=mean(scores.entropy),
+        argmax=scores.argmax.reshape(layout.batch_shape),
+        rank=rank.reshape(layout.batch_shape),
+        log_probability=per_row(np.where(live, scores.log_probability, 0.0), layout.batch_shape, z.dtype),
+    )

@@ -1,0 +1,260 @@
+"""Derivatives of the loss along vectors and of second order, in double precision, one piece of rows at a time.
+
+With z = f(logits), the slope a = mass + 2 z_loss lse and p = softmax(z), the loss of a row has
+
+    d loss / d z_j         = w (a p_j - q_j)
+    d2 loss / d z_j d z_c  = w (a (p_j [j = c] - p_j p_c) + 2 z_loss p_j p_c)
+
+and f, the temperature and the soft cap, adds f' and f'' by the chain rule. All sums are taken relative to the winner k:
+sum_j p_j u_j = u_k + sum_j p_j (u_j - u_k), where a confident row has only small terms and nothing cancels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+
+import numpy as np
+
+from softmaxloss.core import checks, elementwise, rowwise
+from softmaxloss.core.layout import Layout, Piece
+from softmaxloss.core.parallel import for_each
+from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options, without_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
+
+
+@with_row_options
+def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]) -> Array:
+    """Return the second derivatives of the loss by each logit.
+
+    For class indices and the mean they equal ``p * (1 - p) / N`` with ``p = softmax(logits)``; in general, in the
+    symbols of `cross_entropy`, with the derivatives f' and f'' of z by the logits and d_z the gradient by z,
+
+        w * ((sum_c q_c + 2 * z_loss * lse) * p_j * (1 - p_j) + 2 * z_loss * p_j**2) * f'_j**2 + d_z_j * f''_j
+
+    Parameters
+    ----------
+    logits, targets, axis, **options
+        As in `cross_entropy`; reduction "none" and "sum" give the same, as rows do not interact.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
+        Computed in float64. NaN in rows without a softmax; 0 in rows that take no part, and for masked classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`.
+
+    References
+    ----------
+    Bishop, Pattern Recognition and Machine Learning, equation 4.110.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> softmaxloss.hessian_diagonal([[0.3, 2.9, 4.0]], [2]).round(3)
+    array([[0.018, 0.185, 0.194]])
+    """
+
+    def diagonal(point: _Point, _: Float64s) -> Float64s:
+        second = point.slope * point.p * point.not_p + 2 * point.z_loss * point.p**2
+        return point.weight * second * point.d_map**2 + point.d_z * point.d2_map
+
+    return _Problem(logits, targets, axis, options).map(diagonal)
+
+
+@with_row_options
+def hvp(
+    logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]
+) -> Array:
+    """Return the product of the Hessian of the loss with a vector.
+
+    For class indices and the mean it equals ``p * (v - (p * v).sum(-1, keepdims=True)) / N`` with
+    ``p = softmax(logits)``; rows do not interact.
+
+    Parameters
+    ----------
+    logits, targets, axis, **options
+        As in `cross_entropy`; reduction "none" and "sum" give the same.
+    vector : array_like of float, shape of the logits
+        Not read in rows that take no part, and for masked classes.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
+        Computed in float64. NaN in rows without a softmax; 0 in rows that take no part, and for masked classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if `vector` does not have the shape of the logits.
+
+    References
+    ----------
+    Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 6 (1994).
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> softmaxloss.hvp([[0.3, 2.9, 4.0]], [2], [[1.0, 0.0, 0.0]]).round(3)
+    array([[ 0.018, -0.004, -0.013]])
+    """
+
+    def product(point: _Point, v: Float64s) -> Float64s:
+        u_k, gap = point.relative_to_winner(v)
+        mean_gap = np.sum(point.p * gap, axis=-1, keepdims=True)
+        along_z = point.slope * point.p * (gap - mean_gap) + 2 * point.z_loss * point.p * (u_k + mean_gap)
+        result: Float64s = point.weight * along_z * point.d_map + point.d_z * point.d2_map * v
+        return result
+
+    return _Problem(logits, targets, axis, options).map(product, vector)
+
+
+@with_row_options
+def jvp(
+    logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]
+) -> tuple[float | Array, float | Array]:
+    """Return the loss and its derivative along a vector.
+
+    The derivative equals ``(d_logits * vector).sum()`` with the gradient of `cross_entropy_and_grad`, for reduction
+    "none" row by row, but does not cancel where a vector is nearly the same for all classes.
+
+    Parameters
+    ----------
+    logits, targets, axis, **options
+        As in `cross_entropy`.
+    vector : array_like of float, shape of the logits
+        Not read in rows that take no part, and for masked classes.
+
+    Returns
+    -------
+    loss, d_loss : floats, or arrays of the batch's shape for reduction "none"
+        As from `cross_entropy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if `vector` does not have the shape of the logits.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> loss, d_loss = softmaxloss.jvp([[0.3, 2.9, 4.0]], [2], [[0.0, 0.0, 1.0]])
+    >>> round(loss, 3), round(d_loss, 3)
+    (0.306, -0.263)
+    """
+    problem = _Problem(logits, targets, axis, options)
+    d_losses = np.zeros(problem.layout.n_rows)
+
+    def work(piece: Piece, point: _Point, v: Float64s) -> None:
+        u_k, gap = point.relative_to_winner(v)
+        terms = np.sum(point.d_z * gap, axis=-1, keepdims=True) + point.weight * point.z_slope * u_k
+        d_losses[piece.rows] = np.where(point.live, terms, 0.0)[:, 0]
+
+    problem.for_each_piece(work, vector)
+    dtype = problem.logits.dtype
+    losses = rowwise.losses(problem.logits, problem.rows, problem.layout)
+    return problem.reduction.result(losses, dtype), problem.reduction.result(d_losses, dtype)
+
+
+class _Point(NamedTuple):
+    """Some rows of logits, and what derivatives at this point are made of: arrays (n, V) or, for a row, (n, 1)."""
+
+    live: NDArray[np.bool_]
+    winner: NDArray[np.int64]
+    p: Float64s
+    not_p: Float64s  # 1 - p
+    d_z: Float64s  # of the weighted loss
+    d_map: Float64s  # f' and f'' of z = f(logits)
+    d2_map: Float64s
+    weight: Float64s
+    slope: Float64s
+    z_slope: Float64s  # slope - mass
+    z_loss: float
+
+    def relative_to_winner(self, v: Float64s) -> tuple[Float64s, Float64s]:
+        """Return u_k and u - u_k for u, the change of z along a vector."""
+        u = self.d_map * v
+        u_k = np.take_along_axis(u, self.winner, axis=-1)
+        return u_k, u - u_k
+
+
+class _Problem:
+    """Checked arguments, and the pieces of the rows in double precision."""
+
+    def __init__(self, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> None:
+        self.logits = checks.logits(logits)
+        self.layout = Layout(self.logits.shape, checks.axis(axis, self.logits))
+        self.by_row = self.layout.row_by_row()
+        self.rows, self.reduction = describe(targets, self.layout, **options)
+        self.exists = self.rows.class_mask if self.rows.class_mask.size else np.ones(self.layout.n_classes, bool)
+
+    def map(self, function: Callable[[_Point, Float64s], Float64s], vector: ArrayLike | None = None) -> Array:
+        """Return an array of the shape of the logits, filled with function(point, vector)."""
+        result = np.empty(self.logits.shape, elementwise.result_dtype(self.logits.dtype))
+
+        def work(piece: Piece, point: _Point, v: Float64s) -> None:
+            place = self.by_row.part(result, piece)
+            place[...] = np.where(point.live & self.exists, function(point, v), 0.0).reshape(place.shape)
+
+        self.for_each_piece(work, vector)
+        return result
+
+    def for_each_piece(self, work: Callable[[Piece, _Point, Float64s], None], vector: ArrayLike | None) -> None:
+        """Call work(piece, point, vector) for all pieces; the vector is 0 where it is not to be read."""
+        direction = None if vector is None else checks.vector(vector, self.logits.shape)
+
+        def work_on(piece: Piece) -> None:
+            with np.errstate(all="ignore"):
+                live = self.rows.weight[piece.rows, None] != 0
+                x, v = (self._matrix(array, piece, live & self.exists) for array in (self.logits, direction))
+                work(piece, self._point(piece, live, x), v)
+
+        for_each(work_on, self.by_row.pieces())
+
+    def _matrix(self, array: Array | None, piece: Piece, read: NDArray[np.bool_]) -> Float64s:
+        """Return the rows of a piece in double precision, 0 where they are not to be read."""
+        matrix = np.zeros((len(read), self.layout.n_classes))
+        if array is not None:
+            part = self.by_row.part(array, piece)
+            np.copyto(matrix.reshape(part.shape), part, where=read.reshape(part.shape), casting="unsafe")
+        return matrix
+
+    def _point(self, piece: Piece, live: NDArray[np.bool_], x: Float64s) -> _Point:
+        dense = None if self.rows.dense is None else self._matrix(self.rows.dense, piece, live)
+        rows = self.rows.part(piece.rows, dense)._replace(softcap=0.0)  # the cap is taken off here
+        z, layout, temperature = elementwise.load(x, self.rows.softcap), Layout(x.shape), rows.temperature.value
+        summary = rowwise.summarize(z, rows, layout)
+        p, d_z = np.empty_like(z), np.empty_like(z)
+        rowwise.softmax(z, _only_softmax(rows), p, layout)
+        rowwise.losses_and_gradients(z, rows, rows.weight * temperature, d_z, layout)
+
+        winner, rest = summary.argmax[:, None], summary.rest[:, None]
+        not_p = 1 - p
+        np.put_along_axis(not_p, winner, rest / (1 + rest), axis=-1)
+        z_slope = 2 * rows.z_loss * (summary.peak[:, None] / temperature + np.log1p(rest))
+        d_map, d2_map = np.broadcast_to(1 / temperature, x.shape), np.broadcast_to(0.0, x.shape)
+        if self.rows.softcap:
+            slope = elementwise.cap_slope(x, self.rows.softcap)
+            d_map, d2_map = (
+                slope / temperature,
+                -2 * np.tanh(x / self.rows.softcap) * slope / self.rows.softcap / temperature,
+            )
+        weight, mass = rows.weight[:, None], rows.mass[:, None]
+        return _Point(live, winner, p, not_p, d_z, d_map, d2_map, weight, mass + z_slope, z_slope, rows.z_loss)
+
+
+def _only_softmax(rows: Rows) -> Rows:
+    """Return rows of the same weight, classes and temperature whose gradient is the softmax."""
+    n_rows = len(rows.weight)
+    return without_target(n_rows, rows.temperature.value)._replace(
+        weight=(rows.weight != 0) * 1.0, class_mask=rows.class_mask
+    )
