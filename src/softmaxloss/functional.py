@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.layout import Layout
-from softmaxloss.core.rows import RowOptions, describe, per_row, with_row_options, without_target
+from softmaxloss.core.rows import RowOptions, describe, logits_alone, per_row, with_row_options
 
 Array = NDArray[Any]
 Loss = float | Array
@@ -51,7 +51,7 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out:
     array([0.018, 0.245, 0.737])
     """
     z, layout = _logits_and_layout(logits, axis)
-    rows = without_target(layout.n_rows, temperature)
+    rows = logits_alone(layout.n_rows, temperature)
     target = _Output(out, z)
     rowwise.softmax(z, rows, target.place, layout)
     return target.finished()
@@ -87,7 +87,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, 
     array([-4.24835426e-18, -4.00000000e+01])
     """
     z, layout = _logits_and_layout(logits, axis)
-    rows = without_target(layout.n_rows, temperature)
+    rows = logits_alone(layout.n_rows, temperature)
     target = _Output(out, z)
     rowwise.log_softmax(z, rows, target.place, layout)
     return target.finished()
@@ -122,7 +122,7 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) ->
     1000.693147
     """
     z, layout = _logits_and_layout(logits, axis)
-    rows = without_target(layout.n_rows, temperature)
+    rows = logits_alone(layout.n_rows, temperature)
     peak, rest = rowwise.summarize(z, rows, layout)[1:3]
     with np.errstate(over="ignore"):
         lse = np.where(np.isinf(peak), peak, peak / rows.temperature.value + np.log1p(rest))

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from softmaxloss.core import checks
-from softmaxloss.core.rows import RowOptions
-from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, softmax
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.elementwise import load, result_dtype
+from softmaxloss.core.layout import Layout
+from softmaxloss.core.rows import RowOptions, describe
+from softmaxloss.functional import cross_entropy, cross_entropy_and_grad
 from softmaxloss.head import linear_cross_entropy, linear_cross_entropy_and_grad
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 class _LossLayer:
     """What both layers share: options, and the results of the last forward pass."""
+
+    axis = -1
 
     def __init__(self, options: RowOptions) -> None:
         checks.known_keywords(type(self).__name__, options, RowOptions.__annotations__)
@@ -30,10 +34,16 @@ class _LossLayer:
     def y(self) -> NDArray[Any] | None:
         """The softmax of the last forward pass, computed when it is first asked for; None before."""
         if self._y is None and self._x is not None:
-            self._y = self._softmax(self._x)
+            logits = self._logits(self._x)
+            layout = Layout(logits.shape, checks.axis(self.axis, logits))
+            rows, _ = describe(self._last_input()[1], layout, **self.options)
+            dtype = result_dtype(logits.dtype)
+            in_place = logits is not self._x and logits.dtype == dtype
+            self._y = logits if in_place else np.empty(logits.shape, dtype)
+            rowwise.softmax(logits, rows._replace(weight=np.ones(layout.n_rows)), self._y, layout)
         return self._y
 
-    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
 
     def _remember(self, x: NDArray[Any], t: ArrayLike, loss: float | NDArray[Any]) -> float | NDArray[Any]:
@@ -63,15 +73,17 @@ class SoftmaxWithLoss(_LossLayer):
 
     Parameters
     ----------
+    axis : int, default -1
+        The classes.
     **options
-        The row options of `cross_entropy`: class_weight, sample_weight, ignore_index, label_smoothing, reduction.
+        The row options of `cross_entropy`, from class_weight to normalizer.
 
     Attributes
     ----------
     loss : float, or array for reduction "none"
         Result of the last forward pass; None before.
-    y : array, shape (..., V)
-        Its softmax, computed when first asked for.
+    y : array, shape of the logits
+        Its softmax, under the same temperature, soft cap and class mask, computed when first asked for.
     t : array_like
         Its targets.
 
@@ -93,21 +105,22 @@ class SoftmaxWithLoss(_LossLayer):
     array([[ 0.018,  0.245, -0.263]])
     """
 
-    def __init__(self, **options: Unpack[RowOptions]) -> None:
+    def __init__(self, *, axis: int = -1, **options: Unpack[RowOptions]) -> None:
         super().__init__(options)
+        self.axis = checks.integer("axis", axis)
 
     def forward(self, x: ArrayLike, t: ArrayLike) -> float | NDArray[Any]:
-        """Return the loss of logits x (..., V) against targets t; x is kept, not copied, for the backward pass."""
+        """Return the loss of logits x against targets t; x is kept, not copied, for the backward pass."""
         logits = checks.logits(x)
-        return self._remember(logits, t, cross_entropy(logits, t, **self.options))
+        return self._remember(logits, t, cross_entropy(logits, t, axis=self.axis, **self.options))
 
     def backward(self, dout: ArrayLike = 1) -> NDArray[Any]:
         """Return the gradient of the logits, given that of the loss: dout * (y - t) / N for the mean."""
         x, t = self._last_input()
-        return cross_entropy_and_grad(x, t, upstream=dout, **self.options)[1]
+        return cross_entropy_and_grad(x, t, axis=self.axis, upstream=dout, **self.options)[1]
 
-    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
-        return softmax(x)
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+        return x
 
 
 class AffineSoftmaxWithLoss(_LossLayer):
@@ -115,7 +128,7 @@ class AffineSoftmaxWithLoss(_LossLayer):
 
     Parameters
     ----------
-    weight : array_like of float32 or float64, shape (V, D)
+    weight : array_like of float, shape (V, D)
         One row per class, as in PyTorch and scikit-learn. Kept, not copied, if it is an array.
     bias : array_like of float, shape (V,), optional
         One number per class.
@@ -168,8 +181,8 @@ class AffineSoftmaxWithLoss(_LossLayer):
         d_x, self.d_weight, self.d_bias = gradients
         return np.asarray(d_x)
 
-    def _softmax(self, x: NDArray[Any]) -> NDArray[Any]:
-        logits: NDArray[Any] = x @ self.weight.T
+    def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
+        logits: NDArray[Any] = load(x) @ load(self.weight).T
         if self.bias is not None:
-            logits += self.bias
-        return softmax(logits, out=logits)
+            logits += load(self.bias)
+        return logits

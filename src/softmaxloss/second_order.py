@@ -18,7 +18,7 @@ import numpy as np
 from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.layout import Layout, Piece
 from softmaxloss.core.parallel import for_each
-from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options, without_target
+from softmaxloss.core.rows import RowOptions, describe, with_row_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,7 +234,7 @@ class _Problem:
         z, layout, temperature = elementwise.load(x, self.rows.softcap), Layout(x.shape), rows.temperature.value
         summary = rowwise.summarize(z, rows, layout)
         p, d_z = np.empty_like(z), np.empty_like(z)
-        rowwise.softmax(z, _only_softmax(rows), p, layout)
+        rowwise.softmax(z, rows, p, layout)
         rowwise.losses_and_gradients(z, rows, rows.weight * temperature, d_z, layout)
 
         winner, rest = summary.argmax[:, None], summary.rest[:, None]
@@ -250,11 +250,3 @@ class _Problem:
             )
         weight, mass = rows.weight[:, None], rows.mass[:, None]
         return _Point(live, winner, p, not_p, d_z, d_map, d2_map, weight, mass + z_slope, z_slope, rows.z_loss)
-
-
-def _only_softmax(rows: Rows) -> Rows:
-    """Return rows of the same weight, classes and temperature whose gradient is the softmax."""
-    n_rows = len(rows.weight)
-    return without_target(n_rows, rows.temperature.value)._replace(
-        weight=(rows.weight != 0) * 1.0, class_mask=rows.class_mask
-    )

@@ -30,8 +30,8 @@ def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
 
 
-def load(part: Array, softcap: float) -> Array:
-    """Return a part of an array as kernels compute with it; the part itself where that is what it is."""
+def load(part: Array, softcap: float = 0.0) -> Array:
+    """Return a part of an array as kernels compute with it, capped if asked to; itself where that is what it is."""
     if softcap == 0.0:
         return part.astype(kernel_dtype(part.dtype), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -90,6 +90,12 @@ class Rows(NamedTuple):
         """Return the descriptor of some of the rows, given their dense targets."""
         return self._replace(label=self.label[rows], dense=dense, mass=self.mass[rows], weight=self.weight[rows])
 
+    def without_targets(self) -> Rows:
+        """Return the same rows, but without targets; they keep no weight but 0 and 1."""
+        return logits_alone(len(self.weight), self.temperature.value)._replace(
+            weight=(self.weight != 0) * 1.0, class_mask=self.class_mask, softcap=self.softcap
+        )
+
 
 class Reduction(NamedTuple):
     """How the losses of single rows become the result, and a gradient from above one number per row."""
@@ -120,11 +126,11 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 ALL_CLASSES = np.ones(0, bool)
 
 
-def without_target(n_rows: int, temperature: float = 1.0) -> Rows:
-    """Return rows that ask for log(sum(exp(z / T))) alone, whose gradient is softmax(z / T) / T."""
+def logits_alone(n_rows: int, temperature: float) -> Rows:
+    """Return rows without targets, which ask for log(sum(exp(z))) alone; its gradient by z is the softmax."""
     t = temperature_of(checks.temperature(temperature))
-    ones = np.ones(n_rows)
-    return Rows(np.full(n_rows, -1), None, ones, ones, None, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
+    no_label, ones = np.full(n_rows, -1), np.ones(n_rows)
+    return Rows(no_label, None, ones, ones, None, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
 
 
 def describe(

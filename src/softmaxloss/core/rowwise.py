@@ -64,12 +64,26 @@ def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
 
 def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout) -> Float64s:
     """Return the losses and write the gradients of the logits, times d_loss, to `out`, which may be `logits`."""
+    return _losses_and_gradients(logits, rows, d_loss, out, layout, softcap=rows.softcap)
+
+
+def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
+    """Write the softmax of z of each row to `out`: it is the gradient of logsumexp by z."""
+    alone = rows.without_targets()
+    d_loss = alone.weight * rows.temperature.value
+    _losses_and_gradients(logits, alone, d_loss, out, layout, softcap=0.0)
+
+
+def _losses_and_gradients(
+    logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout, *, softcap: float
+) -> Float64s:
+    """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss = np.empty(layout.n_rows)
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, layout, piece)
         d, losses = d_loss[piece.rows], loss[piece.rows]
-        with _written(out, logits, rows.softcap, layout, piece) as d_logits:
+        with _written(out, z, layout, piece, logits=logits, softcap=softcap) as d_logits:
             if isinstance(z, ClassMajor):
                 tile = class_major.room_for_a_tile(z)
                 class_major.losses_and_gradients(z, described, d, tile, losses, d_logits)
@@ -80,18 +94,13 @@ def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array
     return loss
 
 
-def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
-    """Write the softmax of each row to `out`: it is the gradient of logsumexp, times the temperature."""
-    losses_and_gradients(logits, rows, rows.weight * rows.temperature.value, out, layout)
-
-
 def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the log-softmax of each row to `out`, which may be `logits`."""
     by_row = layout.row_by_row()
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, by_row, piece)
-        with _written(out, logits, 0.0, by_row, piece) as result:
+        with _written(out, z, by_row, piece, logits=logits, softcap=0.0) as result:
             row_kernels.log_softmax(z, described, row_kernels.room_for_rows(z), result)
 
     for_each(work, by_row.pieces())
@@ -131,18 +140,18 @@ def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[
 
 
 @contextmanager
-def _written(out: Array, logits: Array, softcap: float, layout: Layout, piece: Piece) -> Iterator[Any]:
-    """Give a kernel the piece of `out` to write to, or a stand-in whose content is put there afterwards."""
-    place = layout.part(out, piece)
-    dtype = np.dtype(np.float64) if softcap else elementwise.kernel_dtype(out.dtype)
-    arranged = layout.arranged(place) if dtype == place.dtype and not softcap else None
-    if arranged is not None and np.may_share_memory(_buffer(arranged), place):
-        yield arranged
-        return
+def _written(out: Array, z: Any, layout: Layout, piece: Piece, *, logits: Array, softcap: float) -> Iterator[Any]:
+    """Give a kernel that reads z a piece of `out` to write to, or a stand-in whose content is put there afterwards."""
+    place, dtype = layout.part(out, piece), _values(z).dtype
+    if place.dtype == dtype and softcap == 0.0:
+        arranged = layout.arranged(place)
+        if np.may_share_memory(_values(arranged), place):
+            yield arranged
+            return
     stand_in = np.empty(place.shape, dtype)
     yield layout.arranged(stand_in)
     elementwise.store(stand_in, layout.part(logits, piece), softcap, place)
 
 
-def _buffer(arranged: Array | ClassMajor) -> Array:
+def _values(arranged: Array | ClassMajor) -> Array:
     return arranged.flat if isinstance(arranged, ClassMajor) else arranged

@@ -46,11 +46,11 @@ def linear_cross_entropy(
 
     Parameters
     ----------
-    features : array_like of float32 or float64, shape (..., D)
-        Inputs of the layer.
+    features : array_like of float16, bfloat16, float32 or float64, shape (..., D)
+        Inputs of the layer. Half precision is computed in float32.
     weight : array_like of float, shape (V, D)
         One row per class.
-    targets, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+    targets, **options
         As in `cross_entropy`. Features of rows that are ignored or have weight 0 are never read.
     bias : array_like of float, shape (V,), optional
         One number per class.
@@ -101,7 +101,7 @@ def linear_cross_entropy_and_grad(
 
     Parameters
     ----------
-    features, weight, targets, bias, max_memory, class_weight, sample_weight, ignore_index, label_smoothing, reduction
+    features, weight, targets, bias, max_memory, **options
         As in `linear_cross_entropy`.
     upstream : float, or array_like of shape (...) for reduction "none", optional
         The gradient that arrives from above; 1 by default.
