@@ -19,49 +19,117 @@ class Exact(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is to be computed for one row of logits z and effective targets q."""
+    """What is to be computed for one row of logits x.
+
+    Probabilities are those of z, the logits after cap and temperature; derivatives are with respect to x. The scales
+    are the sizes of the terms of each entry, which may cancel. The last fields need a vector.
+    """
 
     softmax: Exact
     log_softmax: Exact
     logsumexp: Exact
+    entropy: Exact
+    log_probability: Exact  # of the target: sum_j P_j * log p_j
     loss: Exact
     d_logits: Exact
-    d_scale: np.ndarray  # w * (mass * p_j + q_j), the size of the terms of each entry of d_logits
+    d_scale: np.ndarray
+    hessian_diagonal: Exact | None = None
+    hessian_scale: np.ndarray | None = None
+    hvp: Exact | None = None  # Hessian times vector
+    hvp_scale: np.ndarray | None = None
+    jvp: Exact | None = None  # slope of the loss along the vector
+    jvp_scale: float | None = None
 
 
-def row(logits, target, *, class_weight=None, label_smoothing=0.0, weight=1.0):
+def row(
+    logits,
+    target,
+    *,
+    class_weight=None,
+    class_mask=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    softcap=None,
+    temperature=1.0,
+    weight=1.0,
+    vector=None,
+):
     """Compute one row; `target` is a distribution or the index of a class."""
-    z = np.asarray(logits, np.float64)
-    n_classes = len(z)
-    r = np.ones(n_classes) if class_weight is None else np.asarray(class_weight, np.float64)
-    target = np.arange(n_classes) == target if np.ndim(target) == 0 else np.asarray(target, np.float64)
-    distinct, inverse, counts = np.unique(np.stack([z, target, r]), axis=1, return_inverse=True, return_counts=True)
+    n_classes = len(logits)
+    exists = np.ones(n_classes, bool) if class_mask is None else np.asarray(class_mask)
+    target = np.arange(n_classes) == target if np.ndim(target) == 0 else target
+    columns = [logits, target, 1 if class_weight is None else class_weight, 0 if vector is None else vector]
+    columns = np.stack([np.broadcast_to(np.asarray(column, np.float64), n_classes)[exists] for column in columns])
+    distinct, inverse, counts = np.unique(columns, axis=1, return_inverse=True, return_counts=True)
 
-    with mpmath.workprec(BITS):
-        z, target, r, counts = ([mpmath.mpf(float(x)) for x in values] for values in (*distinct, counts))
-        eps, w = mpmath.mpf(label_smoothing), mpmath.mpf(weight)
-        q = [r_j * ((1 - eps) * t_j + eps / n_classes) for r_j, t_j in zip(r, target, strict=True)]
-        mass = mpmath.fdot(counts, q)
+    def expand(values, absent=0.0):
+        exact = _exact(values)
+        high, low = np.full(n_classes, absent), np.zeros(n_classes)
+        high[exists], low[exists] = exact.high[inverse], exact.low[inverse]
+        return Exact(high, low)
 
-        peak = max(z)
-        odds = [mpmath.exp(z_j - peak) if z_j - peak > -BITS / 2 else mpmath.mpf(0) for z_j in z]
-        total = mpmath.fdot(counts, odds)
+    with mpmath.workprec(BITS):  # arrays stand before numbers, which would first try to make a number of an array
+        x, target, r, v, counts = (np.array([mpmath.mpf(float(c)) for c in column]) for column in (*distinct, counts))
+        eps, zeta, w = mpmath.mpf(label_smoothing), mpmath.mpf(z_loss), mpmath.mpf(weight)
+        z, slope, bend = _map(x, softcap, mpmath.mpf(temperature))
+        q = r * (target * (1 - eps) + eps / int(exists.sum()))
+        mass = counts @ q
+
+        winner = max(range(len(z)), key=lambda j: z[j])
+        gap = z - z[winner]
+        odds = np.array([mpmath.exp(gap_j) if gap_j > -BITS / 2 else mpmath.mpf(0) for gap_j in gap])
+        total = counts @ odds
         log_rest = mpmath.log1p(total - 1)
-        dot = mpmath.fsum(n * q_j * (z_j - peak) for n, q_j, z_j in zip(counts, q, z, strict=True) if q_j != 0)
-        p = [odds_j / total for odds_j in odds]
+        p = odds / total
+        lse = z[winner] + log_rest
+        b = 2 * zeta * lse
+        a = mass + b
+        dz, dz_size = p * a - q, p * abs(a) + q
 
-        def expand(values):
-            exact = _exact(values)
-            return Exact(exact.high[inverse], exact.low[inverse])
-
-        return Row(
+        first = Row(
             softmax=expand(p),
-            log_softmax=expand([z_j - peak - log_rest for z_j in z]),
-            logsumexp=_exact(peak + log_rest),
-            loss=_exact(w * (mass * log_rest - dot)),
-            d_logits=expand([w * (mass * p_j - q_j) for p_j, q_j in zip(p, q, strict=True)]),
-            d_scale=expand([w * (mass * p_j + q_j) for p_j, q_j in zip(p, q, strict=True)]).high,
+            log_softmax=expand(gap - log_rest, absent=-np.inf),
+            logsumexp=_exact(lse),
+            entropy=_exact(log_rest - _total(counts * p, gap)),
+            log_probability=_exact(_total(counts * target, gap - log_rest)),
+            loss=_exact((mass * log_rest - _total(counts * q, gap) + zeta * lse**2) * w),
+            d_logits=expand(dz * slope * w),
+            d_scale=expand(dz_size * slope * w).high,
         )
+        if vector is None:
+            return first
+
+        s = slope * v
+        s_w = s[winner]
+        d, d_size = s - s_w, np.where(np.arange(len(s)) == winner, mpmath.mpf(0), abs(s) + abs(s_w))
+        m, m_size = (counts * p) @ d, (counts * p) @ d_size  # the mean of s is s_w + m
+        spread, square = p * (1 - p), p**2 * (2 * zeta)
+        along = (d - m) * a + 2 * zeta * (s_w + m)
+        along_size = (d_size + m_size) * abs(a) + 2 * zeta * (abs(s_w) + m_size)
+        return first._replace(
+            hessian_diagonal=expand(((spread * a + square) * slope**2 + dz * bend) * w),
+            hessian_scale=expand(((spread * abs(a) + square) * slope**2 + dz_size * abs(bend)) * w).high,
+            hvp=expand((p * along * slope + dz * bend * v) * w),
+            hvp_scale=expand((p * along_size * slope + dz_size * abs(bend * v)) * w).high,
+            jvp=_exact((b * s_w + a * m - (counts * q) @ d) * w),
+            jvp_scale=float((abs(b * s_w) + abs(a) * m_size + (counts * q) @ d_size) * w),
+        )
+
+
+def _map(x, softcap, temperature):
+    """Return the capped and tempered logits, and their first and second derivatives."""
+    one = mpmath.mpf(1)
+    if softcap is None:
+        return x / temperature, np.full_like(x, one / temperature), np.full_like(x, 0 * one)
+    cap = mpmath.mpf(softcap)
+    tanh = np.array([mpmath.tanh(x_j / cap) for x_j in x])
+    slope = np.array([mpmath.sech(x_j / cap) ** 2 for x_j in x])  # 1 - tanh**2 would cancel
+    return tanh * (cap / temperature), slope / temperature, tanh * slope * (-2 / (cap * temperature))
+
+
+def _total(weights, values):
+    """Return sum_j weights_j * values_j, where 0 * -inf is 0."""
+    return mpmath.fsum(weight * value for weight, value in zip(weights, values, strict=True) if weight != 0)
 
 
 def _exact(values):

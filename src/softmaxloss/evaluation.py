@@ -135,8 +135,7 @@ def metrics(
     live = rows.weight != 0
     checks.one_class_per_row(rows.label, live, layout.batch_shape)
     scores = rowwise.score(z, rows, layout)
-    n_classes = int(rows.class_mask.sum()) or layout.n_classes
-    rank = np.where(live & (scores.argmax < 0), n_classes + 1, scores.rank)
+    rank = np.where(live & (scores.argmax < 0), layout.n_classes + 1, scores.rank)
 
     def mean(values: NDArray[Any]) -> float:
         return float(np.sum(rows.weight[live] * values[live])) / reduction.divisor if live.any() else 0.0
@@ -149,7 +148,7 @@ def metrics(
         loss=loss,
         perplexity=perplexity,
         accuracy=mean(rank == 1),
-        top_k={k: mean(rank <= k) for k in ks},
+        top_k={k: mean(rank <= min(k, layout.n_classes)) for k in ks},
         entropy=mean(scores.entropy),
         argmax=scores.argmax.reshape(layout.batch_shape),
         rank=rank.reshape(layout.batch_shape),

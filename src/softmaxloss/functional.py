@@ -252,7 +252,7 @@ def cross_entropy_and_grad(
     """
     z, layout = _logits_and_layout(logits, axis)
     rows, reduction = describe(targets, layout, **options)
-    d_loss = rows.weight * reduction.upstream(upstream)
+    d_loss = reduction.upstream(upstream)
     target = _Output(out, z, rows.dense)
     losses = rowwise.losses_and_gradients(z, rows, d_loss, target.place, layout)
     return reduction.result(losses, z.dtype), target.finished()

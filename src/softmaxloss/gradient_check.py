@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from softmaxloss.core import checks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,7 +43,7 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     Raises
     ------
     TypeError, ValueError
-        As the layer's `forward`.
+        If `layer` is none, or `x` not real numbers, and as the layer's `forward`.
 
     Examples
     --------
@@ -50,7 +52,9 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     >>> check_gradient(SoftmaxWithLoss(), np.array([[0.3, 2.9, 4.0]]), np.array([2])) < 1e-9
     True
     """
-    x = np.array(x, dtype=np.float64)
+    if not (callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))):
+        raise TypeError(f"layer must have forward(x, t) and backward(), got {type(layer).__name__}")
+    x = checks.floats("x", x).astype(np.float64)
     originals = {name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name, None) is not None}
     try:
         variables = {name: np.array(value, dtype=np.float64) for name, value in originals.items()}

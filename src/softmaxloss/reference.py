@@ -3,9 +3,10 @@
 Read this file to learn what the layer computes, and the rest of the package to learn how that is made fast.
 The functions have the names and the options of the public ones (except `out` and `max_memory`, which are
 about memory, and `wrt`) and share no code with them. They work in float64 whatever they get and trust their
-input.
+input. Differences of logits that float64 cannot hold, beyond 1.8e308, become infinite here.
 
-A row of logits ``z`` over ``V`` classes is seen from its winner ``k``, the class with the largest logit:
+Logits ``x`` are first capped and tempered, each where asked for, ``z = softcap * tanh(x / softcap) / temperature``.
+A row of ``z`` over ``V`` classes is then seen from its winner ``k``, the class with the largest one:
 
     peak = z_k
     rest = sum over j != k of exp(z_j - peak)       everything but the winner, relative to the winner
@@ -13,8 +14,8 @@ A row of logits ``z`` over ``V`` classes is seen from its winner ``k``, the clas
 
 Why not the usual ``log(sum(exp(z))) - z_t``? The sum of ``exp(z - peak)`` is ``1 + rest``, and that 1
 swallows a small ``rest``: logits ``[0, -40]`` with target 0 would cost 0 instead of 4.25e-18. Kept on its
-own, ``rest`` has all its digits, ``log1p(rest)`` keeps them, and so do the loss and its gradient. And as only
-differences of logits enter, a large number added to all of them changes nothing.
+own, ``rest`` has all its digits, ``log1p(rest)`` keeps them, and so do the loss and its derivatives. And as only
+differences of logits enter (but for the z-loss), a large number added to all of them changes nothing.
 """
 
 # The names are those of the formulas, capitals included.
@@ -30,76 +31,140 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[np.float64]
+    Indices = NDArray[np.intp]
 
 __all__ = [
+    "Metrics",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "hessian_diagonal",
+    "hvp",
+    "jvp",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "log_softmax",
     "logsumexp",
+    "metrics",
     "softmax",
 ]
 
 
 class _Rows(NamedTuple):
-    """What the targets and the options ask of each row, before any logit is seen."""
+    """What the targets and the options ask of each row, before any logit is seen.
+
+    Here the classes come last, and those that `class_mask` leaves out are not there at all: V counts the others.
+    """
 
     q: Array  # (..., V), the effective target
     mass: Array  # (..., 1), the sum of q
     weight: Array  # (..., 1), multiplies the loss of the row; 0 where the row takes no part
+    z_loss: float
+    softcap: float | None
+    temperature: float
+    reduction: str
+    shape: tuple[int, ...]  # of the logits
+    axis: int
+    classes: Indices  # (V,), where the classes stand on that axis
+
+    def read(self, array: ArrayLike) -> Array:
+        """Return an array of the logits' shape as (..., V), with 0 for whatever stands in a row without weight."""
+        values = np.moveaxis(np.asarray(array, np.float64), self.axis, -1)
+        return np.where(self.weight == 0, 0.0, values.take(self.classes, -1))
+
+    def write(self, values: Array) -> Array:
+        """Return (..., V) as an array of the logits' shape, with 0 for the classes left out."""
+        array = np.zeros(self.shape)
+        np.moveaxis(array, self.axis, -1)[..., self.classes] = values
+        return array
+
+    def reduce(self, losses: Array) -> Array | float:
+        """Return losses (..., 1) as one per row, or their sum."""
+        return losses[..., 0] if self.reduction == "none" else float(losses.sum())
 
 
 class _View(NamedTuple):
     """Rows of logits seen from their winners."""
 
-    is_winner: NDArray[np.bool_]  # (..., V), j == k
-    peak: Array  # (..., 1)
+    winner: Indices  # (..., 1), k, the lowest index on a tie
     gap: Array  # (..., V), z_j - peak, never positive
-    odds: Array  # (..., V), exp(z_j - peak), 1 for the winner
-    rest: Array  # (..., 1)
+    p: Array  # (..., V), the softmax
+    not_p: Array  # (..., V), 1 - p
+    log_rest: Array  # (..., 1), log1p(rest)
+    lse: Array  # (..., 1), peak + log1p(rest)
+    slope: Array  # (..., V), dz_j / dx_j
+    bend: Array  # (..., V), d2z_j / dx_j2
 
 
 def _rows(
     shape: tuple[int, ...],
     targets: ArrayLike,
     *,
+    axis: int = -1,
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int | None = None,
+    class_mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
     reduction: str = "mean",
+    normalizer: float | None = None,
 ) -> _Rows:
-    *batch, V = shape
-    t = np.asarray(targets)
-    w = np.ones(batch) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    r = np.ones(V) if class_weight is None else np.asarray(class_weight, np.float64)
-    eps = label_smoothing
+    classes = np.arange(shape[axis]) if class_mask is None else np.flatnonzero(class_mask)
+    V, eps, t = len(classes), label_smoothing, np.asarray(targets)
+    w = np.ones(np.delete(shape, axis)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    r = np.ones(V) if class_weight is None else np.asarray(class_weight, np.float64)[classes]
 
     if t.ndim < len(shape):  # class indices become one-hot rows, so both give the same bits
         w = np.where(t == ignore_index, 0.0, w)
-        t = t[..., None] == np.arange(V)
+        t = t[..., None] == classes
+    else:
+        t = np.moveaxis(t, axis, -1).take(classes, -1)
     w = w[..., None]
     P = np.where(w == 0, 0.0, t.astype(np.float64))  # whatever stands in a row without weight is not read
 
     q = r * ((1 - eps) * P + eps / V)
     if reduction == "mean":
-        total = np.sum(w * r * P)
-        w = w / total if total > 0 else np.zeros_like(w)  # the mean over nothing is 0
-    return _Rows(q, q.sum(-1, keepdims=True), w)
+        divisor = np.sum(w * r * P) if normalizer is None else normalizer
+        w = w / divisor if divisor > 0 else np.zeros_like(w)  # the mean over nothing is 0
+    return _Rows(q, q.sum(-1, keepdims=True), w, z_loss, softcap, temperature, reduction, shape, axis, classes)
 
 
-def _view(z: Array) -> _View:
-    is_winner = np.arange(z.shape[-1]) == z.argmax(-1, keepdims=True)  # the lowest index on a tie
-    peak = z.max(-1, keepdims=True)
-    peak = np.where(np.isfinite(peak), peak, np.nan)  # no finite winner, no softmax: the whole row is NaN
+def _view(x: Array, softcap: float | None = None, temperature: float = 1.0) -> _View:
+    u, slope, bend = x, np.ones_like(x), np.zeros_like(x)  # u = z * temperature: gaps are taken before they are scaled
+    if softcap is not None:
+        tanh, e = np.tanh(x / softcap), np.exp(-2 * np.abs(x / softcap))
+        u, slope = softcap * tanh, 4 * e / (1 + e) ** 2  # 1 - tanh**2 would cancel
+        bend = -2 * tanh * slope / softcap
+
+    winner = u.argmax(-1, keepdims=True)
+    top = u.max(-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, np.nan)  # no finite winner, no softmax: the whole row is NaN
     with np.errstate(over="ignore"):  # a gap beyond the largest number is -inf, and its exp is 0
-        gap = z - peak
+        peak, gap = top / temperature, (u - top) / temperature
     odds = np.exp(gap)
-    return _View(is_winner, peak, gap, odds, rest=np.sum(odds * ~is_winner, -1, keepdims=True))
+    is_winner = np.arange(x.shape[-1]) == winner
+    rest = np.sum(odds * ~is_winner, -1, keepdims=True)
+
+    p = odds / (1 + rest)
+    not_p = np.where(is_winner, rest / (1 + rest), 1 - p)
+    log_rest = np.log1p(rest)
+    return _View(winner, gap, p, not_p, log_rest, peak + log_rest, slope / temperature, bend / temperature)
 
 
-def softmax(logits: ArrayLike) -> Array:
+def _rows_and_view(logits: ArrayLike, targets: ArrayLike, **options: Any) -> tuple[_Rows, _View]:
+    rows = _rows(np.shape(logits), targets, **options)
+    return rows, _view(rows.read(logits), rows.softcap, rows.temperature)
+
+
+def _total(weight: Array, values: Array) -> Array:
+    """Return ``sum_j weight_j * values_j``, where 0 * -inf counts as 0."""
+    total: Array = (weight * np.where(weight == 0, 0.0, values)).sum(-1, keepdims=True)
+    return total
+
+
+def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
     """Turn logits into probabilities, ``p_j = exp(z_j - peak) / (1 + rest)``.
 
     Examples
@@ -107,22 +172,37 @@ def softmax(logits: ArrayLike) -> Array:
     >>> softmax([0.0, 0.0, -np.inf]).tolist()
     [0.5, 0.5, 0.0]
     """
-    view = _view(np.asarray(logits, np.float64))
-    return view.odds / (1 + view.rest)
+    view = _view(np.moveaxis(np.asarray(logits, np.float64), axis, -1), temperature=temperature)
+    return np.moveaxis(view.p, -1, axis)
 
 
-def log_softmax(logits: ArrayLike) -> Array:
+def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
     """Return log-probabilities, ``log p_j = (z_j - peak) - log1p(rest)``; nothing cancels in there."""
-    view = _view(np.asarray(logits, np.float64))
-    return view.gap - np.log1p(view.rest)
+    view = _view(np.moveaxis(np.asarray(logits, np.float64), axis, -1), temperature=temperature)
+    return np.moveaxis(view.gap - view.log_rest, -1, axis)
 
 
-def logsumexp(logits: ArrayLike) -> Array:
+def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
     """Return ``log(sum_j exp(z_j)) = peak + log1p(rest)`` of each row; it has a value even where softmax has none."""
-    z = np.asarray(logits, np.float64)
-    view = _view(z)
-    largest = z.max(-1)
-    return np.where(np.isinf(largest), largest, (view.peak + np.log1p(view.rest))[..., 0])
+    x = np.moveaxis(np.asarray(logits, np.float64), axis, -1)
+    largest = x.max(-1)
+    return np.where(np.isinf(largest), largest, _view(x, temperature=temperature).lse[..., 0])
+
+
+@np.errstate(over="ignore")  # a loss beyond the largest number is inf
+def _losses(rows: _Rows, view: _View) -> Array:
+    z_loss = rows.z_loss * view.lse * view.lse
+    return rows.weight * (rows.mass * view.log_rest - _total(rows.q, view.gap) + z_loss)
+
+
+def _in_z(rows: _Rows, view: _View) -> tuple[Array, Array, Array]:
+    """Return ``b = 2 * zeta * lse``, ``a = mass + b``, and the gradient in z of each row without its weight."""
+    b = 2 * rows.z_loss * view.lse
+    a = rows.mass + b
+    # A class that is wanted and likely has a * p close to q, which would cancel. As p = 1 - not_p:
+    wanted = rows.q > np.abs(a) / 2
+    dz = np.where(wanted, (rows.mass - rows.q) + b - a * view.not_p, a * view.p - rows.q)
+    return b, a, dz
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Array | float:
@@ -131,35 +211,32 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Arra
 
 
 def cross_entropy_and_grad(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    upstream: ArrayLike | None = None,
-    reduction: str = "mean",
-    **row_options: Any,
+    logits: ArrayLike, targets: ArrayLike, *, upstream: ArrayLike | None = None, **options: Any
 ) -> tuple[Array | float, Array]:
     """Return softmax cross-entropy and its gradient in the logits.
 
-    With target distribution P, class weights r, smoothing eps and row weight w,
+    With target distribution P, class weights r, smoothing eps, z-loss factor zeta and row weight w,
 
         q_j  = r_j * ((1 - eps) * P_j + eps / V),   mass = sum_j q_j
-        loss = w * (mass * log1p(rest) - dot)
-        dz_j = w * (mass * p_j - q_j)
+        lse  = peak + log1p(rest),                  a = mass + 2 * zeta * lse
+        loss = w * (mass * log1p(rest) - dot + zeta * lse**2)
+        dx_j = w * (a * p_j - q_j) * dz_j / dx_j
 
     For a one-hot target that is ``-log p_t`` and, famously, ``y - t``.
 
     Parameters
     ----------
     logits
-        Numbers of shape (..., V).
+        Numbers with the V classes on the axis `axis`, by default the last one; (...) stands for the shape without it.
     targets
-        Class indices of shape (...), or target distributions of shape (..., V).
+        Class indices of shape (...), or target distributions of the shape of the logits.
     upstream
         Gradient of what follows in this loss: a number, or with reduction "none" one per row.
-    reduction
-        "none", "mean" or "sum". The mean divides by ``sum_i w_i * sum_c r_c * P_ic``.
-    **row_options
-        `class_weight` of shape (V,), `sample_weight` of shape (...), `ignore_index`, `label_smoothing`.
+    **options
+        `class_weight` of shape (V,) and `sample_weight` of shape (...);
+        `ignore_index`, the class index of rows without weight; `class_mask` of shape (V,), False for classes that
+        are as if they were not there; `label_smoothing`, `z_loss`, `softcap`, `temperature`;
+        `reduction`, "none", "mean" or "sum". The mean divides by ``sum_i w_i * sum_c r_c * P_ic`` or by `normalizer`.
 
     Returns
     -------
@@ -174,22 +251,10 @@ def cross_entropy_and_grad(
     >>> print(f"{loss:.4e}", d_logits)
     4.2484e-18 [[-4.24835426e-18  4.24835426e-18]]
     """
-    z = np.asarray(logits, np.float64)
-    q, mass, w = _rows(z.shape, targets, reduction=reduction, **row_options)
-    view = _view(np.where(w == 0, 0.0, z))
-    gap, rest = view.gap, view.rest
-
-    wanted_gap = np.multiply(q, gap, where=q != 0, out=np.zeros_like(q))  # 0 * -inf counts as 0
-    dot = wanted_gap.sum(-1, keepdims=True)
-    loss = (w * (mass * np.log1p(rest) - dot))[..., 0]
-
-    # A winner that is wanted has p close to 1, so mass * p - q would cancel. As p_k = 1 - rest / (1 + rest):
-    wanted_winner = view.is_winner & (q > mass / 2)
-    p = view.odds / (1 + rest)
-    dz = w * np.where(wanted_winner, (mass - q) - mass * rest / (1 + rest), mass * p - q)
-    if upstream is not None:
-        dz *= np.asarray(upstream, np.float64)[..., None]
-    return (loss if reduction == "none" else float(loss.sum())), dz
+    rows, view = _rows_and_view(logits, targets, **options)
+    _, _, dz = _in_z(rows, view)
+    d_loss = 1.0 if upstream is None else np.asarray(upstream, np.float64)[..., None]
+    return rows.reduce(_losses(rows, view)), rows.write(d_loss * rows.weight * dz * view.slope)
 
 
 def linear_cross_entropy(
@@ -200,7 +265,13 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_and_grad(
-    features: ArrayLike, weight: ArrayLike, targets: ArrayLike, bias: ArrayLike | None = None, **options: Any
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    upstream: ArrayLike | None = None,
+    **options: Any,
 ) -> tuple[Array | float, tuple[Array, Array, Array]]:
     """Return the loss of the logits ``features @ weight.T + bias`` and its gradients in the three factors.
 
@@ -216,8 +287,6 @@ def linear_cross_entropy_and_grad(
         Class indices of shape (...), or target distributions of shape (..., V).
     bias
         Numbers of shape (V,).
-    **options
-        Those of `cross_entropy_and_grad`.
 
     Returns
     -------
@@ -228,11 +297,104 @@ def linear_cross_entropy_and_grad(
     """
     W = np.asarray(weight, np.float64)
     X = np.asarray(features, np.float64)
-    row_options = {name: value for name, value in options.items() if name != "upstream"}
-    w = _rows((*X.shape[:-1], len(W)), targets, **row_options).weight
-    X = np.where(w == 0, 0.0, X)  # 0 * NaN is NaN, and a row without weight must not leak into the sums over rows
+    rows = _rows((*X.shape[:-1], len(W)), targets, **options)
+    # 0 * NaN is NaN: what takes no part must not leak into the sums over rows and over classes.
+    X = np.where(rows.weight == 0, 0.0, X)
+    W = np.where(np.isin(np.arange(len(W)), rows.classes)[:, None], W, 0.0)
 
     z = X @ W.T + (0.0 if bias is None else np.asarray(bias, np.float64))
-    loss, dz = cross_entropy_and_grad(z, targets, **options)
+    loss, dz = cross_entropy_and_grad(z, targets, upstream=upstream, **options)
     dz_rows, X_rows = dz.reshape(-1, len(W)), X.reshape(-1, X.shape[-1])
     return loss, (dz @ W, dz_rows.T @ X_rows, dz_rows.sum(0))
+
+
+def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Array:
+    """Return the second derivative of the loss in each logit, of the shape of the logits.
+
+    In the symbols of `cross_entropy_and_grad`, and for w = 1,
+
+        d2loss / dz_j2 = a * p_j * (1 - p_j) + 2 * zeta * p_j**2
+        d2loss / dx_j2 = d2loss / dz_j2 * (dz_j / dx_j)**2 + dloss / dz_j * d2z_j / dx_j2
+    """
+    rows, view = _rows_and_view(logits, targets, **options)
+    _, a, dz = _in_z(rows, view)
+    in_z = a * view.p * view.not_p + 2 * rows.z_loss * view.p**2
+    return rows.write(rows.weight * (in_z * view.slope**2 + dz * view.bend))
+
+
+def _along(rows: _Rows, view: _View, vector: ArrayLike) -> tuple[Array, Array, Array, Array]:
+    """Return v, a direction in x; s_k, where it leads in z, s_j = dz_j / dx_j * v_j, at the winner; s - s_k; its mean.
+
+    A likely winner makes the mean of s equal to s_k in all digits, and the little that it differs by would be lost.
+    """
+    v = rows.read(vector)
+    s = view.slope * v
+    s_k = np.take_along_axis(s, view.winner, -1)
+    return v, s_k, s - s_k, np.sum(view.p * (s - s_k), -1, keepdims=True)
+
+
+def hvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> Array:
+    """Return the Hessian of the loss in the logits times a vector, both of the shape of the logits.
+
+    Rows do not interact. In z, the Hessian H of a row and its product with s, whose mean is m = sum_j p_j * s_j, are
+
+        H_ij    = a * p_i * ((i == j) - p_j) + 2 * zeta * p_i * p_j
+        (H s)_j = a * p_j * (s_j - m) + 2 * zeta * p_j * m
+    """
+    rows, view = _rows_and_view(logits, targets, **options)
+    (_, a, dz), (v, s_k, s, m) = _in_z(rows, view), _along(rows, view, vector)
+    in_z = a * view.p * (s - m) + 2 * rows.z_loss * view.p * (s_k + m)
+    return rows.write(rows.weight * (in_z * view.slope + dz * view.bend * v))
+
+
+def jvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> tuple[Any, Any]:
+    """Return the loss and its derivative along a vector of the shape of the logits, reduced as the loss is.
+
+    With s and m as in `hvp` that is ``sum_j dloss / dz_j * s_j = a * m - sum_j q_j * s_j`` for a row.
+    """
+    rows, view = _rows_and_view(logits, targets, **options)
+    (b, a, _), (_, s_k, s, m) = _in_z(rows, view), _along(rows, view, vector)
+    d_losses = rows.weight * (b * s_k + a * m - np.sum(rows.q * s, -1, keepdims=True))
+    return rows.reduce(_losses(rows, view)), rows.reduce(d_losses)
+
+
+class Metrics(NamedTuple):
+    """How good predictions are: weighted means over rows, and three numbers per row."""
+
+    loss: float  # mean of -log p_t, in nats
+    perplexity: float  # exp(loss)
+    accuracy: float
+    top_k: dict[int, float]  # k -> share of the weight with rank <= k
+    entropy: float  # mean of -sum_j p_j * log p_j, in nats
+    argmax: Indices  # (...), the class predicted
+    rank: Indices  # (...), of the target, from 1; equal logits are ranked by index
+    log_probability: Array  # (...), log p_t
+
+
+@np.errstate(over="ignore")  # a perplexity beyond the largest number is inf
+def metrics(logits: ArrayLike, targets: ArrayLike, *, topk: tuple[int, ...] = (1, 5), **options: Any) -> Metrics:
+    """Return how good predictions are for targets that are class indices or one-hot rows.
+
+    The entropy of a row is ``log1p(rest) - sum_j p_j * (z_j - peak)``. Means over nothing are 0. A row without weight
+    has argmax -1, rank 0 and log-probability 0; one without a softmax has argmax -1, a rank beyond all classes and NaN.
+    The options are `axis`, `class_mask`, `ignore_index`, `sample_weight`, `softcap` and `temperature`.
+    """
+    rows, view = _rows_and_view(logits, targets, reduction="sum", **options)
+    x, n_classes = rows.read(logits), rows.shape[rows.axis]
+    t = rows.q.argmax(-1, keepdims=True)
+    x_t = np.take_along_axis(x, t, -1)
+    # Capping and tempering keep the order of the logits, and rounding could only make ties of it.
+    rank = 1 + np.sum((x > x_t) | ((x == x_t) & (np.arange(x.shape[-1]) < t)), -1)
+    log_p = (np.take_along_axis(view.gap, t, -1) - view.log_rest)[..., 0]
+    entropy = (view.log_rest - _total(view.p, view.gap))[..., 0]
+
+    w = rows.weight[..., 0]
+    argmax = np.where((w == 0) | np.isnan(log_p), -1, rows.classes[x.argmax(-1)])
+    rank = np.where(w == 0, 0, np.where(np.isnan(log_p), n_classes + 1, rank))
+    log_p = np.where(w == 0, 0.0, log_p)
+
+    def mean(values: NDArray[Any]) -> float:
+        return float(np.sum(w * values) / w.sum()) if w.any() else 0.0
+
+    loss, top_k = mean(np.abs(log_p)), {k: mean(rank <= min(k, n_classes)) for k in topk}
+    return Metrics(loss, float(np.exp(loss)), mean(rank == 1), top_k, mean(entropy), argmax, rank, log_p)

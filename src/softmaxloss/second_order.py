@@ -225,7 +225,8 @@ class _Problem:
         matrix = np.zeros((len(read), self.layout.n_classes))
         if array is not None:
             part = self.by_row.part(array, piece)
-            np.copyto(matrix.reshape(part.shape), part, where=read.reshape(part.shape), casting="unsafe")
+            read = np.broadcast_to(read, matrix.shape).reshape(part.shape)
+            np.copyto(matrix.reshape(part.shape), part, where=read, casting="unsafe")
         return matrix
 
     def _point(self, piece: Piece, live: NDArray[np.bool_], x: Float64s) -> _Point:
@@ -235,9 +236,9 @@ class _Problem:
         summary = rowwise.summarize(z, rows, layout)
         p, d_z = np.empty_like(z), np.empty_like(z)
         rowwise.softmax(z, rows, p, layout)
-        rowwise.losses_and_gradients(z, rows, rows.weight * temperature, d_z, layout)
+        rowwise.losses_and_gradients(z, rows, np.full(len(x), temperature), d_z, layout)
 
-        winner, rest = summary.argmax[:, None], summary.rest[:, None]
+        winner, rest = np.where(live, summary.argmax[:, None], 0), summary.rest[:, None]
         not_p = 1 - p
         np.put_along_axis(not_p, winner, rest / (1 + rest), axis=-1)
         z_slope = 2 * rows.z_loss * (summary.peak[:, None] / temperature + np.log1p(rest))

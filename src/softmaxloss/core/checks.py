@@ -14,7 +14,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def reduction(value: str) -> None:
     """Refuse an unknown reduction."""
-    if value not in REDUCTIONS:
+    if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
 
 
@@ -40,9 +40,9 @@ def non_negative(name: str, value: float) -> float:
 
 def ranks(value: Iterable[int]) -> tuple[int, ...]:
     """Return the k of top-k accuracies."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"topk must hold positive integers, got {value!r}")
-    return tuple(count("topk", k) for k in value)
+    if isinstance(value, str) or not isinstance(value, Iterable) or not hasattr(value, "__len__"):
+        raise TypeError(f"topk must be a collection of positive integers, got {value!r}")
+    return tuple(count("each k of topk", k) for k in value)
 
 
 def positive(name: str, value: float) -> float:
@@ -315,8 +315,8 @@ def count(name: str, value: object) -> int:
 
 def out(value: object, like: Array) -> Array:
     """Return a given output array; it must have the shape and dtype of the logits and be writable."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}")
     dtype = result_dtype(like.dtype)
     if value.shape != like.shape:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
@@ -330,11 +330,12 @@ def out(value: object, like: Array) -> Array:
 def _array(name: str, value: Any) -> Array:
     """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass {name}.data, and sample_weight")
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise type(error)(f"{name} cannot be read as an array: {error}") from None
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} cannot be read as an array: {error}") from None
 
 
 def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:

@@ -44,7 +44,7 @@ def store(result: Array, logits: Array, softcap: float, out: Array) -> None:
     """Round a result of kernels into its place; one that is a gradient of capped logits becomes that of the logits."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if softcap != 0.0:
-            result *= cap_slope(logits, softcap)
+            np.multiply(result, cap_slope(logits, softcap), out=result, where=result != 0)  # 0 * NaN: not read, so 0
         out[...] = result
 
 

@@ -114,7 +114,7 @@ class Reduction(NamedTuple):
         """Return the gradient from above as one number per row."""
         shape = self.batch_shape if self.kind == "none" else ()
         given = checks.upstream(value, shape)
-        return np.broadcast_to(given, self.batch_shape).reshape(-1)
+        return np.array(np.broadcast_to(given, self.batch_shape)).reshape(-1)
 
 
 def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
@@ -177,7 +177,10 @@ def describe(
             dense = None
 
     keep, floor = 1.0 - eps, eps / n_classes
-    mass = keep * share + floor * (n_classes if r is None else float(r.sum()))
+    mean_class_weight = 1.0 if r is None else float(r.sum()) / n_classes
+    # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
+    less = eps * (mean_class_weight - share) if eps < 0.5 else eps * mean_class_weight
+    mass = (share if eps < 0.5 else keep * share) + less
     with np.errstate(over="ignore"):
         divisor = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
     if reduction == "mean":

@@ -63,14 +63,14 @@ def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
 
 
 def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout) -> Float64s:
-    """Return the losses and write the gradients of the logits, times d_loss, to `out`, which may be `logits`."""
+    """Return the losses and write their gradients, times d_loss, to `out`, which may be `logits`."""
     return _losses_and_gradients(logits, rows, d_loss, out, layout, softcap=rows.softcap)
 
 
 def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the softmax of z of each row to `out`: it is the gradient of logsumexp by z."""
     alone = rows.without_targets()
-    d_loss = alone.weight * rows.temperature.value
+    d_loss = np.full(layout.n_rows, rows.temperature.value)
     _losses_and_gradients(logits, alone, d_loss, out, layout, softcap=0.0)
 
 
@@ -114,7 +114,8 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, by_row, piece)
-        row_kernels.score(z, described, row_kernels.room_for_rows(z), scores.part(piece.rows))
+        uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
+        row_kernels.score(z, uncapped, described, row_kernels.room_for_rows(z), scores.part(piece.rows))
 
     for_each(work, by_row.pieces())
     return scores

@@ -5,9 +5,9 @@ One row of logits z at temperature T against an effective target q with sum `mas
     k     = argmax_j z_j                                 the lowest index on a tie
     peak  = z_k
     rest  = sum over j != k of exp((z_j - peak) / T)     everything but the winner, relative to the winner
-    dot   = sum_j q_j (z_j - peak)                       <= 0
+    dot   = sum_j q_j (z_j - peak) / T                   <= 0
     lse   = peak / T + log1p(rest)
-    loss  = weight * (mass * log1p(rest) - dot / T + z_loss * lse**2)        no term is negative: nothing cancels
+    loss  = weight * (mass * log1p(rest) - dot + z_loss * lse**2)        no term is negative: nothing cancels
     slope = mass + 2 * z_loss * lse                      d loss / d z_j = weight / T * (slope * softmax_j - q_j)
 
 Summaries of disjoint sets of classes merge into that of their union, so a block in cache, a slice of the vocabulary
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels.arithmetic import half_gap, two_sum
+from softmaxloss.core.kernels.arithmetic import gap_times, two_product, two_quotient, two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp, temperature_of
 
@@ -61,7 +61,7 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
     With one winner w, the part of the highest peak, the others' winners are ordinary classes:
 
         rest = rest_w + sum over b != w of exp((peak_b - peak_w) / T) (1 + rest_b)
-        dot  = sum_b dot_b + mass_b (peak_b - peak_w)
+        dot  = sum_b dot_b + mass_b (peak_b - peak_w) / T
     """
     winner = 0
     for b in range(1, n):
@@ -81,7 +81,7 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
         rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak, temperature) * (1.0 + parts.rest[b]))
         lost_rest += error
         if parts.mass[b] > 0.0:
-            dot, error = two_sum(dot, 2.0 * (parts.mass[b] * half_gap(parts.peak[b], peak)))
+            dot, error = two_sum(dot, gap_times(parts.mass[b], parts.peak[b], peak, temperature.value))
             lost_dot += error
     if dot > -math.inf:
         dot += lost_dot
@@ -93,31 +93,70 @@ def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
     """Return the loss of row i; NaN where its logits define no softmax."""
     if not math.isfinite(peak):
         return math.nan
-    loss = rows.mass[i] * math.log1p(rest) - dot / rows.temperature.value
+    loss, lost = two_product(rows.mass[i], math.log1p(rest))
+    loss, error = two_sum(loss, -dot)
+    lost += error
     if rows.z_loss > 0.0:
-        loss += rows.z_loss * log_sum_exp(rows, peak, rest) ** 2
-    return rows.weight[i] * loss
+        lse, lse_lost = log_sum_exp(rows, peak, rest)
+        square, square_lost = two_product(lse, lse)
+        cost, cost_lost = two_product(rows.z_loss, square)
+        loss, error = two_sum(loss, cost)
+        lost += error + cost_lost + rows.z_loss * (square_lost + 2.0 * lse * lse_lost)
+    weighted, error = two_product(rows.weight[i], loss)
+    lost = rows.weight[i] * lost + error
+    return weighted + lost if math.isfinite(lost) else rows.weight[i] * loss
 
 
 @inline
-def log_sum_exp(rows: Any, peak: float, rest: float) -> Any:
-    """Return lse."""
-    return peak / rows.temperature.value + math.log1p(rest)
+def log_sum_exp(rows: Any, peak: float, rest: float) -> tuple[float, float]:
+    """Return lse, rounded, and what rounding lost."""
+    scaled_peak, lost = two_quotient(peak, 0.0, rows.temperature.value, 0.0)
+    lse, error = two_sum(scaled_peak, math.log1p(rest))
+    return lse, lost + error
 
 
 @inline
-def z_slope(rows: Any, peak: float, rest: float) -> Any:
-    """Return what z-loss adds to mass in the slope."""
-    return 2.0 * rows.z_loss * log_sum_exp(rows, peak, rest) if rows.z_loss > 0.0 else 0.0
+def z_slope(rows: Any, peak: float, rest: float) -> tuple[float, float]:
+    """Return what z-loss adds to mass in the slope, rounded, and what rounding lost."""
+    if rows.z_loss == 0.0:
+        return 0.0, 0.0
+    lse, lost = log_sum_exp(rows, peak, rest)
+    slope, error = two_product(2.0 * rows.z_loss, lse)
+    return slope, error + 2.0 * rows.z_loss * lost
 
 
 @inline
-def gradient_at_winner(rest: float, mass: float, z_slope: float, q: float) -> float:
-    """Return slope * p - q for the class of the highest logit, whose p = 1 / (1 + rest) is 1 - rest / (1 + rest)."""
-    slope = mass + z_slope
-    if q > slope / 2.0:
-        return (mass - q) + z_slope - slope * rest / (1.0 + rest)
-    return slope / (1.0 + rest) - q
+def gradient_factors(rows: Any, i: int, d_loss: float, peak: float, rest: float) -> tuple[float, float]:
+    """Return f and d such that the gradient of row i is f * exp((z - peak) / T) - d * q.
+
+    d = d_loss * weight / T and f = d * slope / (1 + rest), NaN where logits define no softmax. Products and quotients
+    carry along what rounding loses, so that each result is rounded about once.
+    """
+    top, top_lost = two_product(rows.weight[i], d_loss)
+    d, d_lost = two_quotient(top, top_lost, rows.temperature.value, 0.0)
+    if not math.isfinite(peak):
+        return math.nan, d
+    extra, extra_lost = z_slope(rows, peak, rest)
+    slope, slope_lost = two_sum(rows.mass[i], extra)
+    top, top_lost = two_product(d, slope)
+    top_lost += d_lost * slope + d * (slope_lost + extra_lost)
+    total, total_lost = two_sum(1.0, rest)
+    f, f_lost = two_quotient(top, top_lost, total, total_lost)
+    return f + f_lost, d
+
+
+@inline
+def gradient_at_winner(rows: Any, i: int, factors: tuple[float, float], summary: tuple[float, float], q: float) -> Any:
+    """Return the gradient for the class of the highest logit, whose softmax is 1 / (1 + rest) = 1 - rest / (1 + rest).
+
+    `factors` are those of gradient_factors, `summary` is peak and rest.
+    """
+    f, d = factors
+    peak, rest = summary
+    extra, _ = z_slope(rows, peak, rest)
+    if q > abs(rows.mass[i] + extra) / 2.0:
+        return d * ((rows.mass[i] - q) + extra) - f * rest
+    return f - d * q
 
 
 @kernel

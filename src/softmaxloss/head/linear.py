@@ -131,7 +131,7 @@ def linear_cross_entropy_and_grad(
     layer = _Layer(features, weight, bias, max_memory)
     wanted = _wanted(wrt)
     rows, reduction = describe(targets, layer.logits_layout, **options)
-    d_loss = rows.weight * reduction.upstream(upstream)
+    d_loss = reduction.upstream(upstream)
     losses = np.zeros(len(layer.features))
     d_features = np.zeros_like(layer.features, order="C") if "features" in wanted else None
     d_weight = np.zeros_like(layer.weight, order="C") if "weight" in wanted else None
@@ -178,6 +178,7 @@ class _Layer:
         """Yield the rows of a chunk, their features, logits and descriptor; rows of weight 0 are left out."""
         n_rows = len(self.features)
         dense = None if rows.dense is None else rows.dense.reshape(n_rows, self.n_classes)
+        self._forget_masked(rows.class_mask)
         live = np.flatnonzero(rows.weight)
         buffer = np.empty((min(self.chunk_rows, len(live)), self.n_classes), self.features.dtype)
         for start in range(0, len(live), self.chunk_rows):
@@ -189,6 +190,11 @@ class _Layer:
                 logits[...] = self.bias
             multiply(x, self.weight.T, logits, add=self.bias is not None)
             yield part, x, logits, rows.part(part, None if dense is None else dense[part])
+
+    def _forget_masked(self, class_mask: NDArray[np.bool_]) -> None:
+        """Put 0 in the place of NaN and inf in the weights of classes that do not exist: 0 * NaN is NaN."""
+        if class_mask.size and not np.isfinite(self.weight[~class_mask]).all():
+            self.weight = np.where(class_mask[:, None], self.weight, 0)
 
     def rounded(self, gradient: NDArray[Any]) -> NDArray[Any]:
         """Return a gradient in the inputs' dtype."""

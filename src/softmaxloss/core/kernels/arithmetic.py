@@ -10,9 +10,9 @@ from numba.extending import overload
 
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
-# A sum over a block of classes is taken in so many lanes, each of which adds at most 8 terms plainly; the lanes are
+# A sum over a block of classes is taken in so many lanes, each of which adds at most 4 terms plainly; the lanes are
 # added up with two_sum. So the order of all additions is fixed here, not by the compiler or the width of its vectors.
-LANES = 256
+LANES = 512
 
 # An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
 _UNSIGNED = np.uint64
@@ -24,6 +24,32 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
+
+
+@inline
+def two_product(a: float, b: float) -> tuple[float, float]:
+    """Return the rounded product and exactly what rounding lost (Dekker)."""
+    product = a * b
+    a_high, a_low = halves(a)
+    b_high, b_low = halves(b)
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@inline
+def halves(a: float) -> tuple[float, float]:
+    """Return two numbers of half the bits whose sum is a (Veltkamp)."""
+    scaled = 134217729.0 * a  # 2**27 + 1
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+@inline
+def two_quotient(top: float, top_lost: float, bottom: float, bottom_lost: float) -> tuple[float, float]:
+    """Return (top + top_lost) / (bottom + bottom_lost), rounded, and about what rounding lost."""
+    quotient = top / bottom
+    back, back_lost = two_product(quotient, bottom)
+    lost = ((top - back) - back_lost + top_lost - quotient * bottom_lost) / bottom
+    return quotient, lost if math.isfinite(lost) else 0.0
 
 
 class Lanes(NamedTuple):
@@ -68,6 +94,12 @@ def lane_sum(run: Any, total: Any, lost: Any) -> float:
 def half_gap(z: float, peak: float) -> float:
     """Return (z - peak) / 2, which is finite even where z - peak is too large; -inf for z = -inf under any peak."""
     return 0.5 * z - 0.5 * peak if z > -math.inf else z
+
+
+@inline
+def gap_times(q: float, z: float, peak: float, temperature: float) -> float:
+    """Return q (z - peak) / T, which may be finite even where z - peak is not."""
+    return q * half_gap(z, peak) / (0.5 * temperature)
 
 
 def class_weight_of(class_weight: Any, j: int) -> Any:

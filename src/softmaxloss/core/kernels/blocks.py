@@ -18,7 +18,7 @@ from softmaxloss.core.kernels.arithmetic import (
     probability_of,
 )
 from softmaxloss.core.kernels.bits import number_of_key, order_key
-from softmaxloss.core.kernels.compilation import inline
+from softmaxloss.core.kernels.compilation import fused, inline
 from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
@@ -99,27 +99,30 @@ def exponentials(block: Any, winner: int, peak: Any, temperature: Temperature, l
 
 @inline
 def entropy_moment(block: Any, peak: Any, temperature: Temperature, lanes: Any) -> float:
-    """Return sum_j exp((z_j - peak) / T) (peak - z_j); a class at -inf adds nothing."""
+    """Return the sum of -x_j exp(x_j) with x_j = (z_j - peak) / T; a class at -inf adds nothing."""
+    reciprocal = block.dtype.type(temperature.reciprocal)
     clear(lanes.run)
     for start in range(0, block.size, LANES):
         line = block[start : start + LANES]
         for lane in range(line.size):
             exponential = lifted_exp(line[lane], peak, temperature)
-            lanes.run[lane] += exponential * (peak - line[lane]) if exponential > 0 else line.dtype.type(0)
+            lanes.run[lane] += (
+                exponential * ((peak - line[lane]) * reciprocal) if exponential > 0 else line.dtype.type(0)
+            )
     return lane_sum(lanes.run, lanes.total, lanes.lost) * UNLIFT
 
 
-@inline
+@fused
 def spread_target(rows: Any, i: int, j: int, keep: float) -> Any:
     """Return q_j but for what stands at the label: r_j (keep P_j + floor), with keep = 0 for rows that have a label."""
     return class_weight_of(rows.class_weight, j) * (keep * probability_of(rows.dense, i, j) + rows.floor)
 
 
-@inline
+@fused
 def spread_moments(
     block: Any, peak: Any, rows: Any, i: int, start: int, keep: float, lanes: Any
 ) -> tuple[float, float]:
-    """Return sum_j q_j (z_j - peak) and sum_j q_j over a block of logits, with q as in spread_target."""
+    """Return sum_j q_j (z_j - peak) / T and sum_j q_j over a block of logits, with q as in spread_target."""
     clear(lanes.first)
     clear(lanes.second)
     for begin in range(0, block.size, LANES):
@@ -128,7 +131,7 @@ def spread_moments(
             q = spread_target(rows, i, start + begin + lane, keep)
             lanes.first[lane] += q * half_gap(np.float64(line[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
-    dot = 2.0 * lane_sum(lanes.first, lanes.total, lanes.lost)
+    dot = lane_sum(lanes.first, lanes.total, lanes.lost) / (0.5 * rows.temperature.value)
     return dot, lane_sum(lanes.second, lanes.total, lanes.lost)
 
 
@@ -148,10 +151,10 @@ def scale(block: Any, factor: float) -> None:
         block[j] = (block[j] * first) * second
 
 
-@inline
-def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int, keep: float, weight: float) -> None:
-    """Turn LIFT * exp into factor * exp - weight * q, with q as in spread_target."""
+@fused
+def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int, keep: float, floor: float) -> None:
+    """Turn LIFT * exp into factor * exp - r_j (keep P_j + floor)."""
     first, second = two_factors(block, factor)
     for j in range(block.size):
-        q = spread_target(rows, i, start + j, keep)
-        block[j] = (block[j] * first) * second - block.dtype.type(weight * q)
+        q = class_weight_of(rows.class_weight, start + j) * (keep * probability_of(rows.dense, i, start + j) + floor)
+        block[j] = (block[j] * first) * second - block.dtype.type(q)

@@ -15,16 +15,16 @@ from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap, two_sum
 from softmaxloss.core.kernels.blocks import two_factors
-from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline, kernel
+from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import UNLIFT, Temperature, exp_gap, lifted_exp
-from softmaxloss.core.summary import gradient_at_winner, row_loss, z_slope
+from softmaxloss.core.summary import gradient_at_winner, gradient_factors, row_loss
 
 # Rows of a tile: what is kept of each, some 80 bytes, stays in a first-level cache, its logits in a second-level one.
 MOST_ROWS = 128
 FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 # Classes whose terms are added plainly before their sum joins the compensated total.
-RUN = 8
+RUN = 4
 
 
 class Tile(NamedTuple):
@@ -41,16 +41,17 @@ class Tile(NamedTuple):
     lost_rest: Any
     dot: Any
     lost_dot: Any
-    first: Any  # the two factors of the gradient
+    f: Any  # those of gradient_factors, and the two factors that multiply by f
+    d: Any
+    first: Any
     second: Any
-    d_z: Any
 
 
 def room_for_a_tile(logits: Any) -> Tile:
     """Return what the kernels need to work in."""
     rows = min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(logits.n_classes, 1)))
     same, double = logits.flat.dtype, np.float64
-    dtypes = [same, same, np.int32, double, double, same, *[double] * 5, same, same, double]
+    dtypes = [same, same, np.int32, double, double, same, *[double] * 7, same, same]
     return Tile(*(np.empty(rows, dtype) for dtype in dtypes))
 
 
@@ -102,7 +103,7 @@ def add_exponentials(line: Any, j: int, peak: Any, winner: Any, total: Any, temp
         total[c] += line[c] if winner[c] != j else line.dtype.type(0)
 
 
-@inline
+@fused
 def add_gaps(line: Any, peak: Any, rows: Any, keep: Any, group: int, j: int, start: int, total: Any) -> None:
     """Add q (z - peak) / 2 to the total."""
     r = class_weight_of(rows.class_weight, j)
@@ -144,7 +145,7 @@ def summarize_tile(logits: Any, rows: Any, tile: Any, group: int, start: int, si
         tile.dot[c] += tile.lost_dot[c] if tile.dot[c] > -math.inf else 0.0
         spike = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
         tile.dot[c] += spike * half_gap(tile.label_logit[c], np.float64(tile.peak[c])) if spike > 0.0 else 0.0
-        tile.dot[c] *= 2.0
+        tile.dot[c] /= 0.5 * rows.temperature.value
 
 
 @inline
@@ -191,7 +192,7 @@ def summarize(logits: Any, rows: Any, tile: Any, scratch: Any, summary: Any) -> 
 
 @kernel
 def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, tile: Any, loss: Any, out: Any) -> None:
-    """Fill the loss of each row and d_loss / T * (slope * softmax - q); `out` may be `logits` itself."""
+    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself."""
     for group in range(logits.groups):
         for start in range(0, logits.width, tile.line.size):
             size = min(tile.line.size, logits.width - start)
@@ -207,16 +208,15 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, tile: Any, loss: A
 def finish_losses(rows: Any, d_loss: Any, tile: Any, i: int, size: int, loss: Any) -> None:
     """Fill the losses of the rows of a tile, and the factors of their gradients."""
     for c in range(size):
-        loss[i + c], tile.d_z[c] = 0.0, 0.0
+        loss[i + c] = 0.0
         peak, rest = np.float64(tile.peak[c]), tile.rest[c]
         if rows.weight[i + c] != 0.0:
             loss[i + c] = row_loss(rows, i + c, peak, rest, tile.dot[c])
-            tile.d_z[c] = d_loss[i + c] / rows.temperature.value
-        slope = rows.mass[i + c] + z_slope(rows, peak, rest) if math.isfinite(peak) else math.nan
-        tile.first[c], tile.second[c] = two_factors(tile.line, tile.d_z[c] * slope / (1.0 + rest))
+        tile.f[c], tile.d[c] = gradient_factors(rows, i + c, d_loss[i + c], peak, rest)
+        tile.first[c], tile.second[c] = two_factors(tile.line, tile.f[c])
 
 
-@inline
+@fused
 def scale_line(out: Any, rows: Any, tile: Any, group: int, j: int, start: int, size: int) -> None:
     """Turn LIFT * exp of class j into factor * exp - d_z * q."""
     line = tile.line[:size]
@@ -225,8 +225,9 @@ def scale_line(out: Any, rows: Any, tile: Any, group: int, j: int, start: int, s
     if has_spread(rows):
         r = class_weight_of(rows.class_weight, j)
         for c in range(size):
-            q = r * (tile.keep[c] * probability_in(rows.dense, group, j, start + c) + rows.floor)
-            line[c] = (line[c] * tile.first[c]) * tile.second[c] - line.dtype.type(tile.d_z[c] * q)
+            p = probability_in(rows.dense, group, j, start + c)
+            q = r * (tile.d[c] * tile.keep[c] * p + tile.d[c] * rows.floor)
+            line[c] = (line[c] * tile.first[c]) * tile.second[c] - line.dtype.type(q)
     else:
         for c in range(size):
             line[c] = (line[c] * tile.first[c]) * tile.second[c]
@@ -242,14 +243,14 @@ def finish_gradients(out: Any, rows: Any, tile: Any, group: int, start: int, siz
             for j in range(out.n_classes):
                 out.flat[place_of(out, group, j, start + c)] = 0
             continue
-        peak, rest, d_z = np.float64(tile.peak[c]), tile.rest[c], tile.d_z[c]
+        peak, rest, f, d = np.float64(tile.peak[c]), tile.rest[c], tile.f[c], tile.d[c]
         if not math.isfinite(peak):
             continue
-        extra, label, winner = z_slope(rows, peak, rest), rows.label[i], tile.winner[c]
+        label, winner = rows.label[i], tile.winner[c]
         if label >= 0:
             q = class_weight_of(rows.class_weight, label) * (rows.keep + rows.floor)
-            slope_times_p = (rows.mass[i] + extra) * exp_gap(tile.label_logit[c], peak, rows.temperature) / (1.0 + rest)
-            out.flat[place_of(out, group, label, start + c)] = d_z * (slope_times_p - q)
+            gradient = f * exp_gap(tile.label_logit[c], peak, rows.temperature) - d * q
+            out.flat[place_of(out, group, label, start + c)] = gradient
         q = tile.keep[c] * probability_in(rows.dense, group, winner, start + c) + rows.floor
         q = class_weight_of(rows.class_weight, winner) * (q + (rows.keep if winner == label else 0.0))
-        out.flat[place_of(out, group, winner, start + c)] = d_z * gradient_at_winner(rest, rows.mass[i], extra, q)
+        out.flat[place_of(out, group, winner, start + c)] = gradient_at_winner(rows, i, (f, d), (peak, rest), q)

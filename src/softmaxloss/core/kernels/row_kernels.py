@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap, room_for_lanes
+from softmaxloss.core.kernels.arithmetic import class_weight_of, gap_times, room_for_lanes
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     clear_masked,
@@ -26,7 +26,13 @@ from softmaxloss.core.kernels.blocks import (
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import exp_gap
-from softmaxloss.core.summary import gradient_at_winner, merge_parts, new_summary, row_loss, z_slope
+from softmaxloss.core.summary import (
+    gradient_at_winner,
+    gradient_factors,
+    merge_parts,
+    new_summary,
+    row_loss,
+)
 
 
 class Room(NamedTuple):
@@ -76,7 +82,7 @@ def summarize_row(logits: Any, work: Any, room: Any, rows: Any, i: int) -> tuple
         n += 1
     argmax, peak, rest, dot, mass = merge_parts(parts, n, rows.temperature)
     if spike > 0.0:
-        dot += 2.0 * (spike * half_gap(label_logit, peak))
+        dot += gap_times(spike, label_logit, peak, rows.temperature.value)
         mass += spike
     return argmax, peak, rest, dot, mass
 
@@ -92,7 +98,7 @@ def summarize(logits: Any, rows: Any, room: Any, summary: Any) -> None:
 
 @kernel
 def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, room: Any, loss: Any, out: Any) -> None:
-    """Fill the loss of each row and d_loss / T * (slope * softmax - q); `out` may be `logits` itself."""
+    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself."""
     for i in range(logits.shape[0]):
         if rows.weight[i] == 0.0:
             loss[i] = 0.0
@@ -104,23 +110,21 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, room: Any, loss: A
         argmax, peak, rest, dot, _ = summarize_row(logits[i], work, room, rows, i)
         loss[i] = row_loss(rows, i, peak, rest, dot)
 
-        d_z = d_loss[i] / rows.temperature.value
-        mass, extra = rows.mass[i], z_slope(rows, peak, rest)
-        slope = mass + extra if math.isfinite(peak) else math.nan
+        f, d = gradient_factors(rows, i, d_loss[i], peak, rest)
         for b in range(room.parts.peak.size):
             start = b * BLOCK
             block = work[start : start + BLOCK]
-            factor = exp_gap(room.parts.peak[b], peak, rows.temperature) * (d_z * slope / (1.0 + rest))
+            factor = exp_gap(room.parts.peak[b], peak, rows.temperature) * f
             if has_spread:
-                scale_and_subtract(block, factor, rows, i, start, keep, d_z)
+                scale_and_subtract(block, factor, rows, i, start, d * keep, d * rows.floor)
             else:
                 scale(block, factor)
         if label >= 0:
             q = spread_target(rows, i, label, keep) + spike
-            work[label] = d_z * (slope * exp_gap(label_logit, peak, rows.temperature) / (1.0 + rest) - q)
+            work[label] = f * exp_gap(label_logit, peak, rows.temperature) - d * q
         if math.isfinite(peak):
             q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
-            work[argmax] = d_z * gradient_at_winner(rest, mass, extra, q)
+            work[argmax] = gradient_at_winner(rows, i, (f, d), (peak, rest), q)
         clear_masked(work, rows.class_mask)
 
 
@@ -138,32 +142,47 @@ def log_softmax(logits: Any, rows: Any, room: Any, out: Any) -> None:
 @inline
 def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
     """Subtract in two steps: both differences have one sign, so that nothing cancels."""
+    half = row.dtype.type(0.5)
     for j in range(row.size):
-        row[j] = (row[j] - peak) * reciprocal - log_total
+        row[j] = (half * row[j] - half * peak) * (reciprocal + reciprocal) - log_total  # halves do not overflow
 
 
 @kernel
-def score(logits: Any, rows: Any, room: Any, scores: Any) -> None:
-    """Fill the Scores of rows that have a label; those of weight 0, or without a softmax, are left as they are."""
+def score(logits: Any, uncapped: Any, rows: Any, room: Any, scores: Any) -> None:
+    """Fill the Scores of rows that have a label; those of weight 0, or without a softmax, are left as they are.
+
+    Ranks are those of `uncapped` logits, as far beyond a soft cap different ones become equal.
+    """
     for i in range(logits.shape[0]):
         if rows.weight[i] == 0.0:
             continue
-        argmax, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
+        _, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
         if not math.isfinite(peak):
             continue
-        label = rows.label[i]
-        label_logit = logits[i, label]
-        before, moment = 0, 0.0
+        label, label_logit = rows.label[i], np.float64(logits[i, rows.label[i]])
+        scores.argmax[i], scores.rank[i] = argmax_and_rank(uncapped[i], label, rows.class_mask, room.block)
+        moment = 0.0
         for start in range(0, logits.shape[1], BLOCK):
             stop = min(start + BLOCK, logits.shape[1])
             block = room.block[: stop - start]
             load(logits[i][start:stop], rows.class_mask[start:stop], block)
-            before += count_before(block, label_logit, label - start)
             moment += entropy_moment(block, block.dtype.type(peak), rows.temperature, room.lanes)
-        if label_logit == -math.inf:
-            before -= count_masked(rows.class_mask, label)
-        log_total = math.log1p(rest)
-        scores.argmax[i] = argmax
-        scores.rank[i] = before + 1
-        scores.log_probability[i] = 2.0 * half_gap(np.float64(label_logit), peak) / rows.temperature.value - log_total
-        scores.entropy[i] = log_total + moment / (1.0 + rest) / rows.temperature.value
+        scores.log_probability[i] = gap_times(1.0, label_logit, peak, rows.temperature.value) - math.log1p(rest)
+        scores.entropy[i] = math.log1p(rest) + moment / (1.0 + rest)
+
+
+@inline
+def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any) -> tuple[int, int]:
+    """Return the class of the highest logit and the rank of the label; of equal logits the first ranks first."""
+    top, best, before = logits.dtype.type(-math.inf), -1, 0
+    for start in range(0, logits.size, BLOCK):
+        stop = min(start + BLOCK, logits.size)
+        block = work[: stop - start]
+        load(logits[start:stop], class_mask[start:stop], block)
+        peak = highest(block)
+        if peak > top or best < 0:
+            top, best = peak, start + first_index(block, peak)
+        before += count_before(block, logits[label], label - start)
+    if logits[label] == -math.inf:
+        before -= count_masked(class_mask, label)
+    return best, before + 1
