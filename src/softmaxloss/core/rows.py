@@ -240,7 +240,8 @@ def with_row_options(function: F) -> F:
     own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     options = [p for name, p in signature(describe).parameters.items() if name in RowOptions.__annotations__]
     positional = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
-    keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY]
+    axis = [p for p in own if p.name == "axis"]
+    keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY and p not in axis]
     known = [p.name for p in (*own, *options)]
 
     @wraps(function)
@@ -248,5 +249,5 @@ def with_row_options(function: F) -> F:
         checks.known_keywords(function.__name__, keywords, known)
         return function(*arguments, **keywords)
 
-    checked.__signature__ = shown.replace(parameters=[*positional, *options, *keyword_only])  # type: ignore[attr-defined]
+    checked.__signature__ = shown.replace(parameters=[*positional, *axis, *options, *keyword_only])  # type: ignore[attr-defined]
     return checked  # type: ignore[return-value]

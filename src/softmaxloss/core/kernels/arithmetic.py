@@ -75,10 +75,37 @@ def clear(lanes: Any) -> None:
         lanes[lane] = 0
 
 
-@inline
-def lane_sum(run: Any, total: Any, lost: Any) -> float:
-    """Return the sum of lanes: by halves, in double precision, with what rounding loses; -inf if one is -inf."""
-    n = run.size
+def lane_sum(run: Any, lanes: Any) -> float:
+    """Return the sum of lanes in double precision, added up by halves; -inf if one is -inf.
+
+    For sums over logits of double precision what rounding loses is added up as well.
+    """
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(lane_sum, strict=False, jit_options=STEP_OPTIONS)
+def _lane_sum(run: Any, lanes: Lanes) -> Callable[..., Any]:
+    return _exact_lane_sum if lanes.types[0].dtype == types.float64 else _plain_lane_sum
+
+
+def _plain_lane_sum(run: Any, lanes: Any) -> Any:
+    total, n = lanes.total, run.size
+    half = (n + 1) // 2
+    for lane in range(n - half):
+        total[lane] = np.float64(run[lane]) + np.float64(run[half + lane])
+    if n % 2 == 1:
+        total[half - 1] = run[half - 1]
+    n = half
+    while n > 1:
+        half = (n + 1) // 2
+        for lane in range(n - half):
+            total[lane] += total[half + lane]
+        n = half
+    return total[0]
+
+
+def _exact_lane_sum(run: Any, lanes: Any) -> Any:
+    total, lost, n = lanes.total, lanes.lost, run.size
     for lane in range(n):
         total[lane], lost[lane] = run[lane], 0.0
     while n > 1:

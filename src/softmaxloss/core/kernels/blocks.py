@@ -94,7 +94,7 @@ def exponentials(block: Any, winner: int, peak: Any, temperature: Temperature, l
             line[lane] = lifted_exp(line[lane], peak, temperature)
             lanes.run[lane] += line[lane]
     block[winner] = LIFT
-    return lane_sum(lanes.run, lanes.total, lanes.lost) * UNLIFT
+    return lane_sum(lanes.run, lanes) * UNLIFT
 
 
 @inline
@@ -109,7 +109,7 @@ def entropy_moment(block: Any, peak: Any, temperature: Temperature, lanes: Any) 
             lanes.run[lane] += (
                 exponential * ((peak - line[lane]) * reciprocal) if exponential > 0 else line.dtype.type(0)
             )
-    return lane_sum(lanes.run, lanes.total, lanes.lost) * UNLIFT
+    return lane_sum(lanes.run, lanes) * UNLIFT
 
 
 @fused
@@ -131,8 +131,8 @@ def spread_moments(
             q = spread_target(rows, i, start + begin + lane, keep)
             lanes.first[lane] += q * half_gap(np.float64(line[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
-    dot = lane_sum(lanes.first, lanes.total, lanes.lost) / (0.5 * rows.temperature.value)
-    return dot, lane_sum(lanes.second, lanes.total, lanes.lost)
+    dot = lane_sum(lanes.first, lanes) / (0.5 * rows.temperature.value)
+    return dot, lane_sum(lanes.second, lanes)
 
 
 @inline

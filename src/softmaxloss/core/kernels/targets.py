@@ -45,7 +45,7 @@ def weighted_sum(block: Any, class_weight: Any, start: int, lanes: Any) -> float
         line = block[begin : begin + LANES]
         for lane in range(line.size):
             lanes.first[lane] += class_weight_of(class_weight, start + begin + lane) * line[lane]
-    return lane_sum(lanes.first, lanes.total, lanes.lost)
+    return lane_sum(lanes.first, lanes)
 
 
 @inline
