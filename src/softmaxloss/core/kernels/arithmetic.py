@@ -84,7 +84,7 @@ def lane_sum(run: Any, lanes: Any) -> float:
 
 
 @overload(lane_sum, strict=False, jit_options=STEP_OPTIONS)
-def _lane_sum(run: Any, lanes: Lanes) -> Callable[..., Any]:
+def _lane_sum(run: Any, lanes: Any) -> Callable[..., Any]:
     return _exact_lane_sum if lanes.types[0].dtype == types.float64 else _plain_lane_sum
 
 
