@@ -52,8 +52,10 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     >>> check_gradient(SoftmaxWithLoss(), np.array([[0.3, 2.9, 4.0]]), np.array([2])) < 1e-9
     True
     """
-    if not (callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))):
-        raise TypeError(f"layer must have forward(x, t) and backward(), got {type(layer).__name__}")
+    callables = callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))
+    if isinstance(layer, type) or not callables:
+        got = f"the class {layer.__name__}" if isinstance(layer, type) else type(layer).__name__
+        raise TypeError(f"layer must have forward(x, t) and backward(), got {got}")
     x = checks.floats("x", x).astype(np.float64)
     originals = {name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name, None) is not None}
     try:

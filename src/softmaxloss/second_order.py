@@ -115,7 +115,8 @@ def hvp(
         result: Float64s = point.weight * along_z * point.d_map + point.d_z * point.d2_map * v
         return result
 
-    return _Problem(logits, targets, axis, options).map(product, vector)
+    problem = _Problem(logits, targets, axis, options)
+    return problem.map(product, problem.direction(vector))
 
 
 @with_row_options
@@ -159,7 +160,7 @@ def jvp(
         terms = np.sum(point.d_z * gap, axis=-1, keepdims=True) + point.weight * point.z_slope * u_k
         d_losses[piece.rows] = np.where(point.live, terms, 0.0)[:, 0]
 
-    problem.for_each_piece(work, vector)
+    problem.for_each_piece(work, problem.direction(vector))
     dtype = problem.logits.dtype
     losses = rowwise.losses(problem.logits, problem.rows, problem.layout)
     return problem.reduction.result(losses, dtype), problem.reduction.result(d_losses, dtype)
@@ -197,7 +198,11 @@ class _Problem:
         self.rows, self.reduction = describe(targets, self.layout, **options)
         self.exists = self.rows.class_mask if self.rows.class_mask.size else np.ones(self.layout.n_classes, bool)
 
-    def map(self, function: Callable[[_Point, Float64s], Float64s], vector: ArrayLike | None = None) -> Array:
+    def direction(self, vector: ArrayLike) -> Array:
+        """Return a vector in the space of the logits, checked."""
+        return checks.vector(vector, self.logits.shape)
+
+    def map(self, function: Callable[[_Point, Float64s], Float64s], direction: Array | None = None) -> Array:
         """Return an array of the shape of the logits, filled with function(point, vector)."""
         result = np.empty(self.logits.shape, elementwise.result_dtype(self.logits.dtype))
 
@@ -205,12 +210,11 @@ class _Problem:
             place = self.by_row.part(result, piece)
             place[...] = np.where(point.live & self.exists, function(point, v), 0.0).reshape(place.shape)
 
-        self.for_each_piece(work, vector)
+        self.for_each_piece(work, direction)
         return result
 
-    def for_each_piece(self, work: Callable[[Piece, _Point, Float64s], None], vector: ArrayLike | None) -> None:
+    def for_each_piece(self, work: Callable[[Piece, _Point, Float64s], None], direction: Array | None) -> None:
         """Call work(piece, point, vector) for all pieces; the vector is 0 where it is not to be read."""
-        direction = None if vector is None else checks.vector(vector, self.logits.shape)
 
         def work_on(piece: Piece) -> None:
             with np.errstate(all="ignore"):

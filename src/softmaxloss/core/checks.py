@@ -40,7 +40,7 @@ def non_negative(name: str, value: float) -> float:
 
 def ranks(value: Iterable[int]) -> tuple[int, ...]:
     """Return the k of top-k accuracies."""
-    if isinstance(value, str) or not isinstance(value, Iterable) or not hasattr(value, "__len__"):
+    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         raise TypeError(f"topk must be a collection of positive integers, got {value!r}")
     return tuple(count("each k of topk", k) for k in value)
 
@@ -321,7 +321,7 @@ def out(value: object, like: Array) -> Array:
     if value.shape != like.shape:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
     if value.dtype != dtype:
-        raise TypeError(f"out must have dtype {dtype}, got {value.dtype!r}")
+        raise TypeError(f"out must have dtype {dtype}, got {value.dtype}")
     if not value.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
     return cast("Array", value)

@@ -203,6 +203,6 @@ class _Layer:
 
 
 def _wanted(wrt: Collection[str]) -> Collection[str]:
-    if isinstance(wrt, str) or not isinstance(wrt, Collection) or not set(wrt) <= set(INPUTS):
+    if isinstance(wrt, str) or not isinstance(wrt, Collection) or not all(name in INPUTS for name in wrt):
         raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {wrt!r}")
     return wrt

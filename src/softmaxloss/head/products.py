@@ -17,7 +17,8 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
     if out.size == 0:
         return
     if a.shape[1] == 0:
-        out *= add
+        if not add:
+            out[...] = 0
         return
     (gemm,) = get_blas_funcs(("gemm",), (out,))
     # BLAS thinks in columns: in its eyes `out` holds out.T = b.T @ a.T

@@ -21,6 +21,9 @@ from softmaxloss.core.kernels.bits import number_of_key, order_key
 from softmaxloss.core.kernels.compilation import fused, inline
 from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp
 
+# Far from the largest number of either precision.
+_MOST = 2.0**100
+
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
 
@@ -138,9 +141,13 @@ def spread_moments(
 @inline
 def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
     """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits."""
+    real = block.dtype.type
     if abs(factor) < 1.0:
-        return block.dtype.type(UNLIFT), block.dtype.type(factor)
-    return block.dtype.type(factor * UNLIFT), block.dtype.type(1)
+        return real(UNLIFT), real(factor)
+    first, second = factor * UNLIFT, 1.0
+    if abs(first) > _MOST:  # no factor is inf, as inf times a probability of 0 is NaN
+        first, second = math.copysign(_MOST, first), abs(first) / _MOST
+    return real(first), real(second) if math.isfinite(real(second)) else real(_MOST)
 
 
 @inline
