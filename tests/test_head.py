@@ -5,8 +5,10 @@ import pytest
 
 import softmaxloss as sl
 from agree import assert_close, assert_same_bits
-from cases import over_cases
+from cases import CASES, over
 from softmaxloss import reference
+
+over_cases = over([case for case in CASES if case.axis == -1])
 
 WRONG = {
     "features of a wrong width": ({"features": np.zeros((2, 4))}, ValueError, ["features", "(2, 4)", "5"]),
@@ -35,7 +37,7 @@ def test_the_linear_loss_equals_the_reference(case):
     assert_close(loss, right_loss, case.precision)
     for name, got, right in zip(gradients._fields, gradients, right_gradients, strict=True):
         assert got.dtype == case.logits.dtype, name
-        assert_close(got, right, 5 * case.precision)
+        assert_close(got, right, 5 * case.rounding)
     assert_same_bits(sl.linear_cross_entropy(*arguments, **case.loss_options), loss)
 
 
@@ -48,7 +50,7 @@ def test_slices_of_the_rows_give_the_whole(case):
     sliced_loss, sliced = sl.linear_cross_entropy_and_grad(*arguments, max_memory=some_rows, **case.options)
     assert_close(sliced_loss, loss, case.precision)
     for got, right in zip(sliced, gradients, strict=True):
-        assert_close(got, right, 5 * case.precision)
+        assert_close(got, right, 5 * case.rounding)
 
 
 @pytest.mark.parametrize("dead", [np.nan, np.inf])

@@ -1,16 +1,24 @@
 """Laws that hold for every case of the table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
+import scipy.special
 
 import softmaxloss as sl
+import torch_oracle
 from agree import assert_close, assert_same_bits
-from cases import CASES, over, over_cases
+from cases import CASES, over, over_cases, without
 from softmaxloss import reference
 
 over_index_cases = over([case for case in CASES if case.has_indices])
 over_float64_cases = over([case for case in CASES if case.logits.dtype == np.float64])
+over_half_cases = over([case for case in CASES if case.is_half and "softcap" not in case.options])
+over_full_cases = over([case for case in CASES if not case.is_half])
+over_one_upstream = over([case for case in CASES if np.ndim(case.options.get("upstream", 1)) == 0])
+over_logits = over([case for case in CASES if ", index, none" in case.name or ", index, sum" in case.name])
+over_functions = pytest.mark.parametrize("function", ["softmax", "log_softmax", "logsumexp"])
 
 
 @over_cases
@@ -18,37 +26,15 @@ def test_everything_equals_the_reference(case):
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
     right_loss, right_d_logits = reference.cross_entropy_and_grad(case.logits, case.targets, **case.options)
     assert_close(loss, right_loss, case.precision)
-    assert_close(d_logits, right_d_logits, case.precision)
+    assert_close(d_logits, right_d_logits, case.rounding)
 
 
 @over_float64_cases
 def test_everything_equals_pytorch(case):
-    batch, n_classes = case.logits.shape[:-1], case.logits.shape[-1]
-    options = dict(case.options)
-    reduction = options.pop("reduction", "mean")
-    class_weight = np.asarray(options.pop("class_weight", np.ones(n_classes)), np.float64)
-    weight = np.where(case.dead, 0.0, options.pop("sample_weight", np.ones(batch)))
-    upstream = torch.tensor(np.broadcast_to(options.pop("upstream", 1.0), batch).reshape(-1))
-    one_hot = np.arange(n_classes) == case.targets[..., None] if case.has_indices else case.targets
-    total = np.sum(weight * (one_hot @ class_weight))
-    targets = case.targets.reshape(-1) if case.has_indices else case.targets.reshape(-1, n_classes)
-
-    logits = torch.tensor(case.logits.reshape(-1, n_classes), requires_grad=True)
-    losses = torch.nn.functional.cross_entropy(
-        logits,
-        torch.tensor(targets.astype(np.int64 if case.has_indices else np.float64)),
-        weight=torch.tensor(class_weight),
-        reduction="none",
-        **options,
-    ) * torch.tensor(weight.reshape(-1))
-    if reduction == "mean":
-        losses = losses / (total if total > 0 else np.inf)
-    (losses * upstream).sum().backward()
-    right_loss = losses.detach().numpy().reshape(batch)
-
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
-    assert_close(loss, right_loss if reduction == "none" else right_loss.sum(), 1e-12)
-    assert_close(d_logits, logits.grad.numpy().reshape(case.logits.shape), 1e-12)
+    right_loss, right_d_logits = torch_oracle.cross_entropy_and_grad(case.logits, case.targets, **case.options)
+    assert_close(loss, right_loss, 1e-12)
+    assert_close(d_logits, right_d_logits, 1e-12)
 
 
 @over_cases
@@ -62,7 +48,7 @@ def test_the_loss_alone_is_the_loss_that_comes_with_the_gradient(case):
 def test_results_have_the_promised_shapes_and_dtypes(case):
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
     if case.options.get("reduction") == "none":
-        assert (loss.shape, loss.dtype) == (case.logits.shape[:-1], case.logits.dtype)
+        assert (loss.shape, loss.dtype) == (case.batch_shape, np.float32 if case.is_half else case.logits.dtype)
     else:
         assert type(loss) is float
     assert (d_logits.shape, d_logits.dtype) == (case.logits.shape, case.logits.dtype)
@@ -83,66 +69,78 @@ def test_no_loss_is_negative(case):
     assert np.all(np.asarray(sl.cross_entropy(case.logits, case.targets, **case.loss_options)) >= 0)
 
 
+@over_half_cases
+def test_half_precision_is_computed_in_single_and_rounded_once(case):
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
+    in_single = sl.cross_entropy_and_grad(case.logits.astype(np.float32), case.targets, **case.options)
+    assert_same_bits(loss, in_single[0])
+    assert_same_bits(d_logits, in_single[1].astype(case.logits.dtype))
+
+
 @over_cases
-def test_the_same_number_on_all_logits_changes_nothing(case):
-    logits = np.round(case.logits * 256) / 256  # so that the sum is exact in both dtypes
-    loss, d_logits = sl.cross_entropy_and_grad(logits, case.targets, **case.options)
-    shifted_loss, shifted_d_logits = sl.cross_entropy_and_grad(logits + 64, case.targets, **case.options)
+def test_the_same_number_on_all_logits_changes_nothing_but_under_z_loss_or_a_cap(case):
+    step = max(1 / 256, 64 * case.rounding)  # so that the sum is exact in all dtypes
+    logits = np.round(case.logits.astype(np.float64) / step) * step
+    options = without(case.options, "z_loss", "softcap")
+    loss, d_logits = sl.cross_entropy_and_grad(logits.astype(case.logits.dtype), case.targets, **options)
+    shifted = (logits + 64).astype(case.logits.dtype)
+    shifted_loss, shifted_d_logits = sl.cross_entropy_and_grad(shifted, case.targets, **options)
     assert_same_bits(shifted_loss, loss)
     assert_same_bits(shifted_d_logits, d_logits)
 
 
+def with_other_labels(case, new_label):
+    """Return targets and options of an index case after its classes got other numbers."""
+    options = dict(case.options)
+    options |= {"ignore_index": -1} if "ignore_index" in options else {}
+    return np.where(case.dead, -1, new_label[np.where(case.dead, 0, case.targets)]), options
+
+
 @over_cases
 def test_the_order_of_the_classes_does_not_matter(case):
-    order = np.random.default_rng(0).permutation(case.logits.shape[-1])
-    options = dict(case.options)
-    if "class_weight" in options:
-        options["class_weight"] = options["class_weight"][order]
+    order = np.random.default_rng(0).permutation(case.n_classes)
     if case.has_indices:
-        options |= {"ignore_index": -1} if "ignore_index" in options else {}
-        targets = np.where(case.dead, -1, np.argsort(order)[np.where(case.dead, 0, case.targets)])
+        targets, options = with_other_labels(case, np.argsort(order))
     else:
-        targets = case.targets[..., order]
+        targets, options = np.take(case.targets, order, case.axis), dict(case.options)
+    options |= {name: options[name][order] for name in ("class_weight", "class_mask") if name in options}
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
-    new_loss, new_d_logits = sl.cross_entropy_and_grad(case.logits[..., order], targets, **options)
+    new_loss, new_d_logits = sl.cross_entropy_and_grad(np.take(case.logits, order, case.axis), targets, **options)
     assert_close(new_loss, loss, case.precision)
-    assert_close(new_d_logits, d_logits[..., order], case.precision)
+    assert_close(new_d_logits, np.take(d_logits, order, case.axis), case.rounding)
 
 
 def stacked_options(case, first_weight):
     """Return the options for all rows of a case twice, the first time with other sample weights."""
-    options = {**case.options, "sample_weight": np.stack([first_weight, sample_weight(case)])}
+    options = {**case.options, "sample_weight": np.stack([first_weight, case.sample_weight])}
     if np.ndim(options.get("upstream", 0)):
         options["upstream"] = np.stack([options["upstream"]] * 2)
     return options
 
 
-def sample_weight(case):
-    return case.options.get("sample_weight", np.ones(case.logits.shape[:-1]))
-
-
 @over_cases
 def test_a_duplicate_row_is_a_row_of_weight_2(case):
-    heavy = {**case.options, "sample_weight": sample_weight(case) * 2}
+    heavy = {**case.options, "sample_weight": case.sample_weight * 2}
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **heavy)
     losses, d_logits_twice = sl.cross_entropy_and_grad(
         np.stack([case.logits] * 2),
         np.stack([case.targets] * 2),
-        **stacked_options(case, sample_weight(case)),
+        **stacked_options(case, case.sample_weight),
     )
     assert_close(np.sum(losses, axis=0) if np.ndim(losses) else losses, loss, case.precision)
-    assert_close(d_logits_twice.sum(0), d_logits, case.precision)
+    assert_close(d_logits_twice.sum(0, dtype=np.float64), d_logits, case.rounding)
 
 
 @over_cases
 def test_a_row_that_takes_no_part_is_as_if_deleted(case):
-    nowhere = np.full_like(case.logits, np.nan)
+    nowhere = case.with_nan(np.True_)
     if "ignore_index" in case.options:
-        dead_weight = sample_weight(case)
+        dead_weight = case.sample_weight
         dead_targets = np.full(case.targets.shape, case.options["ignore_index"])
     else:
-        dead_weight = np.zeros(case.logits.shape[:-1])
-        dead_targets = np.full(case.targets.shape, 77_777 if case.has_indices else np.nan)
+        dead_weight = np.zeros(case.batch_shape)
+        dtype = np.int64 if case.has_indices else np.result_type(case.targets, np.float32)
+        dead_targets = np.full(case.targets.shape, 77_777 if case.has_indices else np.nan, dtype)
 
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
     losses, both_d_logits = sl.cross_entropy_and_grad(
@@ -156,23 +154,21 @@ def test_a_row_that_takes_no_part_is_as_if_deleted(case):
     else:
         assert_close(losses, loss, 1e-15)
     assert np.all(both_d_logits[0] == 0)
-    assert_close(both_d_logits[1], d_logits, case.precision / 10)
+    assert_close(both_d_logits[1], d_logits, case.rounding / 10)
 
 
 @over([case for case in CASES if case.dead.any()])
 def test_rows_that_take_no_part_have_no_loss_and_no_gradient(case):
-    options = {**case.options, "reduction": "none"}
-    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options)
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options_per_row)
     assert np.all(loss[case.dead] == 0)
-    assert np.all(d_logits[case.dead] == 0)
+    assert np.all(case.by_row(d_logits)[case.dead] == 0)
 
 
 @over_index_cases
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.float64])
 def test_an_index_is_its_one_hot_row_to_the_last_bit(case, dtype):
-    one_hot = (case.targets[..., None] == np.arange(case.logits.shape[-1])).astype(dtype)
-    options = {**case.options, "sample_weight": np.where(case.dead, 0, sample_weight(case))}
-    options.pop("ignore_index", None)
+    one_hot = case.by_axis((case.targets[..., None] == np.arange(case.n_classes)).astype(dtype))
+    options = without(case.options, "ignore_index") | {"sample_weight": np.where(case.dead, 0, case.sample_weight)}
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
     one_hot_loss, one_hot_d_logits = sl.cross_entropy_and_grad(case.logits, one_hot, **options)
     assert_same_bits(one_hot_loss, loss)
@@ -192,33 +188,159 @@ def test_the_gradient_is_the_slope_of_the_loss(case):
 
 
 @over_cases
-def test_the_gradient_of_a_row_sums_to_zero(case):
+def test_the_gradient_of_a_row_sums_to_zero_or_to_what_z_loss_adds(case):
+    case = replace(case, options=without(case.options_per_row, "softcap"))
     _, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
-    size = np.max(np.abs(d_logits), initial=0.0)
-    assert np.all(np.abs(d_logits.sum(-1, dtype=np.float64)) <= case.precision * size)
+    lse = scipy.special.logsumexp(case.as_seen(case.logits), case.axis)
+    d_lse = 2 * case.options.get("z_loss", 0.0) * np.where(case.dead, 0.0, case.sample_weight) * lse
+    right = d_lse * case.options.get("upstream", 1.0) / case.options.get("temperature", 1.0)
+    rows = case.by_row(d_logits).astype(np.float64)
+    size = np.max(np.abs(rows).sum(-1), initial=0.0)
+    assert np.all(np.abs(rows.sum(-1) - right) <= case.rounding * size)
+
+
+@over_cases
+def test_z_loss_adds_the_square_of_lse(case):
+    options = without(case.options_per_row, "z_loss", "upstream")
+    lse = scipy.special.logsumexp(case.as_seen(case.logits), case.axis)
+    more = 0.3 * np.where(case.dead, 0.0, case.sample_weight) * lse**2
+    right = sl.cross_entropy(case.logits, case.targets, **options) + more
+    assert_close(sl.cross_entropy(case.logits, case.targets, **options, z_loss=0.3), right, case.precision)
+
+
+@over_one_upstream
+def test_a_normalizer_divides_the_sum(case):
+    options = without(case.options, "normalizer", "reduction")
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options, normalizer=7.0)
+    total, d_total = sl.cross_entropy_and_grad(case.logits, case.targets, **options, reduction="sum")
+    assert_close(loss, total / 7, 1e-15)
+    assert_close(d_logits, d_total.astype(np.float64) / 7, case.rounding)
+
+
+@over_cases
+def test_a_mask_that_is_all_true_is_no_mask_to_the_last_bit(case):
+    options = without(case.options, "class_mask")
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options)
+    masked = sl.cross_entropy_and_grad(case.logits, case.targets, **options, class_mask=np.ones(case.n_classes, bool))
+    assert_same_bits(masked[0], loss)
+    assert_same_bits(masked[1], d_logits)
+
+
+@over([case for case in CASES if not case.exists.all()])
+def test_a_masked_class_is_as_if_deleted(case):
+    exists = case.exists
+    if case.has_indices:
+        targets, options = with_other_labels(case, np.cumsum(exists) - 1)
+    else:
+        targets, options = np.compress(exists, case.targets, case.axis), dict(case.options)
+    del options["class_mask"]
+    if "class_weight" in options:
+        options["class_weight"] = options["class_weight"][exists]
+    logits = case.with_nan(case.by_axis(np.broadcast_to(~exists, (*case.batch_shape, case.n_classes))))
+    loss, d_logits = sl.cross_entropy_and_grad(logits, case.targets, **case.options)
+    right = sl.cross_entropy_and_grad(np.compress(exists, case.logits, case.axis), targets, **options)
+    assert_close(loss, right[0], case.precision)
+    assert_close(np.compress(exists, d_logits, case.axis), right[1], case.rounding)
+    assert np.all(np.compress(~exists, d_logits, case.axis) == 0)
+
+
+@over_full_cases
+def test_half_the_temperature_is_twice_the_logits(case):
+    options = without(case.options, "temperature", "softcap")
+    cap, temperature = case.options.get("softcap"), case.options.get("temperature", 1.0)
+    hot = {"temperature": temperature, "softcap": cap and 2 * cap}
+    cool = {"temperature": temperature / 2, "softcap": cap}
+    loss, d_logits = sl.cross_entropy_and_grad(2 * case.logits, case.targets, **options, **hot)
+    cool_loss, cool_d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options, **cool)
+    assert_same_bits(cool_loss, loss)
+    assert_close(cool_d_logits, 2 * d_logits, case.precision)
+
+
+@over_cases
+def test_a_soft_cap_far_above_the_logits_is_none(case):
+    options = without(case.options, "softcap")
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options)
+    capped_loss, capped_d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options, softcap=1e9)
+    assert_close(capped_loss, loss, case.precision)
+    assert_close(capped_d_logits, d_logits, case.rounding)
+
+
+@over([case for case in CASES if case.axis != -1])
+def test_the_axis_of_the_classes_may_be_moved(case):
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
+    from_front = {**case.options, "axis": case.axis + case.logits.ndim}
+    same_loss, same_d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **from_front)
+    assert_same_bits(same_loss, loss)
+    assert_same_bits(same_d_logits, d_logits)
+
+    targets = case.targets if case.has_indices else case.by_row(case.targets)
+    last = sl.cross_entropy_and_grad(case.by_row(case.logits), targets, **without(case.options, "axis"))
+    if case.class_major:
+        assert_close(last[0], loss, case.precision)
+        assert_close(last[1], case.by_row(d_logits), case.rounding)
+    else:
+        assert_same_bits(last[0], loss)
+        assert_same_bits(np.ascontiguousarray(last[1]), np.ascontiguousarray(case.by_row(d_logits)))
+
+
+def of_row(options, row):
+    return {
+        name: value[row] if name in {"sample_weight", "upstream"} and np.ndim(value) else value
+        for name, value in options.items()
+    }
 
 
 @over_cases
 def test_a_row_has_the_same_bits_whatever_the_other_rows_hold(case):
-    options = {**case.options, "reduction": "none"}
+    options = case.options_per_row
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **options)
     rows = list(np.ndindex(loss.shape))
     for row in rows[:: max(1, len(rows) // 5)]:
-        of_row = {
-            name: value[row] if name in {"sample_weight", "upstream"} and np.ndim(value) else value
-            for name, value in options.items()
-        }
-        alone = sl.cross_entropy_and_grad(case.logits[row], case.targets[row], **of_row)
-        assert_same_bits(alone[0], loss[row])
-        assert_same_bits(alone[1], d_logits[row])
+        others = np.ones((*case.batch_shape, 1), bool)
+        others[row] = False
+        among_nan = sl.cross_entropy_and_grad(case.with_nan(case.by_axis(others)), case.targets, **options)
+        assert_same_bits(among_nan[0][row], loss[row])
+        assert_same_bits(case.by_row(among_nan[1])[row], case.by_row(d_logits)[row])
+        if not case.class_major:
+            targets = case.targets[row] if case.has_indices else case.by_row(case.targets)[row]
+            alone = sl.cross_entropy_and_grad(
+                case.by_row(case.logits)[row], targets, **of_row(without(options, "axis"), row)
+            )
+            assert_same_bits(alone[0], loss[row])
+            assert_same_bits(alone[1], case.by_row(d_logits)[row])
+
+
+@over_cases
+def test_the_order_of_the_rows_does_not_change_their_bits(case):
+    backwards = (slice(None, None, -1),) * len(case.batch_shape)
+    logits = case.by_axis(case.by_row(case.logits)[backwards])
+    targets = case.targets[backwards] if case.has_indices else case.by_axis(case.by_row(case.targets)[backwards])
+    loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options_per_row)
+    new_loss, new_d_logits = sl.cross_entropy_and_grad(logits, targets, **of_row(case.options_per_row, backwards))
+    assert_same_bits(new_loss[backwards], loss)
+    assert_same_bits(case.by_row(new_d_logits)[backwards], case.by_row(d_logits))
 
 
 @over_cases
 def test_out_receives_the_same_bits(case):
     loss, d_logits = sl.cross_entropy_and_grad(case.logits, case.targets, **case.options)
-    elsewhere, in_place = np.full_like(case.logits, np.nan), case.logits.copy()
+    elsewhere, in_place = case.with_nan(np.True_), case.logits.copy()
     for logits, out in [(case.logits, elsewhere), (in_place, in_place)]:
         out_loss, result = sl.cross_entropy_and_grad(logits, case.targets, out=out, **case.options)
         assert result is out
         assert_same_bits(out_loss, loss)
         assert_same_bits(out, d_logits)
+
+
+@over_logits
+@over_functions
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_softmax_functions_over_any_axis_at_any_temperature_equal_the_reference(case, function, temperature):
+    options = {"axis": case.axis, "temperature": temperature}
+    right = getattr(reference, function)(case.logits, **options)
+    got = getattr(sl, function)(case.logits, **options)
+    assert_close(got, right, case.rounding if got.dtype == case.logits.dtype else case.precision)
+    if function != "logsumexp":
+        in_place = case.logits.copy()
+        getattr(sl, function)(in_place, out=in_place, **options)
+        assert_same_bits(in_place, got)
