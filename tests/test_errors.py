@@ -1,6 +1,8 @@
 """Wrong arguments raise ValueError or TypeError that names the argument, what was got and what was expected."""
 
+import inspect
 import re
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -9,105 +11,364 @@ import softmaxloss as sl
 
 LOGITS = np.zeros((2, 3))
 LABELS = np.array([0, 2])
+ONE_HOT = np.eye(3)[[0, 2]]
+FEATURES, WEIGHT = np.zeros((2, 5)), np.zeros((3, 5))
 READ_ONLY = np.zeros((2, 3))
 READ_ONLY.flags.writeable = False
 
-WRONG = {  # what is passed instead of the right thing, the error, and what its message must contain
-    "logits of strings": ({"logits": [["a", "b", "c"]] * 2}, TypeError, ["logits", "U1"]),
-    "complex logits": ({"logits": LOGITS + 1j}, TypeError, ["logits", "complex128"]),
-    "bool logits": ({"logits": LOGITS == 0}, TypeError, ["logits", "bool"]),
-    "objects as logits": ({"logits": LOGITS.astype(object)}, TypeError, ["logits", "object"]),
-    "extended precision": ({"logits": LOGITS.astype(np.longdouble)}, TypeError, ["logits", "float128", "float32"]),
-    "a number as logits": ({"logits": 3.0}, ValueError, ["logits", "axis"]),
-    "no classes": ({"logits": np.zeros((2, 0))}, ValueError, ["logits", "(2, 0)"]),
-    "one label too many": ({"targets": [0, 1, 2]}, ValueError, ["targets", "(3,)", "(2,)"]),
-    "labels as a column": ({"targets": [[0], [1]]}, ValueError, ["targets", "(2, 1)", "(2,)"]),
-    "rows of a wrong width": ({"targets": np.zeros((2, 4))}, ValueError, ["targets", "(2, 4)", "(2, 3)"]),
-    "integers of the full shape": (
-        {"targets": np.eye(3, dtype=int)[:2]},
-        TypeError,
-        ["targets", "integer", "bool", "float"],
-    ),
-    "floats of the index shape": ({"targets": [0.0, 2.0]}, TypeError, ["targets", "integer", "float64"]),
-    "bools of the index shape": ({"targets": [True, False]}, TypeError, ["targets", "integer", "bool"]),
-    "labels of strings": ({"targets": ["a", "b"]}, TypeError, ["targets", "U1"]),
-    "complex targets": ({"targets": LOGITS + 1j}, TypeError, ["targets", "complex128"]),
-    "a label too large": ({"targets": [0, 7]}, ValueError, ["targets", "7", "position 1", "0..2", "1 of 2"]),
-    "labels from 1": ({"targets": [1, 3]}, ValueError, ["targets", "3", "position 1", "1", "from 1"]),
-    "labels of -100": ({"targets": [-100, -100]}, ValueError, ["-100", "position 0", "2 of 2", "ignore_index=-100"]),
-    "labels of -1": ({"targets": [0, -1]}, ValueError, ["-1", "position 1", "ignore_index=-1"]),
-    "labels of 255": ({"targets": np.array([255, 0], np.uint8)}, ValueError, ["255", "ignore_index=255"]),
-    "negative soft targets": ({"targets": [[0, 0, 1.0], [1.5, -0.5, 0]]}, ValueError, ["targets", "-0.5", "(1, 1)"]),
-    "soft targets of NaN": ({"targets": [[0, 0, 1], [1, 0, np.nan]]}, ValueError, ["targets", "nan", "(1, 2)"]),
-    "infinite soft targets": ({"targets": [[np.inf, 0, 1], [1, 0, 0]]}, ValueError, ["targets", "inf", "(0, 0)"]),
-    "an ignore_index for rows": (
-        {"targets": np.eye(3)[:2], "ignore_index": 0},
-        ValueError,
-        ["ignore_index", "sample_weight"],
-    ),
-    "a fractional ignore_index": ({"ignore_index": 0.5}, TypeError, ["ignore_index", "0.5", "integer"]),
-    "a class_weight too few": ({"class_weight": [1, 2]}, ValueError, ["class_weight", "(2,)", "(3,)"]),
-    "a negative class_weight": ({"class_weight": [1, -2, 1]}, ValueError, ["class_weight", "-2", "position 1"]),
-    "a class_weight of NaN": ({"class_weight": [1, 1, np.nan]}, ValueError, ["class_weight", "nan", "position 2"]),
-    "an infinite class_weight": ({"class_weight": [np.inf, 1, 1]}, ValueError, ["class_weight", "inf", "position 0"]),
-    "class_weight of strings": ({"class_weight": "balanced"}, TypeError, ["class_weight"]),
-    "a sample_weight too many": ({"sample_weight": [1, 2, 3]}, ValueError, ["sample_weight", "(3,)", "(2,)"]),
-    "a negative sample_weight": ({"sample_weight": [1, -2]}, ValueError, ["sample_weight", "-2", "position 1"]),
-    "a sample_weight of NaN": ({"sample_weight": [np.nan, 1]}, ValueError, ["sample_weight", "nan", "position 0"]),
-    "too much smoothing": ({"label_smoothing": 1.5}, ValueError, ["label_smoothing", "1.5", "0", "1"]),
-    "negative smoothing": ({"label_smoothing": -0.1}, ValueError, ["label_smoothing", "-0.1"]),
-    "smoothing of NaN": ({"label_smoothing": np.nan}, ValueError, ["label_smoothing", "nan"]),
-    "smoothing by a word": ({"label_smoothing": "some"}, TypeError, ["label_smoothing", "some"]),
-    "an unknown reduction": ({"reduction": "average"}, ValueError, ["reduction", "average", "mean", "sum", "none"]),
-    "an unknown option": ({"weights": [1, 2, 3]}, TypeError, ["weights"]),
+
+def softmax_with_loss(x, t, dout=1, **options):
+    layer = sl.SoftmaxWithLoss(**options)
+    layer.forward(x, t)
+    return layer.backward(dout)
+
+
+def affine_softmax_with_loss(weight, x, t, bias=None, dout=1, **options):
+    layer = sl.AffineSoftmaxWithLoss(weight, bias, **options)
+    layer.forward(x, t)
+    return layer.backward(dout)
+
+
+LOSS = {"logits": LOGITS, "targets": LABELS}
+LINEAR = {"features": FEATURES, "weight": WEIGHT, "targets": LABELS}
+FUNCTIONS = {  # each public name, how to call it, and arguments that are right
+    "softmax": (sl.softmax, {"logits": LOGITS}),
+    "log_softmax": (sl.log_softmax, {"logits": LOGITS}),
+    "logsumexp": (sl.logsumexp, {"logits": LOGITS}),
+    "cross_entropy": (sl.cross_entropy, LOSS),
+    "cross_entropy_and_grad": (sl.cross_entropy_and_grad, LOSS),
+    "metrics": (sl.metrics, LOSS),
+    "hessian_diagonal": (sl.hessian_diagonal, LOSS),
+    "hvp": (sl.hvp, {**LOSS, "vector": LOGITS}),
+    "jvp": (sl.jvp, {**LOSS, "vector": LOGITS}),
+    "linear_cross_entropy": (sl.linear_cross_entropy, LINEAR),
+    "linear_cross_entropy_and_grad": (sl.linear_cross_entropy_and_grad, LINEAR),
+    "SoftmaxWithLoss": (softmax_with_loss, {"x": LOGITS, "t": LABELS}),
+    "AffineSoftmaxWithLoss": (affine_softmax_with_loss, {"weight": WEIGHT, "x": FEATURES, "t": LABELS}),
+    "check_gradient": (sl.check_gradient, {"layer": sl.SoftmaxWithLoss(), "x": LOGITS, "t": LABELS}),
+    "set_num_threads": (sl.set_num_threads, {"n": 1}),
+}
+NOT_HERE = {
+    "SoftmaxClassifier": "refuses in fit, as scikit-learn does: test_classifier.py",
+    "LinearGradients": "a result",
+    "Metrics": "a result",
+    "get_num_threads": "takes nothing",
+}
+# What the layers of the textbooks call x, t and dout is, in messages, called by what it has to be.
+IN_LAYERS = {"logits": "x", "features": "x", "targets": "t", "upstream": "dout"}
+
+
+class Wrong(NamedTuple):
+    """A wrong value, the error, what its message must contain, and arguments beside it that make it wrong."""
+
+    error: type[Exception]
+    value: Any
+    fragments: tuple[str, ...]
+    beside: dict[str, Any]
+
+
+def wrong(error, value, *fragments, **beside):
+    return Wrong(error, value, fragments, beside)
+
+
+def no_array(right, **beside):
+    """Return what no argument takes that shall be an array like this one."""
+    right = np.asarray(right, np.float64)
+    return {
+        "strings": wrong(TypeError, right.astype(str), "U32", **beside),
+        "a word": wrong(TypeError, "balanced", **beside),
+        "complex numbers": wrong(TypeError, right + 1j, "complex128", **beside),
+        "objects": wrong(TypeError, right.astype(object), "object", **beside),
+        "extended precision": wrong(TypeError, right.astype(np.longdouble), str(np.dtype(np.longdouble)), **beside),
+        "times": wrong(TypeError, right.astype("m8[s]"), "timedelta64[s]", **beside),
+        "a masked array": wrong(TypeError, np.ma.masked_equal(right, 1), "mask", **beside),
+        "a ragged list": wrong(ValueError, [[1.0, 2.0], [3.0]], "inhomogeneous", **beside),
+    }
+
+
+def no_number(expected, *, negative=True):
+    """Return what no argument takes that shall be one number."""
+    return {
+        "a word": wrong(TypeError, "some", "real number", "'some'"),
+        "an array": wrong(TypeError, np.ones(3), "real number", "(3,)"),
+        "a list": wrong(TypeError, [0.5, 0.5], "real number", "(2,)"),
+        "a ragged list": wrong(ValueError, [[1], [1, 2]], "inhomogeneous"),
+        "a complex number": wrong(TypeError, 1j, "real number", "1j"),
+        "a bool": wrong(TypeError, True, "real number", "True"),
+        "a masked number": wrong(TypeError, np.ma.masked, "mask"),
+        "a huge integer": wrong(TypeError, 10**400, "real number", "1000"),
+        "NaN": wrong(ValueError, np.nan, expected, "nan"),
+        "infinity": wrong(ValueError, np.inf, expected, "inf"),
+        **({"a negative number": wrong(ValueError, -0.1, expected, "-0.1")} if negative else {}),
+    }
+
+
+def no_integer(name=""):
+    """Return what no argument takes that shall be one integer."""
+    return {
+        "a fraction": wrong(TypeError, 0.5, name, "integer", "0.5"),
+        "a whole float": wrong(TypeError, 1.0, name, "integer", "1.0"),
+        "NaN": wrong(TypeError, np.nan, name, "integer", "nan"),
+        "a word": wrong(TypeError, "2", name, "integer", "'2'"),
+        "a bool": wrong(TypeError, True, name, "integer", "True"),
+        "a complex number": wrong(TypeError, 1j, name, "integer", "1j"),
+        "a list": wrong(TypeError, [0], name, "integer", "(1,)"),
+    }
+
+
+def no_weights(n, per):
+    """Return what neither class_weight nor sample_weight takes."""
+    right = np.ones(n)
+    return {
+        **no_array(right),
+        "one too many": wrong(ValueError, [1] * (n + 1), f"({n + 1},)", f"({n},)", f"one entry per {per}"),
+        "a number": wrong(ValueError, 1.0, "()", f"({n},)"),
+        "a negative one": wrong(ValueError, np.append(right[1:], -2), "not negative", "-2", f"position {n - 1}"),
+        "NaN": wrong(ValueError, np.append(np.nan, right[1:]), "finite", "nan", "position 0"),
+        "infinity": wrong(ValueError, np.append(right[1:], np.inf), "finite", "inf", f"position {n - 1}"),
+    }
+
+
+HALF_MASK = [True, False, True]
+WRONG = {
+    "logits": {
+        **no_array(LOGITS),
+        "bools": wrong(TypeError, LOGITS == 0, "bool", "float32"),
+        "None": wrong(TypeError, None, "object", "float32"),
+        "a number": wrong(ValueError, 3.0, "class axis", "single number"),
+    },
+    "targets": {
+        **no_array(ONE_HOT),
+        "None": wrong(TypeError, None, "object"),
+        "one label too many": wrong(ValueError, [0, 1, 2], "(3,)", "(2,)"),
+        "a single label": wrong(ValueError, 0, "()", "(2,)"),
+        "labels as a column": wrong(ValueError, [[0], [1]], "(2, 1)", "(2,)"),
+        "rows of a wrong width": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(2, 3)"),
+        "integers of the full shape": wrong(TypeError, ONE_HOT.astype(int), "integers", "bool", "float"),
+        "floats of the shape of labels": wrong(TypeError, [0.0, 2.0], "integers", "float64"),
+        "bools of the shape of labels": wrong(TypeError, [True, False], "integers", "bool"),
+        "a label too large": wrong(
+            ValueError, [0, 7], "7", "position 1", "0..2", "3 classes", "1 of 2", "one entry per class"
+        ),
+        "a label too large for any integer": wrong(
+            ValueError, np.array([0, 2**63], np.uint64), str(2**63), "position 1", "0..2"
+        ),
+        "labels from 1": wrong(ValueError, [1, 3], "3", "position 1", "0..2", "1 of 2", "from 1"),
+        "labels of -100": wrong(ValueError, [-100, -100], "-100", "position 0", "0..2", "2 of 2", "ignore_index=-100"),
+        "labels of -1": wrong(ValueError, [0, -1], "-1", "position 1", "0..2", "1 of 2", "ignore_index=-1"),
+        "labels of 255": wrong(
+            ValueError, np.array([255, 0], np.uint8), "255", "position 0", "0..2", "ignore_index=255"
+        ),
+        "the label of a masked class": wrong(
+            ValueError, [0, 1], "label 1", "position 1", "class_mask", "1 of 2", class_mask=HALF_MASK
+        ),
+        "a share for a masked class": wrong(
+            ValueError, [[1, 0, 0], [0, 0.25, 0.75]], "0.25", "(1, 1)", "class_mask", "1 of 2", class_mask=HALF_MASK
+        ),
+        "a negative share": wrong(
+            ValueError, [[0, 0, 1.0], [1.5, -0.5, 0]], "not negative", "-0.5", "(1, 1)", "1 of 2"
+        ),
+        "a share of NaN": wrong(ValueError, [[0, 0, 1], [1, 0, np.nan]], "finite", "nan", "(1, 2)", "1 of 2"),
+        "an infinite share": wrong(ValueError, [[np.inf, 0, 1], [1, 0, 0]], "finite", "inf", "(0, 0)", "1 of 2"),
+        "a soft row": wrong(
+            ValueError, [[1, 0, 0], [0.5, 0.5, 0]], "one-hot", "soft", "position 1", "1 of 2", topk=(1,)
+        ),
+    },
+    "axis": {
+        **no_integer(),
+        "None": wrong(TypeError, None, "integer", "None"),
+        "behind the last": wrong(ValueError, 2, "-2", "1", "(2, 3)", "2"),
+        "before the first": wrong(ValueError, -3, "-2", "1", "(2, 3)", "-3"),
+    },
+    "class_weight": no_weights(3, "class"),
+    "sample_weight": no_weights(2, "row"),
+    "ignore_index": {
+        **no_integer(),
+        "for one-hot rows": wrong(ValueError, 0, "class-index", "one-hot", "sample_weight", targets=ONE_HOT),
+    },
+    "class_mask": {
+        **no_array(np.ones(3)),
+        "numbers": wrong(TypeError, [1, 0, 1], "bool", "int64"),
+        "a ragged list": wrong(ValueError, [[True], [True, False]], "inhomogeneous"),
+        "one too few": wrong(ValueError, [True, False], "(2,)", "(3,)"),
+        "no class": wrong(ValueError, [False] * 3, "at least one class", "3 times False"),
+    },
+    "label_smoothing": {**no_number("between 0 and 1"), "too much": wrong(ValueError, 1.5, "between 0 and 1", "1.5")},
+    "z_loss": no_number("finite and not negative"),
+    "softcap": {**no_number("finite and positive"), "zero": wrong(ValueError, 0, "positive", "0")},
+    "temperature": {
+        **no_number("between 1e-30 and 1e+30"),
+        "zero": wrong(ValueError, 0, "between 1e-30 and 1e+30", "0"),
+        "None": wrong(TypeError, None, "real number", "None"),
+    },
+    "reduction": {
+        "an unknown word": wrong(ValueError, "average", "'mean', 'sum', 'none'", "'average'"),
+        "a number": wrong(ValueError, 1, "'mean', 'sum', 'none'", "1"),
+        "None": wrong(ValueError, None, "'mean', 'sum', 'none'", "None"),
+        "an array": wrong(ValueError, np.array(["mean", "sum"]), "'mean', 'sum', 'none'", "array"),
+    },
+    "normalizer": {
+        **no_number("finite and not negative"),
+        "zero where rows count": wrong(ValueError, 0, "positive", "0", "total weight 2"),
+        "for a sum": wrong(ValueError, 2.0, "'mean'", "'sum'", reduction="sum"),
+    },
+    "upstream": {
+        **no_array(np.ones(2), reduction="none"),
+        "one per row for a mean": wrong(ValueError, [1.0, 2.0], "(2,)", "()"),
+        "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)", reduction="none"),
+        "bools": wrong(TypeError, [True, False], "bool", "real numbers", reduction="none"),
+    },
+    "out": {
+        **no_array(LOGITS),
+        "a word": wrong(TypeError, "balanced", "NumPy array", "str"),
+        "a ragged list": wrong(TypeError, [[1.0, 2.0], [3.0]], "NumPy array", "list"),
+        "a list": wrong(TypeError, [[0.0] * 3] * 2, "NumPy array", "list"),
+        "a wrong shape": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(2, 3)"),
+        "a wrong dtype": wrong(TypeError, np.zeros((2, 3), np.float32), "float32", "float64"),
+        "a wrong byte order": wrong(TypeError, np.zeros((2, 3), np.dtype(float).newbyteorder()), "float64", "f8"),
+        "read-only": wrong(ValueError, READ_ONLY, "writable", "read-only"),
+    },
+    "vector": {
+        **no_array(LOGITS),
+        "None": wrong(TypeError, None, "object"),
+        "a wrong shape": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(2, 3)"),
+        "a number": wrong(ValueError, 1.0, "()", "(2, 3)"),
+    },
+    "topk": {
+        **{
+            name: wrong(row.error, [1, row.value], *row.fragments)
+            for name, row in no_integer().items()
+            if name != "a bool"
+        },
+        "a bool": wrong(TypeError, [True], "integer", "True"),
+        "a ragged list": wrong(TypeError, [[1, 2], [3]], "integer", "(2,)"),
+        "zero": wrong(ValueError, (1, 0), "at least 1", "0"),
+        "negative": wrong(ValueError, (-5,), "at least 1", "-5"),
+        "a number": wrong(TypeError, 5, "collection", "5"),
+        "an array without axes": wrong(TypeError, np.array(5), "collection", "5"),
+        "None": wrong(TypeError, None, "collection", "None"),
+        "a word": wrong(TypeError, "15", "collection", "'15'"),
+    },
+    "features": {
+        **no_array(FEATURES),
+        "a wrong width": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(..., 5)"),
+        "a number": wrong(ValueError, 1.0, "()", "(..., 5)"),
+    },
+    "weight": {
+        **no_array(WEIGHT),
+        "None": wrong(TypeError, None, "object"),
+        "one row": wrong(ValueError, np.zeros(5), "(5,)", "(classes, features)"),
+        "bools": wrong(TypeError, WEIGHT == 0, "bool"),
+    },
+    "bias": {
+        **no_array(np.zeros(3)),
+        "one too few": wrong(ValueError, np.zeros(2), "(2,)", "(3,)"),
+        "a number": wrong(ValueError, 1.0, "()", "(3,)"),
+    },
+    "max_memory": {
+        **no_integer(),
+        "None": wrong(TypeError, None, "integer", "None"),
+        "zero": wrong(ValueError, 0, "at least 1", "0"),
+        "negative": wrong(ValueError, -1, "at least 1", "-1"),
+    },
+    "wrt": {
+        "a word": wrong(ValueError, "weight", "features", "weight", "bias", "'weight'"),
+        "an unknown word": wrong(ValueError, ("weights",), "features", "weight", "bias", "'weights'"),
+        "a number": wrong(ValueError, 1, "features", "weight", "bias", "1"),
+        "None": wrong(ValueError, None, "features", "weight", "bias", "None"),
+        "a list of lists": wrong(ValueError, [["weight"]], "features", "weight", "bias", "[['weight']]"),
+    },
+    "layer": {
+        "a number": wrong(TypeError, 3, "forward", "backward", "int"),
+        "None": wrong(TypeError, None, "forward", "backward", "NoneType"),
+        "without backward": wrong(TypeError, sl.softmax, "forward", "backward", "function"),
+        "a class": wrong(TypeError, sl.SoftmaxWithLoss, "forward", "backward", "class"),
+    },
+    "n": {
+        "zero": wrong(ValueError, 0, "at least 1", "0"),
+        "negative": wrong(ValueError, -1, "at least 1", "-1"),
+        "None": wrong(TypeError, None, "integer", "NoneType"),
+        **{
+            name: wrong(row.error, row.value, "integer", type(row.value).__name__) for name, row in no_integer().items()
+        },
+    },
 }
 
-WRONG_FOR_THE_GRADIENT = {
-    "an out of wrong shape": ({"out": np.zeros((2, 4))}, ValueError, ["out", "(2, 4)", "(2, 3)"]),
-    "an out of wrong dtype": ({"out": np.zeros((2, 3), np.float32)}, TypeError, ["out", "float32", "float64"]),
-    "a read-only out": ({"out": READ_ONLY}, ValueError, ["out", "read-only"]),
-    "a list as out": ({"out": [[0.0] * 3] * 2}, TypeError, ["out", "list"]),
-    "one upstream per row for a mean": ({"upstream": [1.0, 2.0]}, ValueError, ["upstream", "(2,)", "()"]),
-    "an upstream too many": ({"upstream": [1.0] * 3, "reduction": "none"}, ValueError, ["upstream", "(3,)", "(2,)"]),
-    "an upstream of strings": ({"upstream": "a"}, TypeError, ["upstream"]),
-}
+
+def parameters_of(name):
+    """Return the names of what a public function takes; a layer takes what its methods do, too."""
+    public = getattr(sl, name)
+    functions = [public, public.forward, public.backward] if inspect.isclass(public) else [public]
+    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
+    names = {p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names |= set(inspect.signature(sl.cross_entropy).parameters) - {"logits", "targets", "axis"}
+    return names
 
 
-def check(function, arguments, error, fragments):
-    with pytest.raises(error) as caught:
-        function(**{"logits": LOGITS, "targets": LABELS, **arguments})
+def names_in(name):
+    """Return the parameters of a function as WRONG calls them, and as the function does."""
+    takes = parameters_of(name)
+    x = "features" if "weight" in takes else "logits"
+    in_layers = {
+        general: own for general, own in IN_LAYERS.items() if own in takes and general in {x, "targets", "upstream"}
+    }
+    return in_layers | {own: own for own in takes - set(in_layers.values())}
+
+
+TABLE = [
+    pytest.param(name, parameter, row, id=f"{name}, {parameter}: {label}")
+    for name in FUNCTIONS
+    for parameter in names_in(name)
+    for label, row in WRONG[parameter].items()
+    if set(row.beside) <= set(names_in(name))
+]
+
+
+@pytest.mark.parametrize(("name", "parameter", "row"), TABLE)
+def test_wrong_arguments_are_named_with_what_was_got_and_expected(name, parameter, row):
+    function, right = FUNCTIONS[name]
+    own = names_in(name)
+    arguments = {own[parameter]: row.value, **{own[other]: value for other, value in row.beside.items()}}
+    with pytest.raises(row.error) as caught:
+        function(**{**right, **arguments})
     message = str(caught.value)
-    for fragment in fragments:
+    assert re.search(rf"\b({parameter}|{own[parameter]})\b", message), f"{own[parameter]} is not named in: {message}"
+    for fragment in row.fragments:
         assert re.search(rf"(?<!\w){re.escape(fragment)}", message), f"{fragment!r} is not in: {message}"
 
 
-@pytest.mark.parametrize("function", ["cross_entropy", "cross_entropy_and_grad"])
-@pytest.mark.parametrize(("arguments", "error", "fragments"), WRONG.values(), ids=WRONG)
-def test_wrong_arguments_are_named_with_what_was_got_and_expected(function, arguments, error, fragments):
-    check(getattr(sl, function), arguments, error, fragments)
+def test_every_parameter_of_every_public_function_is_in_the_table():
+    assert {*FUNCTIONS, *NOT_HERE} == set(sl.__all__)
+    tried = {(name, names_in(name)[parameter]) for name, parameter, _ in (case.values for case in TABLE)}
+    assert tried == {(name, parameter) for name in FUNCTIONS for parameter in parameters_of(name)}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "fragments"), WRONG_FOR_THE_GRADIENT.values(), ids=WRONG_FOR_THE_GRADIENT
-)
-def test_wrong_arguments_of_the_gradient_are_named(arguments, error, fragments):
-    check(sl.cross_entropy_and_grad, arguments, error, fragments)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_right_arguments_are_taken_and_unknown_ones_are_named(name):
+    function, right = FUNCTIONS[name]
+    before = sl.get_num_threads()
+    function(**right)
+    sl.set_num_threads(before)
+    with pytest.raises(TypeError, match="'weights'"):
+        function(**right, weights=1)
 
 
-@pytest.mark.parametrize("function", ["softmax", "log_softmax", "logsumexp"])
-@pytest.mark.parametrize(
-    ("logits", "error", "fragments"),
-    [(arguments["logits"], *rest) for arguments, *rest in WRONG.values() if "logits" in arguments],
-)
-def test_wrong_logits_are_named_by_the_softmax_functions(function, logits, error, fragments):
-    check(lambda logits, targets: getattr(sl, function)(logits), {"logits": logits}, error, fragments)  # noqa: ARG005
+@pytest.mark.parametrize("name", ["softmax", "cross_entropy_and_grad", "metrics", "hvp"])
+def test_rows_without_classes_are_refused_and_no_rows_need_none(name):
+    function, right = FUNCTIONS[name]
+    empty = {**right, "logits": np.zeros((2, 0)), **({"vector": np.zeros((2, 0))} if name == "hvp" else {})}
+    with pytest.raises(ValueError, match=r"logits must have at least one class on axis 1, got shape \(2, 0\)"):
+        function(**empty)
+    function(**{key: value[:0] for key, value in empty.items()})
 
 
 def test_the_position_of_a_wrong_label_counts_along_all_axes():
     labels = np.zeros((2, 3, 4), int)
     labels[1, 0, 2] = 5
-    with pytest.raises(ValueError, match=re.escape("(1, 0, 2)")):
-        sl.cross_entropy(np.zeros((2, 3, 4, 5)), labels)
+    for logits, axis in ((np.zeros((2, 3, 4, 5)), -1), (np.zeros((2, 5, 3, 4)), 1)):
+        with pytest.raises(ValueError, match=re.escape("(1, 0, 2)")):
+            sl.cross_entropy(logits, labels, axis=axis)
 
 
 def test_options_are_keyword_only():
@@ -115,9 +376,8 @@ def test_options_are_keyword_only():
         sl.cross_entropy(LOGITS, LABELS, np.ones(3))
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True, None])
-def test_the_number_of_threads_is_a_positive_integer(wrong):
+def test_a_refused_number_of_threads_changes_nothing():
     before = sl.get_num_threads()
-    with pytest.raises((TypeError, ValueError), match="n must be"):
-        sl.set_num_threads(wrong)
+    with pytest.raises(ValueError, match="n must be"):
+        sl.set_num_threads(0)
     assert sl.get_num_threads() == before

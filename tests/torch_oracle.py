@@ -1,0 +1,59 @@
+"""The loss composed of PyTorch's own functions, in float64, and its gradient by automatic differentiation."""
+
+import numpy as np
+import torch
+
+
+def cross_entropy_and_grad(
+    logits,
+    targets,
+    *,
+    axis=-1,
+    class_weight=None,
+    sample_weight=1.0,
+    ignore_index=-100,
+    class_mask=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    softcap=None,
+    temperature=1.0,
+    reduction="mean",
+    normalizer=None,
+    upstream=1.0,
+):
+    shape, (n_classes, batch) = np.shape(logits), (np.shape(logits)[axis], tuple(np.delete(np.shape(logits), axis)))
+    classes = np.arange(n_classes) if class_mask is None else np.flatnonzero(class_mask)
+    class_weight = torch.tensor(np.ones(n_classes) if class_weight is None else class_weight, dtype=torch.float64)
+    has_indices = np.ndim(targets) < len(shape)
+
+    weight = np.broadcast_to(np.asarray(sample_weight, np.float64), batch)
+    if has_indices:
+        weight = np.where(targets == ignore_index, 0.0, weight)
+    live = np.flatnonzero(weight)  # rows that take no part are left out, and so are classes that do not exist
+    weight = torch.tensor(weight.reshape(-1)[live])
+    x = torch.tensor(np.asarray(logits, np.float64), requires_grad=True)
+    z = torch.movedim(x, axis, -1).reshape(-1, n_classes)[live][:, classes]
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    z = z / temperature
+
+    if has_indices:
+        target = torch.tensor(np.searchsorted(classes, targets.reshape(-1)[live].astype(np.int64)))
+        mean_weight = class_weight[classes][target]
+    else:
+        rows = np.moveaxis(targets, axis, -1).reshape(-1, n_classes)[live][:, classes]
+        target = torch.tensor(rows.astype(np.float64))
+        mean_weight = target @ class_weight[classes]
+    losses = torch.nn.functional.cross_entropy(
+        z, target, weight=class_weight[classes], label_smoothing=label_smoothing, reduction="none"
+    )
+    losses = weight * (losses + z_loss * torch.logsumexp(z, -1) ** 2)
+    if reduction == "mean":
+        divisor = float(weight @ mean_weight) if normalizer is None else normalizer
+        losses = losses / (divisor if divisor > 0 else np.inf)
+
+    arrives = np.broadcast_to(np.asarray(upstream, np.float64), batch).reshape(-1)[live]
+    losses.backward(torch.tensor(arrives))
+    loss = np.zeros(batch)
+    loss.reshape(-1)[live] = losses.detach().numpy()
+    return loss if reduction == "none" else loss.sum(), x.grad.numpy()
