@@ -425,8 +425,13 @@ def computed(call, *arguments):
             with mock.patch.object(layout, "PIECE_ELEMENTS", elements):
                 results.append(call())
     for first, second in zip(*map(leaves, results), strict=True):
-        assert_same_bits(first, second)
+        assert_same_bits(with_one_nan(first), with_one_nan(second))
     return results[0]
+
+
+def with_one_nan(array):
+    """Return an array whose NaN are all the same: their signs say nothing, and depend on NumPy's vector loops."""
+    return np.where(np.equal(array, array), array, np.asarray(NAN, np.asarray(array).dtype))
 
 
 def leaves(result):
@@ -585,14 +590,21 @@ def test_the_linear_loss_and_its_gradients_are_those_of_its_logits(problem, n_fe
     d, x, w = (array.astype(np.float64) for array in (d_logits.reshape(-1, shape[-1]), features, weight))
     x = np.where(dead[..., None], 0, x).reshape(len(d), n_features)
     w = np.where(masked[:, None], 0, w)
-    precision = np.finfo(computed_in(dtype)).eps * (4 + max(len(d), shape[-1]))
-    for got, a, b in ((gradients.features, d, w), (gradients.weight, d.T, x), (gradients.bias, d.T, np.ones(len(d)))):
-        if got is None:
-            assert got is gradients.bias
-            assert not with_bias
+    info = np.finfo(computed_in(dtype))
+    for gradient, a, b in (
+        (gradients.features, d, w),
+        (gradients.weight, d.T, x),
+        (gradients.bias, d.T, np.ones((len(d), 1))),
+    ):
+        if gradient is gradients.bias and not with_bias:
+            assert gradient is None
             continue
-        assert got.dtype == dtype
-        assert_near(got.reshape((a @ b).shape), a @ b, np.abs(a) @ np.abs(b), precision)
+        assert gradient.dtype == dtype
+        with np.errstate(all="ignore"):
+            terms = np.abs(a) @ np.abs(b)
+            beyond = terms >= float(info.max)  # what overflows on the way may end as anything
+            got, want = (np.where(beyond, 0, array.reshape(terms.shape)) for array in (gradient, a @ b))
+        assert_near(got, want, terms, info.eps * (4 + a.shape[1]))
 
 
 PLACES = ["elsewhere", "in place", "shifted", "reversed", "in the targets"]

@@ -122,7 +122,7 @@ def metrics(
     z = checks.logits(logits)
     layout = Layout(z.shape, checks.axis(axis, z))
     ks = checks.ranks(topk)
-    rows, reduction = describe(
+    rows, _ = describe(
         targets,
         layout,
         sample_weight=sample_weight,
@@ -130,7 +130,6 @@ def metrics(
         class_mask=class_mask,
         softcap=softcap,
         temperature=temperature,
-        reduction="sum",
     )
     live = rows.weight != 0
     checks.one_class_per_row(rows.label, live, layout.batch_shape)
@@ -138,10 +137,11 @@ def metrics(
     rank = np.where(live & (scores.argmax < 0), layout.n_classes + 1, scores.rank)
 
     def mean(values: NDArray[Any]) -> float:
-        return float(np.sum(rows.weight[live] * values[live])) / reduction.divisor if live.any() else 0.0
+        with np.errstate(all="ignore"):
+            return float(np.sum(rows.weight[live] * values[live]) / np.sum(rows.weight[live])) if live.any() else 0.0
 
     loss = mean(-scores.log_probability)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         perplexity = float(np.exp(loss))
     return Metrics(
         rows=int(np.count_nonzero(live)),

@@ -124,7 +124,7 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) ->
     z, layout = _logits_and_layout(logits, axis)
     rows = logits_alone(layout.n_rows, temperature)
     peak, rest = rowwise.summarize(z, rows, layout)[1:3]
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         lse = np.where(np.isinf(peak), peak, peak / rows.temperature.value + np.log1p(rest))
     return per_row(lse, layout.batch_shape, z.dtype)  # type: ignore[no-any-return]
 

@@ -23,7 +23,8 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
 
     Compares what ``layer.backward()`` returns, and ``d_weight`` and ``d_bias`` of a layer that has weight and bias,
     with central differences of fourth order of ``layer.forward(x, t)``, all in float64. The error of each gradient is
-    measured against its largest entry: a right one gives some 1e-11, a wrong one 1e-2 or more.
+    measured against its largest entry: a right one gives some 1e-11, a wrong one 1e-2 or more, as long as steps of 1e-3
+    are small to the layer.
 
     Parameters
     ----------

@@ -67,10 +67,13 @@ def normalizer(value: float | None, reduction: str) -> float | None:
     return non_negative("normalizer", value)
 
 
-def divisor(own: float, given: float | None) -> float:
-    """Return the divisor of a mean, which is the rows' own unless one is given."""
-    if given is None and not np.isfinite(own):
-        raise ValueError("sample_weight, class_weight or targets are too large: the mean's divisor overflows")
+def divisor(own: float, given: float | None, *, counts: bool) -> float:
+    """Return the divisor of a mean, which is the rows' own unless one is given; `counts` tells whether any row does."""
+    too = "large" if not np.isfinite(own) else "small" if counts and own < np.finfo(float).tiny else ""
+    if given is None and too:
+        raise ValueError(
+            f"sample_weight, class_weight or targets are too {too} for the divisor of the mean, got {own:g}"
+        )
     if given == 0 and own > 0:
         raise ValueError(f"normalizer must be positive where rows count, got 0 for rows of total weight {own:g}")
     return own if given is None else given

@@ -108,7 +108,8 @@ class Reduction(NamedTuple):
         """Return the sum of the losses, whose weights hold a mean's divisor, or the losses of the rows."""
         if self.kind == "none":
             return per_row(losses, self.batch_shape, logits_dtype)
-        return float(np.sum(losses))
+        with np.errstate(all="ignore"):
+            return float(np.sum(losses))
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
         """Return the gradient from above as one number per row."""
@@ -119,7 +120,7 @@ class Reduction(NamedTuple):
 
 def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
     """Return one number per row in the batch's shape, in what logits are computed in; of a single row a scalar."""
-    with np.errstate(over="ignore"):  # a loss beyond the range of float32 is inf there
+    with np.errstate(all="ignore"):  # a loss beyond the range of float32 is inf or 0 there
         return values.astype(kernel_dtype(logits_dtype)).reshape(batch_shape)[()]
 
 
@@ -181,10 +182,10 @@ def describe(
     # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
     less = eps * (mean_class_weight - share) if eps < 0.5 else eps * mean_class_weight
     mass = (share if eps < 0.5 else keep * share) + less
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         divisor = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
     if reduction == "mean":
-        divisor = checks.divisor(divisor, total)
+        divisor = checks.divisor(divisor, total, counts=bool(np.any((weight > 0) & (share > 0))))
         weight = weight / divisor if divisor > 0 else np.zeros_like(weight)  # a mean over nothing is 0
     rows = Rows(label, dense, mass, weight, r, keep, floor, exists, zeta, t, cap)
     return rows, Reduction(reduction, layout.batch_shape, divisor)

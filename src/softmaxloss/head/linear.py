@@ -146,7 +146,8 @@ def linear_cross_entropy_and_grad(
         if d_weight is not None:
             multiply(d_logits.T, x, d_weight, add=True)
         if d_bias is not None:
-            d_bias += d_logits.sum(axis=0, dtype=np.float64)
+            with np.errstate(all="ignore"):
+                d_bias += d_logits.sum(axis=0, dtype=np.float64)
     gradients = LinearGradients(
         None if d_features is None else layer.rounded(d_features).reshape(*layer.batch_shape, d_features.shape[1]),
         None if d_weight is None else layer.rounded(d_weight),

@@ -147,7 +147,8 @@ def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
     first, second = factor * UNLIFT, 1.0
     if abs(first) > _MOST:  # no factor is inf, as inf times a probability of 0 is NaN
         first, second = math.copysign(_MOST, first), abs(first) / _MOST
-    return real(first), real(second) if math.isfinite(real(second)) else real(_MOST)
+    largest = np.nextafter(real(math.inf), real(0))
+    return real(first), min(real(second), largest)
 
 
 @inline

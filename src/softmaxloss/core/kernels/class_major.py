@@ -16,7 +16,7 @@ from numba.extending import overload
 from softmaxloss.core.kernels.arithmetic import class_weight_of, half_gap, two_sum
 from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
-from softmaxloss.core.kernels.exponential import UNLIFT, Temperature, exp_gap, lifted_exp
+from softmaxloss.core.kernels.exponential import UNLIFT, Temperature, lifted_exp, times_exp
 from softmaxloss.core.summary import gradient_at_winner, gradient_factors, row_loss
 
 # Rows of a tile: what is kept of each, some 80 bytes, stays in a first-level cache, its logits in a second-level one.
@@ -249,7 +249,7 @@ def finish_gradients(out: Any, rows: Any, tile: Any, group: int, start: int, siz
         label, winner = rows.label[i], tile.winner[c]
         if label >= 0:
             q = class_weight_of(rows.class_weight, label) * (rows.keep + rows.floor)
-            gradient = f * exp_gap(tile.label_logit[c], peak, rows.temperature) - d * q
+            gradient = times_exp(f, tile.label_logit[c], peak, rows.temperature) - d * q
             out.flat[place_of(out, group, label, start + c)] = gradient
         q = tile.keep[c] * probability_in(rows.dense, group, winner, start + c) + rows.floor
         q = class_weight_of(rows.class_weight, winner) * (q + (rows.keep if winner == label else 0.0))

@@ -118,6 +118,7 @@ def _lifted_exp(z: Any, peak: Any, temperature: Any) -> Callable[..., Any]:
 
 
 @inline
-def exp_gap(z: float, peak: float, temperature: Temperature) -> Any:
-    """Return exp((z - peak) / T) of one class."""
-    return lifted_exp(z, peak, temperature) * UNLIFT
+def times_exp(factor: float, z: float, peak: float, temperature: Temperature) -> Any:
+    """Return factor * exp((z - peak) / T) of one class, which may be a normal number where exp is none."""
+    lifted = lifted_exp(z, peak, temperature)
+    return lifted * (factor * UNLIFT) if abs(factor) > 1.0 else lifted * factor * UNLIFT

@@ -25,7 +25,7 @@ from softmaxloss.core.kernels.blocks import (
     spread_target,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import exp_gap
+from softmaxloss.core.kernels.exponential import times_exp
 from softmaxloss.core.summary import (
     gradient_at_winner,
     gradient_factors,
@@ -114,14 +114,14 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, room: Any, loss: A
         for b in range(room.parts.peak.size):
             start = b * BLOCK
             block = work[start : start + BLOCK]
-            factor = exp_gap(room.parts.peak[b], peak, rows.temperature) * f
+            factor = times_exp(f, room.parts.peak[b], peak, rows.temperature)
             if has_spread:
                 scale_and_subtract(block, factor, rows, i, start, d * keep, d * rows.floor)
             else:
                 scale(block, factor)
         if label >= 0:
             q = spread_target(rows, i, label, keep) + spike
-            work[label] = f * exp_gap(label_logit, peak, rows.temperature) - d * q
+            work[label] = times_exp(f, label_logit, peak, rows.temperature) - d * q
         if math.isfinite(peak):
             q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
             work[argmax] = gradient_at_winner(rows, i, (f, d), (peak, rest), q)
@@ -185,4 +185,6 @@ def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any) -> tupl
         before += count_before(block, logits[label], label - start)
     if logits[label] == -math.inf:
         before -= count_masked(class_mask, label)
+    while class_mask.size > 0 and not class_mask[best]:
+        best += 1  # all are -inf, as masked classes are
     return best, before + 1
