@@ -110,7 +110,7 @@ class _Files:
 
 @cache
 def _source_stamp() -> str:
-    """Return a digest of all sources that are compiled: the kernels and what they take in from beside them."""
+    """Return a digest of all sources that are compiled: the kernels, and what they take in from beside them."""
     kernels = Path(__file__).parent
-    sources = [*sorted(kernels.glob("*.py")), kernels.parent / "rows.py", kernels.parent / "summary.py"]
+    sources = [*sorted(kernels.glob("*.py")), *sorted(kernels.parent.glob("*.py"))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
