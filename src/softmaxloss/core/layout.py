@@ -80,8 +80,8 @@ class Layout:
 
     def pieces(self) -> list[Piece]:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
-        extra = SIDE_BY_SIDE_ELEMENTS if self.class_major else ROW_ELEMENTS
-        most = max(1, PIECE_ELEMENTS // (self.n_classes + extra))
+        extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
+        most = max(fewest, PIECE_ELEMENTS // (self.n_classes + extra))
         return list(_split(self.batch_shape, most)) if self.n_rows else []
 
     def part(self, array: Array, piece: Piece) -> Array:
