@@ -277,6 +277,8 @@ WRONG = {
         "a number": wrong(ValueError, 1, "features", "weight", "bias", "1"),
         "None": wrong(ValueError, None, "features", "weight", "bias", "None"),
         "a list of lists": wrong(ValueError, [["weight"]], "features", "weight", "bias", "[['weight']]"),
+        "an array": wrong(ValueError, np.zeros((2, 3)), "features", "weight", "bias", "array"),
+        "an array without axes": wrong(ValueError, np.array(0), "features", "weight", "bias", "array"),
     },
     "layer": {
         "a number": wrong(TypeError, 3, "forward", "backward", "int"),

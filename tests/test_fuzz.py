@@ -431,7 +431,8 @@ def computed(call, *arguments):
 
 def with_one_nan(array):
     """Return an array whose NaN are all the same: their signs say nothing, and depend on NumPy's vector loops."""
-    return np.where(np.equal(array, array), array, np.asarray(NAN, np.asarray(array).dtype))
+    array = np.asarray(array)
+    return array if array.dtype.kind in "iub" else np.where(np.isnan(array), np.asarray(NAN, array.dtype), array)
 
 
 def leaves(result):
