@@ -117,3 +117,11 @@ def test_a_soft_cap_in_double_precision_costs_as_many_ulp_as_it_is_high(softcap)
         highest = min(softcap, np.max(np.abs(logits)))
         assert ulps(got, loss, loss_scale) <= 5 + 4 * highest
         assert ulps(d_got, d_logits, d_scale) <= 5 + 4 * highest
+
+
+@pytest.mark.parametrize("lse", [1e150, -1e160, 1e170])
+def test_a_z_loss_is_finite_where_lse_squared_is_not(lse):
+    z_loss = 1e-40
+    assert sl.cross_entropy(np.array([lse]), 0, z_loss=z_loss) == pytest.approx(
+        float(REAL(lse) ** 2 * z_loss), rel=1e-15
+    )

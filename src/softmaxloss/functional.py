@@ -164,7 +164,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     z_loss : float, default 0.0
         Factor of lse**2, which keeps the logits from drifting.
     softcap : float, optional
-        z = softcap * tanh(logits / softcap), before the temperature.
+        z = softcap * tanh(logits / softcap), before the temperature. An infinite logit is one of +-softcap then.
     temperature : float, default 1.0
         z = logits / temperature; from 1e-30 to 1e30.
     reduction : {"mean", "sum", "none"}, default "mean"

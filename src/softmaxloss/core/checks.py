@@ -317,17 +317,29 @@ def count(name: str, value: object) -> int:
 
 
 def out(value: object, like: Array) -> Array:
-    """Return a given output array; it must have the shape and dtype of the logits and be writable."""
+    """Return a given output array: writable, of the shape and dtype of the logits in any byte order."""
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}")
     dtype = result_dtype(like.dtype)
     if value.shape != like.shape:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
-    if value.dtype != dtype:
+    if value.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"out must have dtype {dtype}, got {value.dtype}")
     if not value.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
+    if _may_overlap_itself(value):
+        raise ValueError(f"out must have a place of its own for each element, got strides {value.strides}")
     return cast("Array", value)
+
+
+def _may_overlap_itself(array: Array) -> bool:
+    """Return whether one step along an axis may stay within what the axes of shorter steps cover."""
+    covered = array.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < covered:
+            return array.size > 0
+        covered += stride * (length - 1)
+    return False
 
 
 def _array(name: str, value: Any) -> Array:

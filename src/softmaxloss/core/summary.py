@@ -98,10 +98,10 @@ def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
     lost += error
     if rows.z_loss > 0.0:
         lse, lse_lost = log_sum_exp(rows, peak, rest)
-        square, square_lost = two_product(lse, lse)
-        cost, cost_lost = two_product(rows.z_loss, square)
+        scaled, scaled_lost = two_product(rows.z_loss, lse)  # first, as lse**2 may be beyond the largest number
+        cost, cost_lost = two_product(scaled, lse)
         loss, error = two_sum(loss, cost)
-        lost += error + cost_lost + rows.z_loss * (square_lost + 2.0 * lse * lse_lost)
+        lost += error + cost_lost + scaled_lost * lse + 2.0 * scaled * lse_lost
     weighted, error = two_product(rows.weight[i], loss)
     lost = rows.weight[i] * lost + error
     return weighted + lost if math.isfinite(lost) else rows.weight[i] * loss

@@ -204,6 +204,7 @@ class _Layer:
 
 
 def _wanted(wrt: Collection[str]) -> Collection[str]:
-    if isinstance(wrt, str) or not isinstance(wrt, Collection) or not all(name in INPUTS for name in wrt):
+    listed = isinstance(wrt, Collection) and not isinstance(wrt, str) and getattr(wrt, "ndim", 1) == 1
+    if not listed or not all(name in INPUTS for name in wrt):
         raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {wrt!r}")
     return wrt
