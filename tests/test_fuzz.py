@@ -432,7 +432,7 @@ def computed(call, *arguments):
 def with_one_nan(array):
     """Return an array whose NaN are all the same: their signs say nothing, and depend on NumPy's vector loops."""
     array = np.asarray(array)
-    return array if array.dtype.kind in "iub" else np.where(np.isnan(array), np.asarray(NAN, array.dtype), array)
+    return array if array.dtype.kind in "iubO" else np.where(np.isnan(array), np.asarray(NAN, array.dtype), array)
 
 
 def leaves(result):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.elementwise import load, result_dtype
+from softmaxloss.core.elementwise import computed, result_dtype
 from softmaxloss.core.layout import Layout
 from softmaxloss.core.rows import RowOptions, describe
 from softmaxloss.functional import cross_entropy, cross_entropy_and_grad
@@ -182,7 +182,7 @@ class AffineSoftmaxWithLoss(_LossLayer):
         return np.asarray(d_x)
 
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
-        logits: NDArray[Any] = load(x) @ load(self.weight).T
+        logits: NDArray[Any] = computed(x) @ computed(self.weight).T
         if self.bias is not None:
-            logits += load(self.bias)
+            logits += computed(self.bias)
         return logits

@@ -1,6 +1,6 @@
 """What happens to each logit before the kernels, and to each result after them: formats of half width and the soft cap.
 
-Kernels know float32 and float64. Half precision is computed in float32, integers in float64. A soft cap maps
+Half precision is computed in float32, integers in float64. A soft cap maps
 logits x to softcap * tanh(x / softcap), in float64 whatever they come in; results carry the slope of that map.
 """
 
@@ -30,14 +30,26 @@ def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
 
 
+def computed(part: Array) -> Array:
+    """Return a part of an array in the precision it is computed in; itself where that is its own."""
+    return part.astype(kernel_dtype(part.dtype), copy=False)
+
+
 def load(part: Array, softcap: float = 0.0) -> Array:
-    """Return a part of an array as kernels compute with it, capped if asked to; itself where that is what it is."""
+    """Return some of the logits as kernels take them, capped if asked to; half precision as the bits it lies in."""
     if softcap == 0.0:
-        return part.astype(kernel_dtype(part.dtype), copy=False)
+        return as_bits(part.astype(result_dtype(part.dtype), copy=False))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         part = part.astype(np.float64) / softcap
         np.tanh(part, out=part)
         return np.multiply(part, softcap, out=part)
+
+
+def as_bits(part: Array) -> Array:
+    """Return a view of float16 as int16, of bfloat16 as uint16, and of other numbers as they are: see `decoded`."""
+    if not is_half(part.dtype):
+        return part
+    return part.view(np.int16 if part.dtype.kind == "f" else np.uint16)
 
 
 def store(result: Array, logits: Array, softcap: float, out: Array) -> None:

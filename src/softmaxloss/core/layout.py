@@ -1,8 +1,9 @@
 """Where the rows of an n-d array lie, and how a piece of them is brought before a kernel.
 
 A row is the class axis at one position of the other axes, the batch. The batch is cut into pieces, which threads work
-on. A piece of logits whose classes come last is a matrix (rows, classes); one whose classes lie further apart in memory
-than its rows, such as images (N, C, H, W), is left as it lies and read class by class: see `ClassMajor`.
+on. A piece of logits is a matrix (rows, classes) to kernels that go row by row. Few classes, and those that lie further
+apart in memory than their rows, such as in images (N, C, H, W), are left as they lie, and computed many rows side by
+side: see `ClassMajor`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
 # So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
 SIDE_BY_SIDE = 8
+# Up to so many classes rows are computed side by side wherever they lie.
+FEW_CLASSES = 128
 
 
 class Piece(NamedTuple):
@@ -38,7 +41,7 @@ class Piece(NamedTuple):
 class ClassMajor(NamedTuple):
     """An array as kernels take it that go class by class.
 
-    Class j of row c in group g, which has `width` rows side by side, is flat[g * group_stride + j * class_stride + c].
+    Class j of row c in group g, which has `width` rows, is flat[g * group_stride + j * class_stride + c * row_stride].
     """
 
     flat: Array
@@ -47,6 +50,7 @@ class ClassMajor(NamedTuple):
     width: int
     group_stride: int
     class_stride: int
+    row_stride: int
 
 
 class Layout:
@@ -60,8 +64,8 @@ class Layout:
         Of the classes, counted from 0.
     n_rows, n_classes : int
     class_major : bool
-        Whether enough rows lie side by side to compute them at once. The shape decides, not the memory, so that no
-        bit of a result depends on how an array came about.
+        Whether rows are computed side by side: few classes, or rows that are neighbours in memory. The shape decides,
+        not the memory, so that no bit of a result depends on how an array came about.
     """
 
     def __init__(self, shape: tuple[int, ...], axis: int = -1) -> None:
@@ -70,12 +74,13 @@ class Layout:
         self.batch_shape = shape[: self.axis] + shape[self.axis + 1 :]
         self.n_rows = prod(self.batch_shape)
         self.n_classes = shape[self.axis]
-        self.class_major = self.axis < len(shape) - 1 and prod(shape[self.axis + 1 :]) >= SIDE_BY_SIDE
+        self.classes_last = self.axis == len(shape) - 1 or prod(shape[self.axis + 1 :]) < SIDE_BY_SIDE
+        self.class_major = not self.classes_last or self.n_classes <= FEW_CLASSES
 
     def row_by_row(self) -> Layout:
         """Return the same layout for what is only computed row by row."""
         other = Layout(self.shape, self.axis)
-        other.class_major = False
+        other.classes_last, other.class_major = True, False
         return other
 
     def pieces(self) -> list[Piece]:
@@ -85,14 +90,17 @@ class Layout:
         return list(_split(self.batch_shape, most)) if self.n_rows else []
 
     def part(self, array: Array, piece: Piece) -> Array:
-        """Return a piece of an array of this shape; its classes come last unless they are major."""
+        """Return a piece of an array of this shape; its classes come last unless they lie apart."""
         part = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
-        return part if self.class_major else np.moveaxis(part, self.axis, -1)
+        return np.moveaxis(part, self.axis, -1) if self.classes_last else part
 
     def arranged(self, part: Array) -> Array | ClassMajor:
         """Return a part as kernels take it, (rows, classes) or ClassMajor: a view, or a copy if it must be."""
-        if not self.class_major:
-            return np.require(part.reshape(-1, self.n_classes), requirements=["C_CONTIGUOUS", "ALIGNED"])
+        if self.classes_last:
+            matrix = np.require(part.reshape(-1, self.n_classes), requirements=["C_CONTIGUOUS", "ALIGNED"])
+            if not self.class_major:
+                return matrix
+            return ClassMajor(matrix.reshape(-1), 1, self.n_classes, len(matrix), matrix.size, 1, self.n_classes)
         groups = prod(part.shape[: self.axis])
         width = prod(part.shape[self.axis + 1 :])
         block = np.require(part.reshape(groups, self.n_classes, width), requirements=["ALIGNED"])
@@ -101,9 +109,9 @@ class Layout:
             # the rows of other pieces between those of this one are skipped, not copied
             length = (self.n_classes - 1) * strides[1] + width
             flat = as_strided(block, (length,), (block.itemsize,), writeable=block.flags.writeable)
-            return ClassMajor(flat, 1, self.n_classes, width, length, strides[1])
+            return ClassMajor(flat, 1, self.n_classes, width, length, strides[1], 1)
         flat = np.ascontiguousarray(block).reshape(-1)
-        return ClassMajor(flat, groups, self.n_classes, width, self.n_classes * width, width)
+        return ClassMajor(flat, groups, self.n_classes, width, self.n_classes * width, width, 1)
 
     def readable(self, part: Array) -> Array | ClassMajor:
         """Return a part arranged for kernels that only read it; they are compiled for arrays that say so."""

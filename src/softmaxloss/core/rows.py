@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks
 from softmaxloss.core.elementwise import kernel_dtype
 from softmaxloss.core.kernels import targets as target_kernels
-from softmaxloss.core.kernels.arithmetic import room_for_lanes
 from softmaxloss.core.kernels.exponential import Temperature, temperature_of
 from softmaxloss.core.parallel import for_each
 
@@ -223,9 +222,8 @@ def _read_dense(
     def read(piece: Piece) -> None:
         rows = piece.rows
         block = by_row.readable(by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False))
-        lanes = room_for_lanes(np.float64, layout.n_classes)
         found = label[rows], share[rows], wrong_class[rows]
-        target_kernels.read_dense_rows(block, weight[rows], class_weight, exists, lanes, *found)
+        target_kernels.read_dense_rows(block, weight[rows], class_weight, exists, *found)
 
     for_each(read, by_row.pieces())
     checks.soft_targets(dense, wrong_class, exists, layout.axis)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmaxloss.core import elementwise
+from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.kernels import class_major, row_kernels
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
 from softmaxloss.core.parallel import for_each
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
+
+# A row of up to so many exponentials waits for its sum in a place of its own, half a second-level cache of float32.
+PRIVATE_CLASSES = 1 << 17
+# Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast.
+PAST_CACHES = 1 << 25
 Float64s = NDArray[np.float64]
 
 
@@ -80,15 +86,18 @@ def _losses_and_gradients(
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss = np.empty(layout.n_rows)
 
+    past_caches = out.nbytes >= PAST_CACHES
+
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, layout, piece)
         d, losses = d_loss[piece.rows], loss[piece.rows]
         with _written(out, z, layout, piece, logits=logits, softcap=softcap) as d_logits:
             if isinstance(z, ClassMajor):
-                tile = class_major.room_for_a_tile(z)
-                class_major.losses_and_gradients(z, described, d, tile, losses, d_logits)
+                class_major.losses_and_gradients(z, described, d, _lines(z), losses, d_logits)
             else:
-                row_kernels.losses_and_gradients(z, described, d, row_kernels.room_for_rows(z), losses, d_logits)
+                row_kernels.losses_and_gradients(
+                    z, described, d, _room_for_rows(d_logits), losses, d_logits, past_caches
+                )
 
     for_each(work, layout.pieces())
     return loss
@@ -101,21 +110,25 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, by_row, piece)
         with _written(out, z, by_row, piece, logits=logits, softcap=0.0) as result:
-            row_kernels.log_softmax(z, described, row_kernels.room_for_rows(z), result)
+            row_kernels.log_softmax(z, described, result)
 
     for_each(work, by_row.pieces())
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
     """Return the scores of rows that have a label."""
-    by_row = layout.row_by_row()
-    n = layout.n_rows
-    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
+    by_row, n = layout.row_by_row(), layout.n_rows
+    once = rows._replace(weight=(rows.weight != 0) * 1.0)
+    summary = summarize(logits, once, layout)
+    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.empty(n), np.full(n, np.nan))
+    row_losses(once._replace(dense=None), summary, scores.log_probability)
+    np.negative(scores.log_probability, out=scores.log_probability)
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, by_row, piece)
         uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
-        row_kernels.score(z, uncapped, described, row_kernels.room_for_rows(z), scores.part(piece.rows))
+        part = summary.part(piece.rows)
+        row_kernels.score(z, uncapped, described, part.peak, part.rest, scores.part(piece.rows))
 
     for_each(work, by_row.pieces())
     return scores
@@ -123,34 +136,50 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
 def _summarize(logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
     if isinstance(logits, ClassMajor):
-        one_line = np.empty(logits.width, logits.flat.dtype)
-        scratch = logits._replace(flat=one_line, group_stride=0, class_stride=0)
-        class_major.summarize(logits, rows, class_major.room_for_a_tile(logits), scratch, summary)
+        class_major.summarize(logits, rows, _lines(logits), summary)
     else:
-        row_kernels.summarize(logits, rows, row_kernels.room_for_rows(logits), summary)
+        row_kernels.summarize(logits, rows, summary)
+
+
+def _lines(logits: ClassMajor) -> Array:
+    """Return room for the classes of rows that are computed side by side."""
+    rows = class_major.rows_of_a_tile(logits.n_classes)
+    return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
+
+
+def _room_for_rows(d_logits: Array) -> Array:
+    """Return room for the exponentials of a row: one for all rows, or where the gradients will be."""
+    n_classes, dtype = d_logits.shape[1], _computed_dtype(d_logits)
+    in_place = n_classes > PRIVATE_CLASSES and d_logits.dtype == dtype
+    return d_logits if in_place else np.empty((1, n_classes), dtype)
+
+
+def _computed_dtype(stored: Array) -> np.dtype[Any]:
+    return np.dtype(np.float64 if stored.dtype == np.float64 else np.float32)
 
 
 def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[Any, Rows]:
     """Return a piece of logits and the descriptor of its rows as kernels read them."""
-
-    def arranged(array: Array, softcap: float) -> Any:
-        return layout.readable(elementwise.load(layout.part(array, piece), softcap))
-
-    dense = None if rows.dense is None else arranged(rows.dense, 0.0)
-    return arranged(logits, rows.softcap), rows.part(piece.rows, dense)
+    z = layout.readable(elementwise.load(layout.part(logits, piece), rows.softcap))
+    dense = None
+    if rows.dense is not None:
+        dense = layout.readable(elementwise.computed(layout.part(rows.dense, piece)))
+    return z, rows.part(piece.rows, dense)
 
 
 @contextmanager
 def _written(out: Array, z: Any, layout: Layout, piece: Piece, *, logits: Array, softcap: float) -> Iterator[Any]:
     """Give a kernel that reads z a piece of `out` to write to, or a stand-in whose content is put there afterwards."""
-    place, dtype = layout.part(out, piece), _values(z).dtype
-    if place.dtype == dtype and softcap == 0.0:
-        arranged = layout.arranged(place)
+    place, dtype = layout.part(out, piece), _computed_dtype(_values(z))
+    stored = result_dtype(place.dtype)
+    same = elementwise.kernel_dtype(stored) == dtype
+    if same and softcap == 0.0 and place.dtype == stored:
+        arranged = layout.arranged(elementwise.as_bits(place))
         if np.may_share_memory(_values(arranged), place):
             yield arranged
             return
-    stand_in = np.empty(place.shape, dtype)
-    yield layout.arranged(stand_in)
+    stand_in = np.empty(place.shape, stored if same else dtype)
+    yield layout.arranged(elementwise.as_bits(stand_in))
     elementwise.store(stand_in, layout.part(logits, piece), softcap, place)
 
 

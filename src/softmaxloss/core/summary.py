@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core.kernels.arithmetic import gap_times, two_product, two_quotient, two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp, temperature_of
+from softmaxloss.core.kernels.exponential import Temperature, log_one_plus, temperature_of, times_exp
 
 
 class RowSummary(NamedTuple):
@@ -69,7 +69,7 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
         if parts.peak[b] > parts.peak[winner] or tie or math.isnan(parts.peak[b]):
             winner = b
     peak, rest, dot, mass = parts.peak[winner], parts.rest[winner], parts.dot[winner], parts.mass[winner]
-    rest, lost_rest, lost_dot = rest * LIFT, 0.0, 0.0
+    lost_rest = lost_dot = 0.0
     for b in range(n):
         if b == winner:
             continue
@@ -78,14 +78,14 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
         lost_dot += error
         if peak == -math.inf:
             continue
-        rest, error = two_sum(rest, lifted_exp(parts.peak[b], peak, temperature) * (1.0 + parts.rest[b]))
+        rest, error = two_sum(rest, times_exp(1.0 + parts.rest[b], parts.peak[b], peak, temperature))
         lost_rest += error
         if parts.mass[b] > 0.0:
             dot, error = two_sum(dot, gap_times(parts.mass[b], parts.peak[b], peak, temperature.value))
             lost_dot += error
     if dot > -math.inf:
         dot += lost_dot
-    return parts.argmax[winner], peak, (rest + lost_rest) * UNLIFT, dot, mass
+    return parts.argmax[winner], peak, rest + lost_rest, dot, mass
 
 
 @inline
@@ -93,9 +93,10 @@ def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
     """Return the loss of row i; NaN where its logits define no softmax."""
     if not math.isfinite(peak):
         return math.nan
-    loss, lost = two_product(rows.mass[i], math.log1p(rest))
+    log_total, log_lost = log_one_plus(rest)
+    loss, lost = two_product(rows.mass[i], log_total)
     loss, error = two_sum(loss, -dot)
-    lost += error
+    lost += error + rows.mass[i] * log_lost
     if rows.z_loss > 0.0:
         lse, lse_lost = log_sum_exp(rows, peak, rest)
         scaled, scaled_lost = two_product(rows.z_loss, lse)  # first, as lse**2 may be beyond the largest number
@@ -111,8 +112,9 @@ def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
 def log_sum_exp(rows: Any, peak: float, rest: float) -> tuple[float, float]:
     """Return lse, rounded, and what rounding lost."""
     scaled_peak, lost = two_quotient(peak, 0.0, rows.temperature.value, 0.0)
-    lse, error = two_sum(scaled_peak, math.log1p(rest))
-    return lse, lost + error
+    log_total, log_lost = log_one_plus(rest)
+    lse, error = two_sum(scaled_peak, log_total)
+    return lse, lost + error + log_lost
 
 
 @inline
@@ -126,23 +128,25 @@ def z_slope(rows: Any, peak: float, rest: float) -> tuple[float, float]:
 
 
 @inline
-def gradient_factors(rows: Any, i: int, d_loss: float, peak: float, rest: float) -> tuple[float, float]:
-    """Return f and d such that the gradient of row i is f * exp((z - peak) / T) - d * q.
+def gradient_factors(
+    rows: Any, i: int, d_loss: float, peak: float, rest: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Return f, what rounding lost of it, and d, such that the gradient of row i is f * exp((z - peak) / T) - d * q.
 
     d = d_loss * weight / T and f = d * slope / (1 + rest), NaN where logits define no softmax. Products and quotients
-    carry along what rounding loses, so that each result is rounded about once.
+    carry along what rounding loses, so that each result is rounded about once; `rest` comes with what it lost.
     """
     top, top_lost = two_product(rows.weight[i], d_loss)
     d, d_lost = two_quotient(top, top_lost, rows.temperature.value, 0.0)
     if not math.isfinite(peak):
-        return math.nan, d
-    extra, extra_lost = z_slope(rows, peak, rest)
+        return math.nan, 0.0, d
+    extra, extra_lost = z_slope(rows, peak, rest[0])
     slope, slope_lost = two_sum(rows.mass[i], extra)
     top, top_lost = two_product(d, slope)
     top_lost += d_lost * slope + d * (slope_lost + extra_lost)
-    total, total_lost = two_sum(1.0, rest)
-    f, f_lost = two_quotient(top, top_lost, total, total_lost)
-    return f + f_lost, d
+    total, total_lost = two_sum(1.0, rest[0])
+    f, f_lost = two_quotient(top, top_lost, total, total_lost + rest[1])
+    return f, f_lost, d
 
 
 @inline

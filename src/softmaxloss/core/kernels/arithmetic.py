@@ -8,11 +8,14 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from softmaxloss.core.kernels.bits import local_array
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
-# A sum over a block of classes is taken in so many lanes, each of which adds at most 4 terms plainly; the lanes are
-# added up with two_sum. So the order of all additions is fixed here, not by the compiler or the width of its vectors.
+# A sum over a block of classes is taken in so many lanes, each of which adds at most 4 terms plainly. The lanes are
+# folded into fewer, which last over all blocks, and those are added up with two_sum. So the order of all additions is
+# fixed here, not by the compiler or the width of its vectors.
 LANES = 512
+FOLDED = 64
 
 # An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
 _UNSIGNED = np.uint64
@@ -52,8 +55,19 @@ def two_quotient(top: float, top_lost: float, bottom: float, bottom_lost: float)
     return quotient, lost if math.isfinite(lost) else 0.0
 
 
+def number_in(logits: Any) -> Any:
+    """Return a number, whichever, of the precision that logits are computed in."""
+    raise NotImplementedError  # compiled code has the version below
+
+
+@overload(number_in, strict=False, jit_options=STEP_OPTIONS)
+def _number_in(logits: Any) -> Callable[..., Any]:
+    real: type[np.floating[Any]] = np.float64 if logits.dtype == types.float64 else np.float32
+    return lambda logits: real(0)
+
+
 class Lanes(NamedTuple):
-    """Room for the lanes of three sums, one of them in the dtype of the logits, and for adding up one of them."""
+    """Room for sums: lanes in the dtype of the logits and two in double precision, and what they are folded into."""
 
     run: Any
     first: Any
@@ -62,10 +76,13 @@ class Lanes(NamedTuple):
     lost: Any
 
 
-def room_for_lanes(dtype: Any, n_classes: int) -> Lanes:
-    """Return lanes for sums over so many classes."""
-    n = min(LANES, n_classes)
-    return Lanes(np.empty(n, dtype), *(np.empty(n) for _ in range(4)))
+_lanes, _folded = local_array(LANES), local_array(FOLDED)
+
+
+@inline
+def lanes_for(number: Any) -> Lanes:
+    """Return lanes for sums of numbers like this one."""
+    return Lanes(_lanes(number), _lanes(0.0), _lanes(0.0), _folded(0.0), _folded(0.0))
 
 
 @inline
@@ -75,46 +92,56 @@ def clear(lanes: Any) -> None:
         lanes[lane] = 0
 
 
-def lane_sum(run: Any, lanes: Any) -> float:
-    """Return the sum of lanes in double precision, added up by halves; -inf if one is -inf.
+def fold(run: Any, total: Any, lost: Any) -> None:
+    """Add lanes to fewer in double precision, of which each is a total and what rounding lost of it.
 
-    For sums over logits of double precision what rounding loses is added up as well.
+    Of lanes in single precision nothing is lost that matters.
     """
     raise NotImplementedError  # compiled code has the versions below
 
 
-@overload(lane_sum, strict=False, jit_options=STEP_OPTIONS)
-def _lane_sum(run: Any, lanes: Any) -> Callable[..., Any]:
-    return _exact_lane_sum if lanes.types[0].dtype == types.float64 else _plain_lane_sum
+@overload(fold, strict=False, jit_options=STEP_OPTIONS)
+def _fold(run: Any, total: Any, lost: Any) -> Callable[..., Any]:
+    return _fold_exactly if run.dtype == types.float64 else _fold_plainly
 
 
-def _plain_lane_sum(run: Any, lanes: Any) -> Any:
-    total, n = lanes.total, run.size
-    half = (n + 1) // 2
-    for lane in range(n - half):
-        total[lane] = np.float64(run[lane]) + np.float64(run[half + lane])
-    if n % 2 == 1:
-        total[half - 1] = run[half - 1]
-    n = half
-    while n > 1:
-        half = (n + 1) // 2
-        for lane in range(n - half):
-            total[lane] += total[half + lane]
-        n = half
-    return total[0]
+def _fold_plainly(run: Any, total: Any, lost: Any) -> None:
+    for start in range(0, run.size, total.size):
+        part = run[start : start + total.size]
+        for lane in range(part.size):
+            total[lane] += np.float64(part[lane])
 
 
-def _exact_lane_sum(run: Any, lanes: Any) -> Any:
-    total, lost, n = lanes.total, lanes.lost, run.size
-    for lane in range(n):
-        total[lane], lost[lane] = run[lane], 0.0
+def _fold_exactly(run: Any, total: Any, lost: Any) -> None:
+    for start in range(0, run.size, total.size):
+        part = run[start : start + total.size]
+        for lane in range(part.size):
+            total[lane], error = two_sum(total[lane], part[lane])
+            lost[lane] += error
+
+
+@inline
+def sum_of(total: Any, lost: Any) -> tuple[float, float]:
+    """Return the sum of folded lanes, rounded, and what rounding lost of it; -inf if one of them is -inf."""
+    n = total.size
     while n > 1:
         half = (n + 1) // 2
         for lane in range(n - half):
             total[lane], error = two_sum(total[lane], total[half + lane])
             lost[lane] += lost[half + lane] + error
         n = half
-    return total[0] + lost[0] if total[0] > -math.inf else total[0]
+    return two_sum(total[0], lost[0]) if math.isfinite(total[0]) else (total[0], 0.0)
+
+
+@inline
+def lane_sum(run: Any) -> float:
+    """Return the sum of lanes of one block."""
+    folded, lost = _folded(0.0), _folded(0.0)
+    clear(folded)
+    clear(lost)
+    fold(run, folded, lost)
+    total, error = sum_of(folded, lost)
+    return total + error
 
 
 @inline

@@ -1,10 +1,16 @@
-"""Floats as integers: the three tricks with bits that Numba has no words for."""
+"""What Numba has no words for: floats as integers, hints to the caches, and arrays on the stack."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
+
+CACHE_LINE = 64  # bytes
 
 _INTEGER = {types.float32: types.int32, types.float64: types.int64}
 _FLOAT = {integer: number for number, integer in _INTEGER.items()}
@@ -41,12 +47,168 @@ def number_of_key(context: Any, key: Any) -> tuple[Any, Callable[..., Any]]:
 
 @intrinsic
 def power_of_two(context: Any, shifted: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return 2**n for the integer n in the lowest bits of the float `shifted`; 2**n must be a normal number."""
-    mantissa_bits, one = (23, 0x3F800000) if shifted == types.float32 else (52, 0x3FF0000000000000)
+    """Return 2**(n - bias) for the integer n in the lowest bits of the float `shifted`; it must be a normal number.
+
+    The bias is that of the format: 127 in single precision, 1023 in double.
+    """
+    mantissa_bits = 23 if shifted == types.float32 else 52
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], context.get_value_type(_INTEGER[shifted]))
-        power = builder.add(builder.shl(bits, bits.type(mantissa_bits)), bits.type(one))
+        power = builder.shl(bits, bits.type(mantissa_bits))
         return builder.bitcast(power, context.get_value_type(shifted))
 
     return shifted(shifted), generate
+
+
+@intrinsic
+def binary_exponent(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return k, as a float, for which number / 2**k lies between sqrt(1/2) and sqrt(2); for normal numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        bits = builder.add(builder.bitcast(arguments[0], word), word(0x3FF0000000000000 - 0x3FE6A09E667F3BCD))
+        # the biased exponent in the lowest bits of the float 2**52
+        magic = builder.or_(builder.lshr(bits, word(52)), word(0x4330000000000000))
+        return builder.fsub(builder.bitcast(magic, ir.DoubleType()), ir.DoubleType()(2.0**52 + 1023))
+
+    return types.float64(number), generate
+
+
+@intrinsic
+def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Ask for the cache line of array[index], which is about to be read."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), "llvm.prefetch.p0"
+        )
+        read, keep_in_all_caches, data_cache = word(0), word(3), word(1)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        builder.call(function, [place, read, keep_in_all_caches, data_cache])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic
+def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Write the cache line at source[index:] to the aligned one at destination[index:], past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.get_value_type(destination.dtype)
+        count = CACHE_LINE // context.get_abi_sizeof(number)
+        vector = ir.VectorType(number, count).as_pointer()
+        read, write = (
+            builder.bitcast(
+                builder.gep(context.make_array(array)(context, builder, value).data, [arguments[2]]), vector
+            )
+            for array, value in zip((source, destination), arguments[:2], strict=True)
+        )
+        stored = builder.store(builder.load(read, align=4), write, align=CACHE_LINE)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, destination, types.intp), generate
+
+
+@cache
+def local_array(size: int) -> Callable[..., Any]:
+    """Return a function that makes an array of so many numbers, uninitialised, of the dtype of its argument.
+
+    It lives on the stack of the kernel until that ends. The compiler knows that no other array overlaps it.
+    """
+
+    @intrinsic
+    def make(context: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
+        kind = types.Array(like, 1, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            number, integer = context.get_data_type(like), context.get_value_type(types.intp)
+            with builder.goto_entry_block():
+                data = builder.alloca(ir.ArrayType(number, size))
+            data.align = CACHE_LINE
+            itemsize = integer(context.get_abi_sizeof(number))
+            array = context.make_array(kind)(context, builder)
+            data = builder.bitcast(data, number.as_pointer())
+            shape, strides = [integer(size)], [itemsize]
+            populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
+            return array._getvalue()  # noqa: SLF001
+
+        return kind(like), generate
+
+    return make
+
+
+def decoded(stored: Any) -> Any:
+    """Return a stored number in the precision it is computed in.
+
+    Float16 comes as the int16 of its bits, bfloat16 as uint16: Numba knows no numbers of half width.
+    """
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(decoded, strict=False, inline="always")
+def _decoded(stored: Any) -> Callable[..., Any]:
+    if stored == types.int16:
+        return lambda stored: _of_float16(stored)
+    if stored == types.uint16:
+        return lambda stored: _of_bfloat16(stored)
+    return lambda stored: stored
+
+
+def encoded(number: Any, like: Any) -> Any:
+    """Return a number as it is stored, rounded to the nearest even, in the format of another one."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(encoded, strict=False, inline="always")
+def _encoded(number: Any, like: Any) -> Callable[..., Any]:
+    if like == types.int16:
+        return lambda number, like: _to_float16(number)
+    if like == types.uint16:
+        return lambda number, like: _to_bfloat16(number)
+    return lambda number, like: number
+
+
+@intrinsic
+def _of_float16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(stored), generate
+
+
+@intrinsic
+def _to_float16(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.int16(number), generate
+
+
+@intrinsic
+def _of_bfloat16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(stored), generate
+
+
+@intrinsic
+def _to_bfloat16(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], word)
+        high = builder.lshr(bits, word(16))
+        # half a unit less one bit, and that bit if the last one kept is odd: to the nearest, ties to even
+        rounded = builder.add(builder.add(bits, word(0x7FFF)), builder.and_(high, word(1)))
+        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
+        quiet = builder.or_(high, word(0x40))
+        result = builder.select(is_nan, quiet, builder.lshr(rounded, word(16)))
+        return builder.trunc(result, ir.IntType(16))
+
+    return types.uint16(number), generate

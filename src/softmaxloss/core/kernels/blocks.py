@@ -1,7 +1,7 @@
 """What is done to a block of logits while it lies in the cache.
 
-Every step is a loop over one working array, in place: the compiler need not prove that two arrays do not overlap, and
-the gradient of the logits can take the logits' own place.
+Every step works on a block of our own: the compiler need not prove that arrays do not overlap, and the gradient of the
+logits can take the logits' own place.
 """
 
 import math
@@ -13,29 +13,48 @@ from softmaxloss.core.kernels.arithmetic import (
     LANES,
     class_weight_of,
     clear,
+    fold,
     half_gap,
     lane_sum,
     probability_of,
 )
-from softmaxloss.core.kernels.bits import number_of_key, order_key
+from softmaxloss.core.kernels.bits import (
+    CACHE_LINE,
+    decoded,
+    encoded,
+    local_array,
+    number_of_key,
+    order_key,
+    prefetch,
+    stream_line,
+)
 from softmaxloss.core.kernels.compilation import fused, inline
-from softmaxloss.core.kernels.exponential import LIFT, UNLIFT, Temperature, lifted_exp
+from softmaxloss.core.kernels.exponential import UNLIFT, Reference, Temperature, lifted_exp, power_series, reduced
 
 # Far from the largest number of either precision.
 _MOST = 2.0**100
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
+# Classes between looks at what was found, or requests to the caches.
+STEP = 256
+block_for = local_array(BLOCK)
 
 
 @inline
-def load(logits: Any, class_mask: Any, block: Any) -> None:
-    """Copy logits into the working block, unless they are there already; classes that do not exist get -inf."""
-    if logits.ctypes.data != block.ctypes.data:
+def load(logits: Any, class_mask: Any, block: Any) -> Any:
+    """Copy logits into the working block, -inf for classes that do not exist, and return the maximum, or NaN."""
+    top = low = order_key(decoded(logits[0]))
+    for j in range(block.size):
+        block[j] = decoded(logits[j])
+        key = order_key(block[j])
+        top = max(top, key)
+        low = min(low, key)
+    if class_mask.size > 0:
         for j in range(block.size):
-            block[j] = logits[j]
-    for j in range(class_mask.size):
-        block[j] = block[j] if class_mask[j] else -math.inf
+            block[j] = block[j] if class_mask[j] else -math.inf
+        return highest(block)
+    return number_of_key(top) if low >= order_key(block.dtype.type(-math.inf)) else block.dtype.type(math.nan)
 
 
 @inline
@@ -76,43 +95,80 @@ def highest(block: Any) -> Any:
 
 @inline
 def first_index(block: Any, value: Any) -> int:
-    """Return where a value stands first, without an early exit and so in vector code; 0 for NaN."""
-    first = block.size
+    """Return where a value stands first; 0 for NaN. Within a step there is no early exit, so it is vector code."""
+    for start in range(0, block.size, STEP):
+        part = block[start : start + STEP]
+        first = part.size
+        for j in range(part.size):
+            first = min(first, j if part[j] == value else part.size)
+        if first < part.size:
+            return start + first
+    return 0
+
+
+@inline
+def exponentials(block: Any, reference: Reference, temperature: Temperature, lanes: Any, out: Any, ahead: Any) -> None:
+    """Write LIFT * exp((z - R) / T) of each logit to `out`, and add them to the folded lanes.
+
+    Meanwhile the caches are asked for `ahead`, what is to be read next. The work is split in two loops, as a processor
+    finds more to do at once in two short chains of dependent instructions than in a long one: 0.28 instead of 0.36 ns.
+    """
+    if reference.base != 0:
+        for j in range(block.size):
+            block[j] -= reference.base
+    powers = block_for(block[0])
+    line = CACHE_LINE // ahead.itemsize
+    for start in range(0, block.size, STEP):
+        for j in range(start, min(start + STEP, ahead.size), line):
+            prefetch(ahead, j)
+        reduce_all(block[start : start + STEP], reference, temperature, powers[start:])
+    q = block.size // 4
+    add_quarters(
+        (block[:q], block[q : 2 * q], block[2 * q : 3 * q], block[3 * q : 4 * q]),
+        (powers[:q], powers[q : 2 * q], powers[2 * q : 3 * q], powers[3 * q : 4 * q]),
+        (out[:q], out[q : 2 * q], out[2 * q : 3 * q], out[3 * q : 4 * q]),
+        lanes.run[:q],
+    )
+    fold(lanes.run[:q], lanes.total, lanes.lost)
+    for j in range(4 * q, block.size):
+        out[j] = power_series(block[j]) * powers[j]
+    fold(out[4 * q : block.size], lanes.total, lanes.lost)
+
+
+@inline
+def reduce_all(block: Any, reference: Reference, temperature: Temperature, powers: Any) -> None:
+    """Turn z - base into r, and fill in the powers of two."""
     for j in range(block.size):
-        first = min(first, j if block[j] == value else block.size)
-    return first if first < block.size else 0
+        block[j], powers[j] = reduced(block[j], 0.0, reference, temperature)
 
 
 @inline
-def exponentials(block: Any, winner: int, peak: Any, temperature: Temperature, lanes: Any) -> float:
-    """Turn each logit into LIFT * exp((z - peak) / T), and return the sum of the exp without the winner's 1."""
-    if peak == -math.inf:
-        block[:] = 0
-        return 0.0
-    block[winner] = -math.inf
+def add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
+    """Write exponentials of the four quarters of a block, and their sums: each takes two additions in a row."""
+    for lane in range(run.size):
+        a = power_series(r[0][lane]) * powers[0][lane]
+        b = power_series(r[1][lane]) * powers[1][lane]
+        c = power_series(r[2][lane]) * powers[2][lane]
+        d = power_series(r[3][lane]) * powers[3][lane]
+        out[0][lane], out[1][lane], out[2][lane], out[3][lane] = a, b, c, d
+        run[lane] = (a + b) + (c + d)
+
+
+@inline
+def entropy_moment(block: Any, peak: Any, reference: Reference, temperature: Temperature, lanes: Any) -> float:
+    """Return the sum of x_j exp(-x_j) with x_j = (peak - z_j) / T, times exp((peak - R) / T).
+
+    A class at -inf adds nothing.
+    """
+    reciprocal = block.dtype.type(temperature.value) ** -1
     clear(lanes.run)
     for start in range(0, block.size, LANES):
         line = block[start : start + LANES]
         for lane in range(line.size):
-            line[lane] = lifted_exp(line[lane], peak, temperature)
-            lanes.run[lane] += line[lane]
-    block[winner] = LIFT
-    return lane_sum(lanes.run, lanes) * UNLIFT
-
-
-@inline
-def entropy_moment(block: Any, peak: Any, temperature: Temperature, lanes: Any) -> float:
-    """Return the sum of -x_j exp(x_j) with x_j = (z_j - peak) / T; a class at -inf adds nothing."""
-    reciprocal = block.dtype.type(temperature.reciprocal)
-    clear(lanes.run)
-    for start in range(0, block.size, LANES):
-        line = block[start : start + LANES]
-        for lane in range(line.size):
-            exponential = lifted_exp(line[lane], peak, temperature)
-            lanes.run[lane] += (
-                exponential * ((peak - line[lane]) * reciprocal) if exponential > 0 else line.dtype.type(0)
-            )
-    return lane_sum(lanes.run, lanes) * UNLIFT
+            exponential = lifted_exp(line[lane] - reference.base, 0.0, reference, temperature)
+            gap = (peak - line[lane]) * reciprocal if exponential > 0 else line.dtype.type(0)
+            lanes.run[lane] += exponential * gap
+    return lane_sum(lanes.run) * UNLIFT
 
 
 @fused
@@ -134,21 +190,22 @@ def spread_moments(
             q = spread_target(rows, i, start + begin + lane, keep)
             lanes.first[lane] += q * half_gap(np.float64(line[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
-    dot = lane_sum(lanes.first, lanes) / (0.5 * rows.temperature.value)
-    return dot, lane_sum(lanes.second, lanes)
+    dot = lane_sum(lanes.first) / (0.5 * rows.temperature.value)
+    return dot, lane_sum(lanes.second)
 
 
 @inline
 def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
     """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits."""
     real = block.dtype.type
-    if abs(factor) < 1.0:
-        return real(UNLIFT), real(factor)
-    first, second = factor * UNLIFT, 1.0
-    if abs(first) > _MOST:  # no factor is inf, as inf times a probability of 0 is NaN
-        first, second = math.copysign(_MOST, first), abs(first) / _MOST
-    largest = np.nextafter(real(math.inf), real(0))
-    return real(first), min(real(second), largest)
+    first = factor * UNLIFT
+    small, large = abs(factor) < 1.0, abs(first) > _MOST
+    size = _MOST if large else abs(first)  # no factor is inf, as inf times a probability of 0 is NaN
+    second = min(abs(first) / _MOST, np.float64(np.finfo(block.dtype).max))
+    return (
+        real(UNLIFT if small else math.copysign(size, first)),
+        real(factor if small else second if large else 1.0),
+    )
 
 
 @inline
@@ -166,3 +223,26 @@ def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int,
     for j in range(block.size):
         q = class_weight_of(rows.class_weight, start + j) * (keep * probability_of(rows.dense, i, start + j) + floor)
         block[j] = (block[j] * first) * second - block.dtype.type(q)
+
+
+@inline
+def store(block: Any, out: Any, past_caches: bool) -> None:
+    """Copy a working block to where it belongs, unless it is there, around the caches if asked to."""
+    if block.ctypes.data == out.ctypes.data:
+        return
+    begin = end = 0
+    if past_caches:
+        line = CACHE_LINE // out.itemsize
+        begin = min(out.size, (-out.ctypes.data % CACHE_LINE) // out.itemsize)
+        end = begin + (out.size - begin) // line * line
+        for j in range(begin, end, line):
+            stream_line(block, out, j)
+    copy(block[:begin], out[:begin])
+    copy(block[end:], out[end:])
+
+
+@inline
+def copy(block: Any, out: Any) -> None:
+    """Copy numbers into the format of their place."""
+    for j in range(out.size):
+        out[j] = encoded(block[j], out[j])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
@@ -33,14 +34,26 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+class _SeparateArrays(Compiler):  # type: ignore[misc]
+    """Numba's compiler, told that no array which a step writes to overlaps another of its arguments.
+
+    Without that each loop is compiled twice, with vectors for arrays that a test at run time finds to be apart, and not
+    at all with vectors where this would take more than a few such tests.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.state.flags.noalias = True
+
+
 def inline(function: Callable[..., Any]) -> Compiled:
-    """Compile a step of a kernel; the kernels that call it take it in."""
-    return numba.njit(**STEP_OPTIONS)(function)
+    """Compile a step of a kernel; the kernels that call it take it in. What it writes to overlaps nothing else."""
+    return numba.njit(**STEP_OPTIONS, pipeline_class=_SeparateArrays)(function)
 
 
 def fused(function: Callable[..., Any]) -> Compiled:
-    """Compile a step in which a * b + c is rounded once where the processor can."""
-    return numba.njit(**STEP_OPTIONS | {"fastmath": {"contract"}})(function)
+    """Compile such a step in which a * b + c is rounded once where the processor can."""
+    return numba.njit(**STEP_OPTIONS | {"fastmath": {"contract"}}, pipeline_class=_SeparateArrays)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Compiled:

@@ -1,7 +1,16 @@
-"""exp((z - peak) / T) within one ulp at T = 1, in a form that the compiler turns into vector code.
+"""exp((z - R) / T) relative to a reference R near the peak, within 0.8 ulp, and log(1 + x), as vector code.
 
-It comes times LIFT, so that terms below the smallest normal number keep all their bits: a hundred thousand of them can
-add up to a normal number.
+The usual exp(z - peak) is |z - peak| / 2 ulp off, as the difference is rounded. Here the reference is not the peak but
+
+    R = base + m T ln 2,    |peak - R| <= T ln(2) / 2,
+
+with an integer m, so that with z - base = n T ln 2 + r T, |r| <= ln(2) / 2, the exponential is 2**(n - m) e**r: r
+comes from z itself, and nothing of size z - peak is ever rounded. How far the peak is above its reference is one number
+per row, which `above_reference` gives to twice the precision. The base is 0, or the peak where that is so far from 0
+that z - peak is exact for every z whose exponential is not 0.
+
+Exponentials come times LIFT, so that terms below the smallest normal number keep all their bits: a hundred thousand of
+them can add up to a normal number.
 """
 
 import math
@@ -14,7 +23,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.bits import power_of_two
+from softmaxloss.core.kernels.arithmetic import two_product, two_quotient, two_sum
+from softmaxloss.core.kernels.bits import binary_exponent, power_of_two
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
 # Minimax polynomials of e^r on |r| <= ln(2)/2, highest power first, from Remez exchange on the relative error with
@@ -48,77 +58,200 @@ _LIFT_EXPONENT = 64
 LIFT = 2.0**_LIFT_EXPONENT
 UNLIFT = 1.0 / LIFT
 
+# 2 / 21, 2 / 19, ..., 2 / 3
+_ATANH = tuple(2.0 / k for k in range(21, 1, -2))
+_LN2_HIGH = math.floor(math.log(2) * 2.0**40) / 2.0**40  # its product with every exponent is exact
+# 1 / k! for k from 16 to 3.
+_TAYLOR = tuple(1 / math.factorial(k) for k in range(16, 2, -1))
+_BIASED = 1.5 * 2.0**52 + 1023
 
-# The high part of T ln 2 has so few bits that its product with every exponent is exact.
-_HIGH_BITS = {np.float32: 15, np.float64: 32}
+# The high part of T ln 2 has so few bits that its product with every exponent n, of up to 10 or 12 bits, is exact.
+_HIGH_BITS = {np.float32: 13, np.float64: 32}
 _LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
+# Peaks farther than this many T from 0 are their own base. It is over twice the reach of exp, 131 or 752.
+_FAR = {np.float32: 512.0, np.float64: 2048.0}
+# Logits may rise this many T ln 2 above a reference: 2**(64 + 58) is far enough from overflow.
+RISE = 58.0
+
+
+_LN2_LOW = float(_LN2 - Fraction(_LN2_HIGH))
+
+
+class Scale(NamedTuple):
+    """The constants of exp(x / T) in one precision: no logit is divided by T, which would round it."""
+
+    log2_e: Any  # log2(e) / T
+    high: Any  # T ln 2 = high + low
+    low: Any
+    reciprocal: Any  # 1 / T
 
 
 class Temperature(NamedTuple):
-    """What exp(x / T) needs to know of T; _single and _double are the precisions it is computed in.
-
-    No logit is divided by T, which would round it: T scales the constants instead.
-    """
+    """What exp(x / T) needs to know of T."""
 
     value: float
-    reciprocal: float
-    log2_e: float  # log2(e) / T
-    high_single: float  # T ln 2 = high + low
-    low_single: float
-    high_double: float
-    low_double: float
+    single: Scale
+    double: Scale
 
 
 @lru_cache(maxsize=64)
 def temperature_of(value: float) -> Temperature:
     """Return the constants of a temperature."""
     t_ln2 = Fraction(value) * _LN2
-    parts = []
-    for bits in _HIGH_BITS.values():
+    scales = []
+    for real, bits in _HIGH_BITS.items():
         unit = Fraction(2) ** (math.frexp(t_ln2)[1] - bits)
         high = math.floor(t_ln2 / unit) * unit
-        parts += [float(high), float(t_ln2 - high)]
-    return Temperature(value, float(1 / Fraction(value)), float(1 / t_ln2), *parts)
+        scales.append(Scale(*(real(float(x)) for x in (1 / t_ln2, high, t_ln2 - high, 1 / Fraction(value)))))
+    return Temperature(value, *scales)
 
 
-def lifted_exp(z: Any, peak: Any, temperature: Temperature) -> Any:
-    """Return LIFT * exp((z - peak) / T) for z <= peak, of the exact difference; 0 below the normal numbers."""
+def scale_in(real: Any, temperature: Temperature) -> Scale:
+    """Return the constants in the precision of a number."""
     raise NotImplementedError  # compiled code has the version below
 
 
-# Without `reassoc`, which would fold `x + rounder - rounder` to x and the lost part of the difference to 0.
-@overload(lifted_exp, jit_options={**STEP_OPTIONS, "fastmath": {"contract", "nsz", "arcp"}})
-def _lifted_exp(z: Any, peak: Any, temperature: Any) -> Callable[..., Any]:
-    real: type[np.floating[Any]] = np.float32 if z == types.float32 else np.float64
-    single = real is np.float32
-    info = np.finfo(real)
-    rounder = real(1.5 * 2.0**info.nmant)  # adding it rounds to an integer, left in the lowest bits
-    lowest = math.log(info.tiny) - _LIFT_EXPONENT * math.log(2)
-    zero = real(0)
-    lift = real(_LIFT_EXPONENT)
-    polynomial = tuple(real(coefficient) for coefficient in _POLYNOMIAL[real])
+@overload(scale_in, strict=False, jit_options=STEP_OPTIONS)
+def _scale_in(real: Any, temperature: Any) -> Callable[..., Any]:
+    if real == types.float32:
+        return lambda real, temperature: temperature.single
+    return lambda real, temperature: temperature.double
 
-    def implementation(z: Any, peak: Any, temperature: Any) -> Any:
-        high = real(temperature.high_single if single else temperature.high_double)
-        low = real(temperature.low_single if single else temperature.low_double)
-        difference = z - peak
-        # Knuth's TwoSum: z - peak = difference + lost exactly. Without it the result is |difference|/2 ulp off.
-        part = difference - z
-        lost = (z - (difference - part)) - (peak + part)
-        # z - peak = n T ln 2 + r T with |r| <= ln(2)/2, so exp((z - peak) / T) = 2**n e**r
-        shifted = difference * real(temperature.log2_e) + rounder
-        n = shifted - rounder
-        r = ((difference - n * high) - n * low + lost) * real(temperature.reciprocal)
-        value = zero
-        for coefficient in polynomial:
+
+class Reference(NamedTuple):
+    """What exponentials are relative to, in the precision of the logits."""
+
+    base: Any
+    rounder: Any  # adding it to an exponent n rounds, and leaves the biased n - m + 64 in the lowest bits
+    lowest: Any  # z - base below which exponentials are 0
+    exponent: float  # m
+
+
+def reference_of(peak: Any, temperature: Temperature) -> Reference:
+    """Return the reference next to a peak; that of 0 where it is infinite or NaN."""
+    raise NotImplementedError  # compiled code has the version below
+
+
+@overload(reference_of, jit_options=STEP_OPTIONS)
+def _reference_of(peak: Any, temperature: Any) -> Callable[..., Any]:
+    real: type[np.floating[Any]] = np.float32 if peak == types.float32 else np.float64
+    info = np.finfo(real)
+    bias = 1.5 * 2.0**info.nmant + (1 - info.minexp) + _LIFT_EXPONENT
+    reach = (info.minexp - _LIFT_EXPONENT + 1) * math.log(2)
+    far = _FAR[real]
+
+    def implementation(peak: Any, temperature: Any) -> Any:
+        top = peak if math.isfinite(peak) else real(0)
+        base = top if abs(top) >= real(far * temperature.value) else real(0)
+        x = np.float64(top) - np.float64(base)
+        exponent = np.rint(x * temperature.double.log2_e)
+        return Reference(base, real(bias - exponent), real(x + reach * temperature.value), exponent)
+
+    return implementation
+
+
+def reduced(x: Any, lost: Any, reference: Reference, temperature: Temperature) -> tuple[Any, Any]:
+    """Return r and LIFT * 2**(n - m) for x + lost = z - base; the power is 0 where exp is below the normal numbers."""
+    raise NotImplementedError  # compiled code has the version below
+
+
+# Without `reassoc`, which would fold `x + rounder - rounder` to x; with `nsz`, which drops a `lost` of 0.
+_EXP_OPTIONS = {**STEP_OPTIONS, "fastmath": {"contract", "nsz", "arcp"}}
+
+
+@overload(reduced, jit_options=_EXP_OPTIONS)
+def _reduced(x: Any, lost: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
+    real: type[np.floating[Any]] = np.float32 if x == types.float32 else np.float64
+
+    def implementation(x: Any, lost: Any, reference: Any, temperature: Any) -> Any:
+        scale = scale_in(x, temperature)
+        inside = reference.lowest if x < reference.lowest else x
+        shifted = inside * scale.log2_e + reference.rounder
+        n = shifted - reference.rounder
+        r = ((inside - n * scale.high) - n * scale.low + real(lost)) * scale.reciprocal
+        return r, real(0) if x < reference.lowest else power_of_two(shifted)
+
+    return implementation
+
+
+def power_series(r: Any) -> Any:
+    """Return e**r for |r| <= ln(2) / 2."""
+    raise NotImplementedError  # compiled code has the version below
+
+
+@overload(power_series, jit_options=_EXP_OPTIONS)
+def _power_series(r: Any) -> Callable[..., Any]:
+    real: type[np.floating[Any]] = np.float32 if r == types.float32 else np.float64
+    first, *others = (real(coefficient) for coefficient in _POLYNOMIAL[real])
+    coefficients = tuple(others)
+
+    def implementation(r: Any) -> Any:
+        value = first
+        for coefficient in coefficients:
             value = value * r + coefficient
-        return zero if difference < real(lowest * temperature.value) else value * power_of_two(shifted + lift)
+        return value
 
     return implementation
 
 
 @inline
+def lifted_exp(x: Any, lost: Any, reference: Reference, temperature: Temperature) -> Any:
+    """Return LIFT * exp((z - R) / T) for x + lost = z - base; 0 below the normal numbers."""
+    r, power = reduced(x, lost, reference, temperature)
+    return power_series(r) * power
+
+
+@inline
 def times_exp(factor: float, z: float, peak: float, temperature: Temperature) -> Any:
-    """Return factor * exp((z - peak) / T) of one class, which may be a normal number where exp is none."""
-    lifted = lifted_exp(z, peak, temperature)
+    """Return factor * exp((z - peak) / T) for z <= peak, which may be a normal number where exp is none."""
+    gap, lost = two_sum(z, -peak)
+    lifted = lifted_exp(gap, lost if gap > -math.inf else 0.0, reference_of(0.0, temperature), temperature)
     return lifted * (factor * UNLIFT) if abs(factor) > 1.0 else lifted * factor * UNLIFT
+
+
+@inline
+def rises_above(peak: Any, reference: Reference, temperature: Temperature) -> bool:
+    """Return whether a peak is so high that it needs another reference."""
+    x = np.float64(peak) - np.float64(reference.base)
+    return x * temperature.double.log2_e - reference.exponent > RISE
+
+
+@inline
+def above_reference(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float]:
+    """Return exp((peak - R) / T), rounded, and what rounding lost, for a finite peak that may have this reference."""
+    scale = temperature.double
+    x = np.float64(peak) - np.float64(reference.base)
+    n = np.rint(x * scale.log2_e)
+    u, lost = two_sum(x - n * scale.high, -(n * scale.low))
+    u, lost = two_quotient(u, lost, temperature.value, 0.0)
+    square, square_lost = two_product(u, u)
+    tail = 0.0
+    for coefficient in _TAYLOR:
+        tail = tail * u + coefficient
+    # 1 + u + u**2 / 2 + tail, to some 60 bits
+    value, error = two_sum(1.0, u)
+    value, square_error = two_sum(value, 0.5 * square)
+    value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
+    shift = n - reference.exponent
+    power = power_of_two(shift + _BIASED) if shift >= -1022 else 0.0
+    return value * power, lost * power
+
+
+@inline
+def log_one_plus(x: float) -> tuple[float, float]:
+    """Return log(1 + x) for x >= 0, rounded, and what rounding lost, to some 60 bits.
+
+    With 1 + x = 2**k (1 + f) and s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - f**2 / 2 + s (f**2 / 2 + s**2 (2 / 3 +
+    s**2 (2 / 5 + ...))).
+    """
+    u, error = two_sum(1.0, x)
+    k = binary_exponent(u)
+    f = u * power_of_two(_BIASED - k) - 1.0
+    s = f / (2.0 + f)
+    series = 0.0
+    for coefficient in _ATANH:
+        series = (series + coefficient) * (s * s)
+    half_square, square_lost = two_product(0.5 * f, f)
+    value, lost = two_sum(k * _LN2_HIGH, f)
+    value, more = two_sum(value, -half_square)
+    return two_sum(value, lost + more - square_lost + s * (half_square + series) + (k * _LN2_LOW + error / u))

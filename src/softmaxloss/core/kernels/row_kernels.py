@@ -1,6 +1,6 @@
 """The entry points that go row by row, one block of classes at a time: (rows, classes) in, (rows, classes) out.
 
-They allocate nothing: `room` is room_for_rows.
+They allocate nothing: what they work in lies on the stack, but for the exponentials of one row.
 """
 
 import math
@@ -8,46 +8,48 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, gap_times, room_for_lanes
+from softmaxloss.core.kernels.arithmetic import (
+    class_weight_of,
+    clear,
+    gap_times,
+    lanes_for,
+    number_in,
+    sum_of,
+    two_quotient,
+    two_sum,
+)
+from softmaxloss.core.kernels.bits import decoded, encoded
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
+    block_for,
     clear_masked,
     count_before,
     count_masked,
     entropy_moment,
     exponentials,
     first_index,
-    highest,
     load,
     scale,
     scale_and_subtract,
     spread_moments,
     spread_target,
+    store,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import times_exp
+from softmaxloss.core.kernels.exponential import (
+    LIFT,
+    UNLIFT,
+    Reference,
+    above_reference,
+    log_one_plus,
+    reference_of,
+    rises_above,
+)
 from softmaxloss.core.summary import (
     gradient_at_winner,
     gradient_factors,
-    merge_parts,
-    new_summary,
     row_loss,
 )
-
-
-class Room(NamedTuple):
-    """What a kernel works in: the summaries of the blocks of one row, one block of logits, and lanes for its sums."""
-
-    parts: Any
-    block: Any
-    lanes: Any
-
-
-def room_for_rows(logits: Any) -> Room:
-    """Return the room that kernels need for such logits."""
-    n_classes = logits.shape[1]
-    block = np.empty(min(BLOCK, n_classes), logits.dtype)
-    return Room(new_summary(-(-n_classes // BLOCK)), block, room_for_lanes(logits.dtype, n_classes))
 
 
 @inline
@@ -59,84 +61,180 @@ def target_of(rows: Any, i: int) -> tuple[int, float, float, bool]:
     return label, rows.keep, 0.0, rows.floor > 0.0 or rows.dense is not None
 
 
-@inline
-def summarize_row(logits: Any, work: Any, room: Any, rows: Any, i: int) -> tuple[int, float, float, float, float]:
-    """Summarise a row block by block into `room.parts`, and return the merged summary.
+class Summary(NamedTuple):
+    """The RowSummary of one row, and what exponentials of it are relative to."""
 
-    `work` may be as short as a block. If it is as long as the row, it ends up with LIFT * exp of z - its block's peak.
-    """
-    label, keep, spike, has_spread = target_of(rows, i)
-    label_logit = np.float64(logits[label]) if label >= 0 else 0.0
-    parts, n = room.parts, 0
+    argmax: int
+    peak: float
+    rest: float
+    lost_rest: float
+    dot: float
+    mass: float
+    above: float  # exp((peak - R) / T)
+    lost_above: float
+
+
+@inline
+def highest_of_row(logits: Any, class_mask: Any, block: Any) -> Any:
+    """Return the highest logit of a row."""
+    top = block.dtype.type(-math.inf)
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        place = start % work.size
-        block = work[place : place + stop - start]
-        load(logits[start:stop], rows.class_mask[start:stop], block)
-        peak = highest(block)
-        winner = first_index(block, peak)
-        parts.argmax[n], parts.peak[n], parts.dot[n], parts.mass[n] = start + winner, peak, 0.0, 0.0
+        peak = load(logits[start:stop], class_mask[start:stop], block[: stop - start])
+        top = max(top, peak)
+    return top
+
+
+class Sums(NamedTuple):
+    """What a sweep over a row finds."""
+
+    argmax: int
+    peak: Any  # in the precision of the logits
+    reference: Reference
+    rose: bool  # a logit is so high above the reference that the sweep ended there
+    ousted: float  # sum of the exponentials of classes that were the winner for a while
+    dot: float  # but for the label
+    lost_dot: float
+    mass: float
+
+
+@inline
+def sweep(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, given: Any, is_given: bool) -> Sums:
+    """Go over row i block by block: exponentials but for the winner's go to `work` and are added to the folded lanes.
+
+    They are relative to the given reference, or else to that of the first block that is not all -inf.
+    """
+    row, class_mask, t, lowest = logits[i], rows.class_mask, rows.temperature, block.dtype.type(-math.inf)
+    _, keep, _, has_spread = target_of(rows, i)
+    argmax, peak, reference, ousted, dot, lost_dot, mass = 0, lowest, given, 0.0, 0.0, 0.0, 0.0
+    for start in range(0, row.size, BLOCK):
+        stop = min(start + BLOCK, row.size)
+        z, out = block[: stop - start], work[start % work.size :][: stop - start]
+        top = load(row[start:stop], class_mask[start:stop], z)
+        if peak == lowest and not is_given:
+            reference = reference_of(top, t)
+        if math.isnan(top) or rises_above(top, reference, t):
+            return Sums(argmax, top, reference, True, 0.0, 0.0, 0.0, 0.0)
+        if top > peak:
+            if peak > lowest:
+                above, _ = above_reference(peak, reference, t)
+                ousted += above
+                work[argmax % work.size] = above * LIFT
+                dot, error = two_sum(dot, gap_times(mass, np.float64(peak), np.float64(top), t.value))
+                lost_dot += error
+            argmax, peak = start + first_index(z, top), top
         if has_spread:
-            parts.dot[n], parts.mass[n] = spread_moments(block, peak, rows, i, start, keep, room.lanes)
-        parts.rest[n] = exponentials(block, winner, peak, rows.temperature, room.lanes)
-        n += 1
-    argmax, peak, rest, dot, mass = merge_parts(parts, n, rows.temperature)
+            block_dot, block_mass = spread_moments(z, peak, rows, i, start, keep, lanes)
+            dot, error = two_sum(dot, block_dot)
+            lost_dot += error
+            mass += block_mass
+        if argmax >= start:
+            z[argmax - start] = lowest
+        next_row, next_start = (i, stop) if stop < row.size else (min(i + 1, logits.shape[0] - 1), 0)
+        ahead = logits[next_row][next_start : next_start + BLOCK]
+        exponentials(z, reference, t, lanes, out, ahead)
+    return Sums(argmax, peak, reference, False, ousted, dot, lost_dot, mass)
+
+
+@inline
+def summarize_row(logits: Any, block: Any, work: Any, rows: Any, i: int) -> Summary:
+    """Summarise row i; `work`, as long as the row or one block, gets LIFT * exp((z - R) / T) of its classes.
+
+    The rare row that rises far above its first block is swept once more, with the reference of its peak.
+    """
+    row, t, lanes = logits[i], rows.temperature, lanes_for(block[0])
+    label, _, spike, _ = target_of(rows, i)
+    label_logit = np.float64(decoded(row[label])) if label >= 0 else 0.0
+    reference, is_given = reference_of(block.dtype.type(0), t), False
+    while True:
+        clear(lanes.total)
+        clear(lanes.lost)
+        sums = sweep(logits, block, work, lanes, rows, i, reference, is_given)
+        if is_given or not sums.rose or not math.isfinite(sums.peak):
+            break
+        reference, is_given = reference_of(highest_of_row(row, rows.class_mask, block), t), True
+
+    peak = np.float64(sums.peak)
+    if not math.isfinite(peak):
+        return Summary(sums.argmax, peak, 0.0, 0.0, sums.dot, sums.mass, 1.0, 0.0)
+    above, lost_above = above_reference(sums.peak, sums.reference, t)
+    total, lost = sum_of(lanes.total, lanes.lost)
+    total, error = two_sum(total * UNLIFT, sums.ousted)
+    rest, lost_rest = two_quotient(total, lost * UNLIFT + error, above, lost_above)
+    dot, mass = sums.dot + (sums.lost_dot if sums.dot > -math.inf else 0.0), sums.mass
     if spike > 0.0:
-        dot += gap_times(spike, label_logit, peak, rows.temperature.value)
+        dot += gap_times(spike, label_logit, peak, t.value)
         mass += spike
-    return argmax, peak, rest, dot, mass
+    return Summary(sums.argmax, peak, rest, lost_rest, dot, mass, above, lost_above)
 
 
 @kernel
-def summarize(logits: Any, rows: Any, room: Any, summary: Any) -> None:
+def summarize(logits: Any, rows: Any, summary: Any) -> None:
     """Fill the summaries of rows; those of weight 0 are not read."""
+    block, work = block_for(number_in(logits)), block_for(number_in(logits))
     for i in range(logits.shape[0]):
         if rows.weight[i] != 0.0:
-            row = summarize_row(logits[i], room.block, room, rows, i)
-            summary.argmax[i], summary.peak[i], summary.rest[i], summary.dot[i], summary.mass[i] = row
+            row = summarize_row(logits, block, work, rows, i)
+            summary.argmax[i], summary.peak[i], summary.rest[i] = row.argmax, row.peak, row.rest
+            summary.dot[i], summary.mass[i] = row.dot, row.mass
 
 
 @kernel
-def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, room: Any, loss: Any, out: Any) -> None:
-    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself."""
+def losses_and_gradients(
+    logits: Any, rows: Any, d_loss: Any, work: Any, loss: Any, out: Any, past_caches: bool
+) -> None:
+    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself.
+
+    Exponentials wait for their sum in a row of `work`, which has but one or is `out` itself.
+    """
+    block = block_for(number_in(logits))
     for i in range(logits.shape[0]):
+        row = out[i]
         if rows.weight[i] == 0.0:
             loss[i] = 0.0
-            out[i] = 0
+            row[:] = 0
             continue
-        work = out[i]
+        lifted = work[i % work.shape[0]]
         label, keep, spike, has_spread = target_of(rows, i)
-        label_logit = np.float64(logits[i, label]) if label >= 0 else 0.0
-        argmax, peak, rest, dot, _ = summarize_row(logits[i], work, room, rows, i)
-        loss[i] = row_loss(rows, i, peak, rest, dot)
+        summary = summarize_row(logits, block, lifted, rows, i)
+        loss[i] = row_loss(rows, i, summary.peak, summary.rest, summary.dot)
 
-        f, d = gradient_factors(rows, i, d_loss[i], peak, rest)
-        for b in range(room.parts.peak.size):
-            start = b * BLOCK
-            block = work[start : start + BLOCK]
-            factor = times_exp(f, room.parts.peak[b], peak, rows.temperature)
+        f, lost_f, d = gradient_factors(rows, i, d_loss[i], summary.peak, (summary.rest, summary.lost_rest))
+        factor, lost = two_quotient(f, lost_f, summary.above, summary.lost_above)
+        factor += lost
+        at_label = np.float64(lifted[label]) * UNLIFT * factor if label >= 0 else 0.0
+        for start in range(0, row.size, BLOCK):
+            stop = min(start + BLOCK, row.size)
+            part = lifted[start:stop]
             if has_spread:
-                scale_and_subtract(block, factor, rows, i, start, d * keep, d * rows.floor)
+                scale_and_subtract(part, factor, rows, i, start, d * keep, d * rows.floor)
             else:
-                scale(block, factor)
+                scale(part, factor)
+            store(part, row[start:stop], past_caches)
         if label >= 0:
-            q = spread_target(rows, i, label, keep) + spike
-            work[label] = times_exp(f, label_logit, peak, rows.temperature) - d * q
-        if math.isfinite(peak):
-            q = spread_target(rows, i, argmax, keep) + (spike if label == argmax else 0.0)
-            work[argmax] = gradient_at_winner(rows, i, (f, d), (peak, rest), q)
-        clear_masked(work, rows.class_mask)
+            at_label -= d * (spread_target(rows, i, label, keep) + spike)
+            row[label] = encoded(block.dtype.type(at_label), row[label])
+        if math.isfinite(summary.peak):
+            q = spread_target(rows, i, summary.argmax, keep) + (spike if label == summary.argmax else 0.0)
+            at_winner = gradient_at_winner(rows, i, (f + lost_f, d), (summary.peak, summary.rest), q)
+            row[summary.argmax] = encoded(block.dtype.type(at_winner), row[label])
+        clear_masked(row, rows.class_mask)
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, room: Any, out: Any) -> None:
+def log_softmax(logits: Any, rows: Any, out: Any) -> None:
     """Fill (z - peak) / T - log1p(rest) of each row; `out` may be `logits` itself."""
+    block, work = block_for(number_in(logits)), block_for(number_in(logits))
+    real = block.dtype.type
     for i in range(logits.shape[0]):
-        _, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
-        row = out[i]
-        log_total = math.log1p(rest) if math.isfinite(peak) else math.nan
-        load(logits[i], rows.class_mask, row)
-        log_shares(row, row.dtype.type(peak), row.dtype.type(log_total), row.dtype.type(rows.temperature.reciprocal))
+        row, summary = out[i], summarize_row(logits, block, work, rows, i)
+        log_total = log_one_plus(summary.rest)[0] if math.isfinite(summary.peak) else math.nan
+        for start in range(0, row.size, BLOCK):
+            stop = min(start + BLOCK, row.size)
+            z = block[: stop - start]
+            load(logits[i][start:stop], rows.class_mask[start:stop], z)
+            log_shares(z, real(summary.peak), real(log_total), real(1.0 / rows.temperature.value))
+            store(z, row[start:stop], False)
 
 
 @inline
@@ -148,42 +246,40 @@ def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
 
 
 @kernel
-def score(logits: Any, uncapped: Any, rows: Any, room: Any, scores: Any) -> None:
-    """Fill the Scores of rows that have a label; those of weight 0, or without a softmax, are left as they are.
+def score(logits: Any, uncapped: Any, rows: Any, peaks: Any, rests: Any, scores: Any) -> None:
+    """Fill argmax, rank and entropy of rows that have a label, given their peaks and rests.
 
-    Ranks are those of `uncapped` logits, as far beyond a soft cap different ones become equal.
+    Rows of weight 0, or without a softmax, are left as they are. Ranks are those of `uncapped` logits, as far beyond a
+    soft cap different ones become equal.
     """
+    block, lanes, t = block_for(number_in(logits)), lanes_for(number_in(logits)), rows.temperature
     for i in range(logits.shape[0]):
-        if rows.weight[i] == 0.0:
+        peak, moment = block.dtype.type(peaks[i]), 0.0
+        if rows.weight[i] == 0.0 or not math.isfinite(peak):
             continue
-        _, peak, rest, _, _ = summarize_row(logits[i], room.block, room, rows, i)
-        if not math.isfinite(peak):
-            continue
-        label, label_logit = rows.label[i], np.float64(logits[i, rows.label[i]])
-        scores.argmax[i], scores.rank[i] = argmax_and_rank(uncapped[i], label, rows.class_mask, room.block)
-        moment = 0.0
+        scores.argmax[i], scores.rank[i] = argmax_and_rank(uncapped[i], rows.label[i], rows.class_mask, block)
+        reference = reference_of(peak, t)
         for start in range(0, logits.shape[1], BLOCK):
             stop = min(start + BLOCK, logits.shape[1])
-            block = room.block[: stop - start]
-            load(logits[i][start:stop], rows.class_mask[start:stop], block)
-            moment += entropy_moment(block, block.dtype.type(peak), rows.temperature, room.lanes)
-        scores.log_probability[i] = gap_times(1.0, label_logit, peak, rows.temperature.value) - math.log1p(rest)
-        scores.entropy[i] = math.log1p(rest) + moment / (1.0 + rest)
+            z = block[: stop - start]
+            load(logits[i][start:stop], rows.class_mask[start:stop], z)
+            moment += entropy_moment(z, peak, reference, t, lanes)
+        above, _ = above_reference(peak, reference, t)
+        scores.entropy[i] = log_one_plus(rests[i])[0] + moment / above / (1.0 + rests[i])
 
 
 @inline
 def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any) -> tuple[int, int]:
     """Return the class of the highest logit and the rank of the label; of equal logits the first ranks first."""
-    top, best, before = logits.dtype.type(-math.inf), -1, 0
+    top, best, before, logit = work.dtype.type(-math.inf), -1, 0, decoded(logits[label])
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
         block = work[: stop - start]
-        load(logits[start:stop], class_mask[start:stop], block)
-        peak = highest(block)
+        peak = load(logits[start:stop], class_mask[start:stop], block)
         if peak > top or best < 0:
             top, best = peak, start + first_index(block, peak)
-        before += count_before(block, logits[label], label - start)
-    if logits[label] == -math.inf:
+        before += count_before(block, logit, label - start)
+    if logit == -math.inf:
         before -= count_masked(class_mask, label)
     while class_mask.size > 0 and not class_mask[best]:
         best += 1  # all are -inf, as masked classes are

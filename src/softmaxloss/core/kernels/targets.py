@@ -3,16 +3,17 @@
 import math
 from typing import Any
 
-from softmaxloss.core.kernels.arithmetic import LANES, class_weight_of, clear, lane_sum, two_sum
+from softmaxloss.core.kernels.arithmetic import LANES, class_weight_of, clear, lane_sum, lanes_for, two_sum
 from softmaxloss.core.kernels.blocks import BLOCK
 from softmaxloss.core.kernels.compilation import inline, kernel
 
 
 @kernel
 def read_dense_rows(
-    dense: Any, weight: Any, class_weight: Any, class_mask: Any, lanes: Any, label: Any, share: Any, wrong_class: Any
+    dense: Any, weight: Any, class_weight: Any, class_mask: Any, label: Any, share: Any, wrong_class: Any
 ) -> None:
     """Fill label (where one-hot), share = sum_j r_j P_j and the first wrong class of each row of nonzero weight."""
+    lanes = lanes_for(0.0)
     for i in range(dense.shape[0]):
         if weight[i] == 0.0:
             continue
@@ -45,7 +46,7 @@ def weighted_sum(block: Any, class_weight: Any, start: int, lanes: Any) -> float
         line = block[begin : begin + LANES]
         for lane in range(line.size):
             lanes.first[lane] += class_weight_of(class_weight, start + begin + lane) * line[lane]
-    return lane_sum(lanes.first, lanes)
+    return lane_sum(lanes.first)
 
 
 @inline
