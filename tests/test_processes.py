@@ -17,6 +17,8 @@ import pytest
 import softmaxloss
 
 SOURCE = Path(softmaxloss.__file__).parent
+# from here scripts import everything.py
+TESTS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 PREAMBLE = """
 import hashlib, multiprocessing, os, sys, threading
@@ -49,7 +51,7 @@ def run(script, timeout=120, **environment):
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, "SOFTMAXLOSS_NUM_THREADS": "4", **environment},
+        env={**os.environ, "PYTHONPATH": TESTS, "SOFTMAXLOSS_NUM_THREADS": "4", **environment},
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.strip()
@@ -112,17 +114,36 @@ def test_neighbour_rows_do_not_change_a_row():
     assert run(script) == "same"
 
 
-def test_eight_python_threads_at_once_agree_bit_for_bit(right_digest):
+def test_sixteen_python_threads_at_once_agree_bit_for_bit(right_digest):
     script = """
         from concurrent.futures import ThreadPoolExecutor
-        together = threading.Barrier(8)
+        together = threading.Barrier(16)
         def work(_):
             together.wait()
             return {digest() for _ in range(3)}
-        with ThreadPoolExecutor(8) as pool:
-            print(*set().union(*pool.map(work, range(8))))
+        with ThreadPoolExecutor(16) as pool:
+            print(*set().union(*pool.map(work, range(16))))
     """
     assert run(script) == right_digest
+
+
+def test_sixteen_python_threads_that_call_all_functions_at_once_agree_bit_for_bit():
+    """Each starts with another problem, and they load the kernels at the same time."""
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        from everything import everything, fingerprint, make_problem
+        kinds = [(np.float32, -1), (np.float64, -1), (np.float32, 1), (np.float64, 1)]
+        problems = [make_problem(*kind, batch=(2, 160)) for kind in kinds]
+        together = threading.Barrier(16)
+        def work(i):
+            together.wait()
+            return {n % 4: fingerprint(everything(problems[n % 4])) for n in (i, i + 1)}
+        with ThreadPoolExecutor(16) as pool:
+            at_once = list(pool.map(work, range(16)))
+        alone = [fingerprint(everything(problem)) for problem in problems]
+        print(all(seen[n] == alone[n] for seen in at_once for n in seen))
+    """
+    assert run(script) == "True"
 
 
 def test_threads_may_change_the_number_of_threads_while_others_compute(right_digest):
@@ -195,6 +216,23 @@ def test_worker_processes_give_the_same_bits(method, right_digest, tmp_path):
     path.write_text(PREAMBLE + textwrap.dedent(script))
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == [right_digest] * 4
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib_workers_give_the_same_bits(backend):
+    """In processes the arrays arrive as read-only maps of files that joblib has written."""
+    script = f"""
+        import joblib
+        from everything import everything, fingerprint, make_problem
+        def work(problem):
+            return type(problem.logits).__name__, fingerprint(everything(problem))
+        problems = [make_problem(np.float32, axis, batch=(2, 160)) for axis in (-1, 1)]
+        right = [fingerprint(everything(problem)) for problem in problems]
+        parallel = joblib.Parallel(2, backend="{backend}")
+        kinds, got = zip(*parallel(joblib.delayed(work)(problem) for problem in problems * 3))
+        print(list(got) == right * 3, *sorted(set(kinds)))
+    """
+    assert run(script) == ("True memmap" if backend == "loky" else "True ndarray")
 
 
 def test_use_during_interpreter_shutdown_does_not_hang_or_crash(right_digest):

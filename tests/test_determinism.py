@@ -1,0 +1,97 @@
+"""The same bits from all public functions: for every number of threads, chunking of the rows, and neighbour row."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import softmaxloss as sl
+from agree import assert_same_bits
+from everything import everything, make_problem
+from softmaxloss.core import layout
+
+CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
+over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
+over_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+over_kinds = pytest.mark.parametrize(
+    ("dtype", "softcap"),
+    [(np.float32, None), (np.float64, None), (np.float32, 6.0)],
+    ids=["single", "double", "capped"],
+)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = sl.get_num_threads()
+    yield
+    sl.set_num_threads(before)
+
+
+def assert_everything_same(got, want, where=...):
+    for name, result in want.items():
+        assert_same_bits(got[name], result[where])
+
+
+@over_axes
+@over_dtypes
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_every_number_of_threads_gives_the_same_bits(dtype, axis, reduction):
+    problem = make_problem(dtype, axis)
+    sl.set_num_threads(1)
+    right = everything(problem, reduction)
+    for n in (2, 3, 8):
+        sl.set_num_threads(n)
+        assert_everything_same(everything(problem, reduction), right)
+
+
+@over_axes
+@over_kinds
+def test_every_chunking_of_the_rows_gives_the_same_bits(dtype, softcap, axis):
+    """Chunks of axis 1 hold at least 8 rows: fewer are not computed side by side, but row by row."""
+    problem = make_problem(dtype, axis, softcap=softcap)
+    right = everything(problem)
+    chunks = [(slice(0, 1), slice(None)), (slice(1, 4), slice(None)), (1, slice(None))]
+    chunks += [(slice(None), slice(*ends)) for ends in pairwise([0, 8, 17, 80, 160])]
+    chunks += [(slice(2, 3), slice(5, 5 + size)) for size in (8, 9, 33, 101, 128, 129)]
+    if axis == CLASSES_LAST:
+        chunks += [(0, 0), (slice(2, 3), slice(99, 102)), (slice(None), 159)]
+    for chunk in chunks:
+        part = problem.part(*chunk)
+        if axis == CLASSES_IN_AXIS_1 and part.logits.ndim < problem.logits.ndim:
+            part = part._replace(axis=0)
+        assert_everything_same(everything(part), right, chunk)
+
+
+@over_axes
+@over_dtypes
+@pytest.mark.parametrize("elements", [1, 40_000, 1 << 30], ids=["smallest", "small", "one"])
+def test_pieces_of_every_size_give_the_same_bits(dtype, axis, elements, monkeypatch):
+    problem = make_problem(dtype, axis, batch=(2, 160))
+    right = everything(problem)
+    monkeypatch.setattr(layout, "PIECE_ELEMENTS", elements)
+    assert_everything_same(everything(problem), right)
+
+
+@over_axes
+@over_dtypes
+def test_neighbour_rows_do_not_change_a_row(dtype, axis):
+    problem = make_problem(dtype, axis, batch=(2, 160))
+    right = everything(problem)
+    others = np.arange(320).reshape(2, 160) % 3 != 0
+    for value in (np.nan, np.inf, -np.inf, np.finfo(dtype).max, 0.0):
+        problem.by_row(problem.logits)[others] = value
+        problem.by_row(problem.vector)[others] = value
+        got = everything(problem)
+        assert_everything_same({name: result[~others] for name, result in got.items()}, right, ~others)
+
+
+@over_axes
+@over_kinds
+def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(dtype, softcap, axis):
+    """Vector code starts at other elements where arrays start at other places of a cache line."""
+    problem = make_problem(dtype, axis, batch=(2, 20), softcap=softcap)
+    right = everything(problem)
+    for shift in range(1, 64 // problem.logits.itemsize):
+        memory = np.empty(problem.logits.size + shift, dtype)[shift:].reshape(problem.logits.shape)
+        memory[...] = problem.logits
+        assert_everything_same(everything(problem._replace(logits=memory)), right)
