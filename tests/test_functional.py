@@ -7,6 +7,7 @@ import scipy.special
 import softmaxloss as sl
 from agree import assert_close, assert_same_bits
 from cases import CASES, over
+from everything import everything, make_problem
 from softmaxloss import reference
 
 over_logits = over([case for case in CASES if ", index, none" in case.name])
@@ -146,6 +147,33 @@ def test_arrays_of_any_memory_layout_give_the_same_bits_and_stay_as_they_are(cas
     assert {name: array.tobytes() for name, array in laid_out.items()} == before
     for function in SOFTMAX_FUNCTIONS:
         assert_same_bits(getattr(sl, function)(laid_out["logits"]), getattr(sl, function)(plain["logits"]))
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "memory_mapped"], ids=lambda x: getattr(x, "__name__", x))
+def test_all_functions_take_arrays_of_any_memory_layout_and_leave_them_as_they_are(layout, axis, request):
+    layout = request.getfixturevalue(layout) if isinstance(layout, str) else layout
+    problem = make_problem(np.float32, axis, batch=(3, 12), n_classes=20)
+    laid_out = problem._make(layout(value) if isinstance(value, np.ndarray) else value for value in problem)
+    arrays = [value for value in laid_out if isinstance(value, np.ndarray)]
+    plain = problem._make(
+        value.astype(value.dtype.newbyteorder("=")) if isinstance(value, np.ndarray) else value for value in laid_out
+    )
+    before = [array.tobytes() for array in arrays]
+    right = everything(plain)
+    for name, result in everything(laid_out).items():
+        assert_same_bits(result, right[name])
+    assert [array.tobytes() for array in arrays] == before
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+@pytest.mark.parametrize("batch", [(0, 12), (3, 0), (0, 0)])
+def test_all_functions_take_no_rows(batch, axis):
+    problem = make_problem(np.float32, axis, batch, n_classes=20)
+    for name, result in everything(problem).items():
+        with_classes = name in {"softmax", "log_softmax", "d_logits", "hessian_diagonal", "hvp"}
+        assert result.shape == ((*batch, 20) if with_classes else batch)
+        assert result.dtype == (np.int64 if name in {"argmax", "rank"} else np.float32)
 
 
 @over_arrays

@@ -1,11 +1,15 @@
 """The questions on which libraries differ, and the answers given here."""
 
+from math import log
+
 import numpy as np
 import pytest
 import torch
+from ml_dtypes import bfloat16, finfo
 
 import softmaxloss as sl
 from agree import assert_close, assert_same_bits
+from softmaxloss import reference
 
 LOGITS = np.array([[1.0, -2.0, 0.5], [0.3, 0.1, -4.0], [2.0, 2.0, 1.0]])
 LABELS = np.array([0, 2, 1])
@@ -42,6 +46,9 @@ def test_the_mean_over_nothing_is_zero(labels, options):
     loss, d_logits = sl.cross_entropy_and_grad(LOGITS, labels, **options)
     assert loss == 0.0
     assert np.all(d_logits == 0)
+    assert sl.jvp(LOGITS, labels, LOGITS, **options) == (0, 0)
+    assert np.all(sl.hessian_diagonal(LOGITS, labels, **options) == 0)
+    assert np.all(sl.hvp(LOGITS, labels, LOGITS, **options) == 0)
 
 
 @REDUCTIONS
@@ -95,7 +102,107 @@ def test_the_mean_over_indices_divides_as_pytorch_does():
     right = torch.nn.functional.cross_entropy(
         torch.tensor(LOGITS), torch.tensor(labels), weight=torch.tensor(weight), label_smoothing=0.2
     )
-    assert loss == pytest.approx(float(right), rel=1e-14)
+    assert loss == pytest.approx(right.item(), rel=1e-14)
+
+
+def test_with_a_normalizer_the_parts_of_a_batch_add_up_to_its_mean():
+    weight, sample_weight = np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0, 0.5])
+    options = {"class_weight": weight, "label_smoothing": 0.2}
+    parts = [
+        sl.cross_entropy_and_grad(
+            LOGITS[rows],
+            LABELS[rows],
+            sample_weight=sample_weight[rows],
+            normalizer=weight[LABELS] @ sample_weight,
+            **options,
+        )
+        for rows in (slice(0, 1), slice(1, 2), slice(2, 3))
+    ]
+    rows = [0, 0, 0, 0, 2]  # as often as their weights are multiples of a half
+    x = torch.tensor(LOGITS, requires_grad=True)
+    right = torch.nn.functional.cross_entropy(
+        x[rows], torch.tensor(LABELS[rows]), weight=torch.tensor(weight), label_smoothing=0.2
+    )
+    right.backward()
+    assert sum(loss for loss, _ in parts) == pytest.approx(right.item(), rel=1e-14)
+    assert_close(np.vstack([d_logits for _, d_logits in parts]), x.grad.numpy(), 1e-14)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 2, 2), (2, 3, 4, 5)])
+def test_axis_1_is_where_pytorch_has_the_classes(shape):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=shape), rng.integers(0, 3, (shape[0], *shape[2:]))
+    loss, d_logits = sl.cross_entropy_and_grad(logits, labels, axis=1)
+    x = torch.tensor(logits, requires_grad=True)
+    right = torch.nn.functional.cross_entropy(x, torch.tensor(labels))
+    right.backward()
+    assert loss == pytest.approx(right.item(), rel=1e-14)
+    assert_close(d_logits, x.grad.numpy(), 1e-14)
+
+
+def side_by_side(rows, axis):
+    """Repeat rows to so many that they are computed side by side, with the classes in front; or leave them."""
+    return np.repeat(rows, 16, axis=0).T.copy() if axis == 0 else rows
+
+
+@DTYPES
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("padding", [np.nan, np.inf, 1e30, 0.0])
+def test_a_masked_class_is_never_read_and_has_no_gradient_and_no_share_of_the_smoothing(dtype, axis, padding):
+    exists = np.array([True, False, True, True, False])
+    logits, weight = np.full((3, 5), padding, dtype), np.array([1, np.pi, 2, 3, 0])
+    logits[:, exists] = LOGITS
+    labels = np.array([0, 3, 2])
+    options = {"class_weight": weight, "label_smoothing": 0.3, "reduction": "none", "axis": axis}
+    loss, d_logits = sl.cross_entropy_and_grad(
+        side_by_side(logits, axis), np.repeat(labels, 16) if axis == 0 else labels, class_mask=exists, **options
+    )
+    q = weight[exists] * (0.7 * np.eye(3)[LABELS] + 0.3 / 3)
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    if axis == 0:
+        loss, d_logits = loss[::16], d_logits.T[::16]
+    assert_close(loss, -(q * np.log(p)).sum(-1), 1e-6)
+    assert_close(d_logits[:, exists], q.sum(-1, keepdims=True) * p - q, 1e-6)
+    assert np.all(d_logits[:, ~exists] == 0)
+
+
+def test_a_masked_class_is_no_target_but_of_rows_that_take_no_part():
+    options = {"class_mask": [True, False, True], "reduction": "none"}
+    for targets in (LABELS, np.eye(3)[LABELS], np.eye(3, dtype=bool)[LABELS], [[0.5, 1e-9, 0]] * 3):
+        with pytest.raises(ValueError, match="class_mask"):
+            sl.cross_entropy_and_grad(LOGITS, targets, **options)
+        loss = sl.cross_entropy(LOGITS, targets, sample_weight=[0, 0, 0], **options)
+        assert_same_bits(loss, np.zeros(3))
+    loss = sl.cross_entropy(LOGITS, LABELS, ignore_index=1, **options)
+    assert np.all(loss == [*loss[:2], 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, bfloat16])
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5], ids=str)
+def test_half_precision_loses_nothing_but_the_last_rounding_of_the_gradient(dtype, axis, scale):
+    """The smallest scale leaves float16 subnormal numbers, which count as well."""
+    rng = np.random.default_rng(0)
+    logits, labels = (5 * rng.normal(size=(200, 30))).astype(dtype), rng.integers(0, 30, 200)
+    options = {"axis": axis, "reduction": "none", "upstream": scale}
+    x = logits.T.copy() if axis == 0 else logits
+    loss, d_logits = sl.cross_entropy_and_grad(x, labels, **options)
+    right_loss, right = reference.cross_entropy_and_grad(x.astype(np.float64), labels, **options)
+    assert (loss.dtype, d_logits.dtype) == (np.float32, dtype)
+    np.testing.assert_allclose(loss, right_loss, rtol=4 * 2.0**-23)
+    last_place = np.maximum(2.0 ** np.floor(np.log2(np.abs(right))), float(finfo(dtype).smallest_normal))
+    error = np.abs(d_logits.astype(np.float64) - right) / (last_place * float(finfo(dtype).eps))
+    assert np.max(error) <= 0.5 + 8 * 2.0**-23 / float(finfo(dtype).eps)
+    assert type(sl.cross_entropy(x, labels, axis=axis)) is float
+
+
+def test_sums_and_means_do_not_lose_small_losses_to_large_ones():
+    logits = np.zeros((100_001, 2), np.float32)
+    logits[0, 1] = -1e8
+    labels = np.append(1, np.zeros(100_000, int))
+    right = 1e8 + 1e5 * log(2)
+    assert sl.cross_entropy(logits, labels, reduction="sum") == pytest.approx(right, rel=1e-10)
+    assert sl.cross_entropy(logits, labels) == pytest.approx(right / 100_001, rel=1e-10)
 
 
 def test_label_smoothing_gives_every_class_its_share_and_class_weights_multiply_after_it():
@@ -156,6 +263,42 @@ def test_a_row_without_a_softmax_is_nan_and_leaves_the_others_alone(dtype, bad_r
     assert_same_bits(d_logits[good], right_d_logits)
     if np.any(target):
         assert np.isnan(sl.cross_entropy(logits, targets))
+
+
+@DTYPES
+@BAD_ROWS
+@pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])
+def test_a_row_without_a_softmax_is_nan_and_leaves_the_others_alone_where_classes_are_major(dtype, bad_row, soft):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 20)).astype(dtype)
+    targets = rng.random((3, 20)).astype(dtype) if soft else rng.integers(0, 3, 20)
+    right = sl.cross_entropy_and_grad(logits, targets, axis=0, reduction="none")
+    logits[:, 6] = bad_row
+    got = sl.cross_entropy_and_grad(logits, targets, axis=0, reduction="none")
+    for result, right_result in zip(got, right, strict=True):
+        assert np.all(np.isnan(result[..., 6]))
+        assert_same_bits(np.delete(result, 6, -1), np.delete(right_result, 6, -1))
+
+
+@DTYPES
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_minus_infinity_means_the_same_where_classes_are_major(dtype, label_smoothing):
+    """A label there, none there, and a soft target there and not there."""
+    rows = np.array([[log(3), -np.inf, 0]] * 4, dtype)
+    targets = np.array([[0, 1, 0], [1, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]], dtype)
+    loss, d_logits = sl.cross_entropy_and_grad(
+        side_by_side(rows, 0),
+        side_by_side(targets, 0),
+        axis=0,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    always = label_smoothing > 0
+    assert_same_bits(np.isinf(loss[::16]), np.array([True, always, True, always]))
+    if not always:
+        assert_close(loss[::16][[1, 3]], [log(4 / 3), log(4) - log(3) / 2], 1e-6)
+    q = (1 - label_smoothing) * targets + label_smoothing / 3
+    assert_close(d_logits.T[::16], [0.75, 0, 0.25] - q, 1e-6)
 
 
 @DTYPES
