@@ -19,7 +19,9 @@ import ml_dtypes
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import exact
+from benchmarks.markdown import replace_between, table
 
 Array = np.ndarray[Any, Any]
 Worst = dict[tuple[str, str, str, str], "Finding"]  # by quantity, library, dtype and family of inputs
@@ -29,7 +31,7 @@ ROUNDED_ONCE = 0.51  # ulp of half precision, from float32
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 OF_LOGITS = ("softmax", "log_softmax", "logsumexp")
 QUANTITIES = (*OF_LOGITS, "loss", "gradient", "loss, soft", "gradient, soft")
-BEGIN, END = "<!-- written by benchmarks/accuracy.py -->", "<!-- end -->"
+BEGIN = "<!-- written by benchmarks/accuracy.py -->"
 SEVERITY = attrgetter("severity")
 WORDS = ("", "not 0", "negative", "0", "finite", "inf", "nan")  # for answers of another kind than the right one
 
@@ -256,19 +258,16 @@ def tables(worst: Worst) -> list[str]:
     """Return Markdown tables of the worst errors: of each quantity in all families, and in each."""
     every = list(dict.fromkeys(family for *_, family in worst))
 
-    def table(title: str, columns: dict[str, tuple[str, list[str]]]) -> str:
-        lines = [["", *columns]]
+    def titled(title: str, columns: dict[str, tuple[str, list[str]]]) -> str:
+        lines = []
         for row in dict.fromkeys(key[1:3] for key in worst):
             found = [[worst[q, *row, f] for f in of if (q, *row, f) in worst] for q, of in columns.values()]
             if any(found):
                 lines.append([" ".join(row), *(str(max(x, key=SEVERITY)) if x else "-" for x in found)])
-        width = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * n for n in width])
-        text = ["".join(f"| {cell:{n}} " for cell, n in zip(line, width, strict=True)) + "|" for line in lines]
-        return "\n".join([f"### {title}\n", *text])
+        return f"### {title}\n\n{table(['', *columns], lines)}"
 
-    by_family = [table(quantity, {family: (quantity, [family]) for family in every}) for quantity in QUANTITIES]
-    return [table("Everywhere", {quantity: (quantity, every) for quantity in QUANTITIES}), *by_family]
+    by_family = [titled(quantity, {family: (quantity, [family]) for family in every}) for quantity in QUANTITIES]
+    return [titled("Everywhere", {quantity: (quantity, every) for quantity in QUANTITIES}), *by_family]
 
 
 def mistakes(worst: Worst, library: str) -> str:
@@ -303,8 +302,7 @@ def main() -> None:
     parts += ["## Where others are wrong", *(mistakes(worst, library.name) for library in libraries[1:])]
     print(text := "\n\n".join(parts))
     if options.write:
-        old = options.write.read_text()
-        options.write.write_text(f"{old.split(BEGIN)[0]}{BEGIN}\n{text}\n{END}{old.split(END)[1]}")
+        replace_between(options.write, BEGIN, text)
     for (quantity, library, dtype, _), finding in worst.items():
         if library == "softmaxloss" and finding.severity > (0, guaranteed(quantity, dtype)):
             sys.exit(f"{library} broke its word: {quantity}, {dtype}: {finding} at {finding.case}")

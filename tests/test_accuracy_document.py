@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import exact
+from benchmarks.markdown import END
 
 pytest.importorskip("ml_dtypes")
 
@@ -18,7 +19,7 @@ accuracy = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(accuracy)
 
 FAMILIES = list(dict.fromkeys(family for family, *_ in accuracy.inputs("float64")))
-WRITTEN = DOCUMENT.split(accuracy.BEGIN)[1].split(accuracy.END)[0]
+WRITTEN = DOCUMENT.split(accuracy.BEGIN)[1].split(END)[0]
 
 
 def tables():

@@ -1,0 +1,1 @@
+"""Speed and accuracy of this library beside others."""
