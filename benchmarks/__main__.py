@@ -43,26 +43,34 @@ def measure(options: argparse.Namespace) -> Iterator[Record]:
 
 def measure_shape(running: dict[str, Worker], shape: str, dtype: str, repeats: int) -> Iterator[Record]:
     """Yield the records of one shape."""
-    answers: dict[str, dict[str, Answer | None]] = {}
-    for name, worker in running.items():
-        try:
-            answers[name] = worker.prepare(shape, dtype)
-        except Failed as failure:
-            if name == OURS:
-                raise
-            yield from ({"task": task, "contender": name, "note": str(failure)} for task in TASKS)
+    notes = prepare(running, shape, dtype)
+    seconds: dict[tuple[str, str], list[float]] = {offer: [] for offer, note in notes.items() if not note}
     for task in TASKS:
-        seconds: dict[str, list[float]] = {}
-        for name in (name for name in answers if task in answers[name]):
-            note = disagreement(answers[name][task], answers[OURS][task], TOLERANCE[dtype])
-            if note:
-                yield {"task": task, "contender": name, "note": note}
-            else:
-                seconds[name] = []
-        for _ in range(repeats):
-            for name, values in seconds.items():
-                values.append(running[name].time(task))
-        yield from ({"task": task, "contender": name, "seconds": values} for name, values in seconds.items())
+        for offer in [(task, name) for name in running if (task, name) in seconds] * repeats:
+            try:
+                if not notes[offer]:
+                    seconds[offer].append(running[offer[1]].time(task))
+            except Failed as failure:
+                notes[offer] = str(failure)
+    for (task, name), note in notes.items():
+        if note and name == OURS:
+            raise SystemExit(f"{OURS} fails at {shape} in {dtype}: {note}")
+        yield {"task": task, "contender": name, **({"note": note} if note else {"seconds": seconds[task, name]})}
+
+
+def prepare(running: dict[str, Worker], shape: str, dtype: str) -> dict[tuple[str, str], str]:
+    """Return the tasks and contenders of a shape, each with a note if it fails or its result is not ours."""
+    notes: dict[tuple[str, str], str] = {}
+    right: dict[str, Answer | None] = {}
+    for name, worker in running.items():  # the first is OURS
+        try:
+            answers = worker.prepare(shape, dtype)
+        except Failed as failure:
+            notes |= {(task, name): str(failure) for task in TASKS}
+        else:
+            right = right or answers
+            notes |= {(task, name): disagreement(answers[task], right[task], TOLERANCE[dtype]) for task in answers}
+    return notes
 
 
 def disagreement(got: Answer | None, right: Answer | None, tolerance: float) -> str:

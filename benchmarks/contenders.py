@@ -75,7 +75,7 @@ def pytorch(problem: Problem, threads: int, *, compiled: bool = False) -> Runs:
     targets = torch.from_numpy(problem.targets)
     if problem.axis == -1:
         logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)  # PyTorch wants classes second
-    leaf = logits.clone().requires_grad_()
+    leaf = logits.detach().requires_grad_()
 
     def loss() -> Any:
         with torch.inference_mode():

@@ -52,8 +52,9 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._process.terminate()
         self._process.join()
+        self._connection.close()
 
     def prepare(self, shape: str, dtype: str) -> dict[str, Answer | None]:
         """Make a problem of the table ready, with a first call; return the answers of the tasks on offer."""
@@ -83,16 +84,13 @@ def workers(contenders: Iterable[str], threads: int) -> Any:
 
 
 def _serve(connection: Connection, contender: str, threads: int) -> None:
-    """Answer orders until the near end closes."""
+    """Answer orders until the process is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     runs: Runs = {}
     while True:
-        try:
-            order = connection.recv()
-        except EOFError:
-            return
+        order = connection.recv()
         try:
             if len(order) == 1:
                 connection.send(seconds_per_call(runs[order[0]]))
