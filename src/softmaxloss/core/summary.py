@@ -91,21 +91,21 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
 @inline
 def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
     """Return the loss of row i; NaN where its logits define no softmax."""
-    if not math.isfinite(peak):
-        return math.nan
+    mass, weight = rows.mass[i], rows.weight[i]
     log_total, log_lost = log_one_plus(rest)
-    loss, lost = two_product(rows.mass[i], log_total)
+    loss, lost = two_product(mass, log_total)
     loss, error = two_sum(loss, -dot)
-    lost += error + rows.mass[i] * log_lost
+    lost += error + mass * log_lost
     if rows.z_loss > 0.0:
         lse, lse_lost = log_sum_exp(rows, peak, rest)
         scaled, scaled_lost = two_product(rows.z_loss, lse)  # first, as lse**2 may be beyond the largest number
         cost, cost_lost = two_product(scaled, lse)
         loss, error = two_sum(loss, cost)
         lost += error + cost_lost + scaled_lost * lse + 2.0 * scaled * lse_lost
-    weighted, error = two_product(rows.weight[i], loss)
-    lost = rows.weight[i] * lost + error
-    return weighted + lost if math.isfinite(lost) else rows.weight[i] * loss
+    weighted, error = two_product(weight, loss)
+    lost = weight * lost + error
+    result = weighted + lost if math.isfinite(lost) else weight * loss
+    return result if math.isfinite(peak) else math.nan
 
 
 @inline
@@ -138,15 +138,13 @@ def gradient_factors(
     """
     top, top_lost = two_product(rows.weight[i], d_loss)
     d, d_lost = two_quotient(top, top_lost, rows.temperature.value, 0.0)
-    if not math.isfinite(peak):
-        return math.nan, 0.0, d
     extra, extra_lost = z_slope(rows, peak, rest[0])
     slope, slope_lost = two_sum(rows.mass[i], extra)
     top, top_lost = two_product(d, slope)
     top_lost += d_lost * slope + d * (slope_lost + extra_lost)
     total, total_lost = two_sum(1.0, rest[0])
     f, f_lost = two_quotient(top, top_lost, total, total_lost + rest[1])
-    return f, f_lost, d
+    return f if math.isfinite(peak) else math.nan, f_lost, d
 
 
 @inline

@@ -61,7 +61,10 @@ class Factors(NamedTuple):
 
     d: Any
     factor: Any
-    at_winner: Any  # the gradient there
+    at_winner: Any  # the gradients there, and what they are made of
+    at_label: Any
+    q_winner: Any
+    q_label: Any
     first: Any  # two numbers whose product is the factor
     second: Any
 
@@ -91,7 +94,16 @@ def tile_for(number: Any) -> Tile:
 @inline
 def factors_for(number: Any) -> Factors:
     """Return what gradients of rows of numbers like this one need."""
-    return Factors(_numbers(0.0), _numbers(0.0), _numbers(0.0), _numbers(number), _numbers(number))
+    return Factors(
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(number),
+        _numbers(number),
+    )
 
 
 def rows_of_a_tile(n_classes: int) -> int:
@@ -275,7 +287,8 @@ def finish_losses(rows: Any, d_loss: Any, tile: Tile, factors: Factors, first: i
     """Fill the losses of the rows of a tile, and the factors of their gradients."""
     for c in range(size):
         peak, rest, i = np.float64(tile.peak[c]), tile.rest[c], first + c
-        loss[i] = row_loss(rows, i, peak, rest, tile.dot[c]) if rows.weight[i] != 0.0 else 0.0
+        value = row_loss(rows, i, peak, rest, tile.dot[c])
+        loss[i] = value if rows.weight[i] != 0.0 else 0.0
         f, lost_f, factors.d[c] = gradient_factors(rows, i, d_loss[i], peak, (rest, tile.lost_rest[c]))
         factor, lost = two_quotient(f, lost_f, tile.above[c], tile.lost_above[c])
         factors.factor[c] = factor + lost
@@ -288,21 +301,17 @@ def finish_gradients(
     rows: Any, lines: Any, tile: Tile, factors: Factors, group: int, start: int, first: int, size: int
 ) -> None:
     """Turn exponentials into gradients; clear rows of weight 0 and classes that do not exist."""
+    find_wanted(rows, lines, tile, factors, group, start, first, size)
     for c in range(size):
-        label, winner = rows.label[first + c], tile.winner[c]
-        q = tile.keep[c] * probability_in(rows.dense, group, winner, start + c) + rows.floor
-        q = class_weight_of(rows.class_weight, winner) * (q + (rows.keep if winner == label else 0.0))
-        f, d, summary = factors.at_winner[c], factors.d[c], (np.float64(tile.peak[c]), tile.rest[c])
-        factors.at_winner[c] = gradient_at_winner(rows, first + c, (f, d), summary, q)
-        if label >= 0:  # kept aside, in double precision
-            q = class_weight_of(rows.class_weight, label) * (rows.keep + rows.floor)
-            tile.label_logit[c] = lines[label, c] * UNLIFT * factors.factor[c] - d * q
+        peak, rest, f = np.float64(tile.peak[c]), tile.rest[c], factors.at_winner[c]
+        factors.at_winner[c] = gradient_at_winner(rows, first + c, (f, factors.d[c]), (peak, rest), factors.q_winner[c])
+        factors.at_label[c] = factors.at_label[c] * UNLIFT * factors.factor[c] - factors.d[c] * factors.q_label[c]
     for j in range(lines.shape[0]):
         scale_line(lines[j][:size], rows, tile, factors, group, j, start)
     for c in range(size):
         label = rows.label[first + c]
         if label >= 0:
-            lines[label, c] = tile.label_logit[c]
+            lines[label, c] = factors.at_label[c]
         if math.isfinite(tile.peak[c]):
             lines[tile.winner[c], c] = factors.at_winner[c]
         if rows.weight[first + c] == 0.0:
@@ -310,6 +319,20 @@ def finish_gradients(
     for j in range(rows.class_mask.size):
         if not rows.class_mask[j]:
             lines[j] = 0
+
+
+@inline
+def find_wanted(
+    rows: Any, lines: Any, tile: Tile, factors: Factors, group: int, start: int, first: int, size: int
+) -> None:
+    """Fill in q at winners and labels, and the exponentials of labels."""
+    for c in range(size):
+        label, winner = rows.label[first + c], tile.winner[c]
+        q = tile.keep[c] * probability_in(rows.dense, group, winner, start + c) + rows.floor
+        q = class_weight_of(rows.class_weight, winner) * (q + (rows.keep if winner == label else 0.0))
+        factors.q_winner[c] = q
+        factors.q_label[c] = class_weight_of(rows.class_weight, max(label, 0)) * (rows.keep + rows.floor)
+        factors.at_label[c] = lines[max(label, 0), c]
 
 
 @fused

@@ -20,7 +20,8 @@ Compiled = Callable[..., Any]
 # Kernels neither allocate nor own arrays. With Numba's reference counting each slice would cost two atomic operations
 # on a counter that all threads share: 190 of 335 ns for a row of ten classes, on one thread.
 # And where fastmath is not refused, a step gets that of the kernel whose compilation first called for it.
-_OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False}
+# Division by 0 gives inf or NaN, as in NumPy; a test for it would keep loops with divisions from becoming vector code.
+_OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False, "error_model": "numpy"}
 # Steps must be taken in. Left as functions of their own they are compiled once alone and once in each kernel, and
 # which of these copies runs, each with its own last bits, would depend on what is loaded from the disk.
 STEP_OPTIONS = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
