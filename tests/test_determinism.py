@@ -8,7 +8,7 @@ import pytest
 import softmaxloss as sl
 from agree import assert_same_bits
 from everything import everything, make_problem
-from softmaxloss.core import layout
+from softmaxloss.core import layout, rowwise
 
 CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
 over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
@@ -70,6 +70,28 @@ def test_pieces_of_every_size_give_the_same_bits(dtype, axis, elements, monkeypa
     right = everything(problem)
     monkeypatch.setattr(layout, "PIECE_ELEMENTS", elements)
     assert_everything_same(everything(problem), right)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 1, 13])
+@pytest.mark.parametrize(("private", "around"), [(1 << 17, 1), (0, 1), (0, 1 << 62)])
+def test_it_does_not_matter_where_exponentials_wait_and_how_gradients_are_written(
+    dtype, offset, private, around, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    logits, labels = (3 * rng.normal(size=(5, 4999))).astype(dtype), rng.integers(0, 4999, 5)
+    _, right = sl.cross_entropy_and_grad(logits, labels)
+    monkeypatch.setattr(rowwise, "PRIVATE_CLASSES", private)
+    monkeypatch.setattr(rowwise, "PAST_CACHES", around)
+    room = np.zeros(logits.size + 2 * offset, dtype)
+    out = room[offset : room.size - offset].reshape(logits.shape)
+    sl.cross_entropy_and_grad(logits, labels, out=out)
+    assert_same_bits(out, right)
+    assert not room[:offset].any()
+    assert not room[room.size - offset :].any()
+    out[...] = logits
+    sl.cross_entropy_and_grad(out, labels, out=out)
+    assert_same_bits(out, right)
 
 
 @over_axes

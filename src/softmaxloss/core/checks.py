@@ -88,6 +88,8 @@ def _between(name: str, value: float, low: float, high: float) -> float:
 
 def real(name: str, value: object) -> float:
     """Return one real number as a Python float."""
+    if type(value) is float:
+        return value
     array = _array(name, value)
     if array.ndim != 0 or not _is_real(array.dtype):
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
@@ -169,17 +171,17 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
     return np.ones(0, bool) if array.all() else np.array(array, order="C")
 
 
-def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return row weights as float64 of the batch's shape; ones for None."""
+def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> float | NDArray[np.float64]:
+    """Return row weights as float64, one after the other; 1.0 for None."""
     if value is None:
-        return np.ones(batch_shape)
+        return 1.0
     given = _array("sample_weight", value)
     mask = given.dtype.kind == "b"  # rows that count, as well as how much they do
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
     if array.shape != batch_shape:
         raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
     _finite_and_non_negative("sample_weight", array)
-    return array
+    return array.reshape(-1)
 
 
 def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -334,6 +336,8 @@ def out(value: object, like: Array) -> Array:
 
 def _may_overlap_itself(array: Array) -> bool:
     """Return whether one step along an axis may stay within what the axes of shorter steps cover."""
+    if array.flags.c_contiguous:
+        return False
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

@@ -52,12 +52,17 @@ def as_bits(part: Array) -> Array:
     return part.view(np.int16 if part.dtype.kind == "f" else np.uint16)
 
 
-def store(result: Array, logits: Array, softcap: float, out: Array) -> None:
-    """Round a result of kernels into its place; one that is a gradient of capped logits becomes that of the logits."""
+def store(result: Array, out: Array) -> None:
+    """Round a result of kernels into its place."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if softcap != 0.0:
-            np.multiply(result, cap_slope(logits, softcap), out=result, where=result != 0)  # 0 * NaN: not read, so 0
         out[...] = result
+
+
+def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> None:
+    """Turn a gradient of capped logits into that of the logits."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        slope = cap_slope(logits, softcap)
+        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # 0 * NaN: not read, so 0
 
 
 def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:

@@ -92,12 +92,14 @@ class Layout:
     def part(self, array: Array, piece: Piece) -> Array:
         """Return a piece of an array of this shape; its classes come last unless they lie apart."""
         part = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
-        return np.moveaxis(part, self.axis, -1) if self.classes_last else part
+        return np.moveaxis(part, self.axis, -1) if self.classes_last and self.axis < part.ndim - 1 else part
 
     def arranged(self, part: Array) -> Array | ClassMajor:
         """Return a part as kernels take it, (rows, classes) or ClassMajor: a view, or a copy if it must be."""
         if self.classes_last:
-            matrix = np.require(part.reshape(-1, self.n_classes), requirements=["C_CONTIGUOUS", "ALIGNED"])
+            matrix = part.reshape(-1, self.n_classes)
+            if not (matrix.flags.c_contiguous and matrix.flags.aligned):
+                matrix = np.require(matrix, requirements=["C_CONTIGUOUS", "ALIGNED"])
             if not self.class_major:
                 return matrix
             return ClassMajor(matrix.reshape(-1), 1, self.n_classes, len(matrix), matrix.size, 1, self.n_classes)

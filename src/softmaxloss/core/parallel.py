@@ -110,6 +110,9 @@ def get_num_threads() -> int:
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
     """Call work(item) for all items, in any order and thread."""
+    if len(items) == 1:
+        work(items[0])
+        return
     todo = iter(items)
     changed = threading.Condition()
     helping = 0

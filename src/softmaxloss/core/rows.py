@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
 import numpy as np
@@ -87,6 +88,8 @@ class Rows(NamedTuple):
 
     def part(self, rows: slice | NDArray[np.intp], dense: Any) -> Self:
         """Return the descriptor of some of the rows, given their dense targets."""
+        if dense is self.dense and isinstance(rows, slice) and rows == slice(0, len(self.label)):
+            return self
         return self._replace(label=self.label[rows], dense=dense, mass=self.mass[rows], weight=self.weight[rows])
 
     def without_targets(self) -> Rows:
@@ -108,10 +111,12 @@ class Reduction(NamedTuple):
         if self.kind == "none":
             return per_row(losses, self.batch_shape, logits_dtype)
         with np.errstate(all="ignore"):
-            return float(np.sum(losses))
+            return float(losses.sum())
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
         """Return the gradient from above as one number per row."""
+        if value is None:
+            return np.ones(prod(self.batch_shape))
         shape = self.batch_shape if self.kind == "none" else ()
         given = checks.upstream(value, shape)
         return np.array(np.broadcast_to(given, self.batch_shape)).reshape(-1)
@@ -157,21 +162,22 @@ def describe(
     total = checks.normalizer(normalizer, reduction)
     r = checks.class_weight(class_weight, layout.n_classes)
     exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
-    weight = checks.sample_weight(sample_weight, layout.batch_shape).reshape(-1)
+    weight = checks.sample_weight(sample_weight, layout.batch_shape)
     target = checks.targets(targets, layout.shape, layout.axis)
     n_classes = int(exists.sum()) or max(layout.n_classes, 1)
     if exists.size and (r is not None or eps > 0):
         r = np.where(exists, 1.0 if r is None else r, 0.0)
 
+    share: float | Float64s  # sum_c r_c P_ic; one number, as weight is, where it is the same for all rows
     if target.ndim == len(layout.batch_shape):
         label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
         dense = None
-        share = np.ones(layout.n_rows) if r is None else r[label]
+        share = 1.0 if r is None else r[label]
     else:
         if ignore_index is not None:
             message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
             raise ValueError(f"{message}: give such rows sample_weight 0 instead")
-        dense = target
+        dense, weight = target, _per_row(weight, layout.n_rows)
         label, share = _read_dense(dense, weight, r, exists, layout)
         if not np.any((label < 0) & (weight != 0)):
             dense = None
@@ -181,26 +187,44 @@ def describe(
     # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
     less = eps * (mean_class_weight - share) if eps < 0.5 else eps * mean_class_weight
     mass = (share if eps < 0.5 else keep * share) + less
-    with np.errstate(all="ignore"):
-        divisor = float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
+    divisor = _total(weight, share, layout.n_rows)
     if reduction == "mean":
-        divisor = checks.divisor(divisor, total, counts=bool(np.any((weight > 0) & (share > 0))))
-        weight = weight / divisor if divisor > 0 else np.zeros_like(weight)  # a mean over nothing is 0
-    rows = Rows(label, dense, mass, weight, r, keep, floor, exists, zeta, t, cap)
+        counts = divisor > 0 or bool(np.any((np.asarray(weight) > 0) & (np.asarray(share) > 0)))
+        divisor = checks.divisor(divisor, total, counts=counts and layout.n_rows > 0)
+        weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
+    per_row = (_per_row(mass, layout.n_rows), _per_row(weight, layout.n_rows))
+    rows = Rows(label, dense, *per_row, r, keep, floor, exists, zeta, t, cap)
     return rows, Reduction(reduction, layout.batch_shape, divisor)
+
+
+def _per_row(value: float | Float64s, n_rows: int) -> Float64s:
+    """Return one number per row, given that or the one number of all rows."""
+    return np.full(n_rows, value) if isinstance(value, float) else value
+
+
+def _total(weight: float | Float64s, share: float | Float64s, n_rows: int) -> float:
+    """Return the sum of weight * share over the rows."""
+    if isinstance(weight, float) and isinstance(share, float):
+        return n_rows * weight * share
+    with np.errstate(all="ignore"):
+        return float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
 
 
 def _labels(
     target: NDArray[Any],
-    weight: Float64s,
+    weight: float | Float64s,
     ignore_index: int | None,
     exists: NDArray[np.bool_],
     n_classes: int,
-) -> tuple[NDArray[np.int64], Float64s]:
+) -> tuple[NDArray[np.int64], float | Float64s]:
     """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
     labels = target.reshape(-1)
+    plain = ignore_index is None and isinstance(weight, float) and not exists.size
+    if plain and (labels.size == 0 or (labels.min() >= 0 and labels.max() < n_classes)):
+        return np.array(labels, np.int64), weight
     if ignore_index is not None:
         weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
+    weight = _per_row(weight, labels.size)
     live = weight != 0
     checks.labels(labels, live, exists, n_classes, target.shape)
     return np.where(live, labels, 0).astype(np.int64), weight
@@ -241,11 +265,12 @@ def with_row_options(function: F) -> F:
     positional = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
     axis = [p for p in own if p.name == "axis"]
     keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY and p not in axis]
-    known = [p.name for p in (*own, *options)]
+    known = {p.name: None for p in (*own, *options)}
 
     @wraps(function)
     def checked(*arguments: Any, **keywords: Any) -> Any:
-        checks.known_keywords(function.__name__, keywords, known)
+        if not keywords.keys() <= known.keys():
+            checks.known_keywords(function.__name__, keywords, known)
         return function(*arguments, **keywords)
 
     checked.__signature__ = shown.replace(parameters=[*positional, *axis, *options, *keyword_only])  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,8 +15,6 @@ from softmaxloss.core.parallel import for_each
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
@@ -85,19 +82,20 @@ def _losses_and_gradients(
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss = np.empty(layout.n_rows)
-
     past_caches = out.nbytes >= PAST_CACHES
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, layout, piece)
         d, losses = d_loss[piece.rows], loss[piece.rows]
-        with _written(out, z, layout, piece, logits=logits, softcap=softcap) as d_logits:
-            if isinstance(z, ClassMajor):
-                class_major.losses_and_gradients(z, described, d, _lines(z), losses, d_logits)
-            else:
-                row_kernels.losses_and_gradients(
-                    z, described, d, _room_for_rows(d_logits), losses, d_logits, past_caches
-                )
+        result = _Output(out, z, layout, piece, apart=softcap != 0.0)  # the logits are needed once more
+        to = result.arranged
+        if isinstance(z, ClassMajor):
+            class_major.losses_and_gradients(z, described, d, _lines(z), losses, to)
+        else:
+            row_kernels.losses_and_gradients(z, described, d, _room_for_rows(to), losses, to, past_caches)
+        if softcap != 0.0:
+            elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
+        result.finish()
 
     for_each(work, layout.pieces())
     return loss
@@ -109,8 +107,9 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, by_row, piece)
-        with _written(out, z, by_row, piece, logits=logits, softcap=0.0) as result:
-            row_kernels.log_softmax(z, described, result)
+        result = _Output(out, z, by_row, piece)
+        row_kernels.log_softmax(z, described, result.arranged)
+        result.finish()
 
     for_each(work, by_row.pieces())
 
@@ -167,20 +166,24 @@ def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[
     return z, rows.part(piece.rows, dense)
 
 
-@contextmanager
-def _written(out: Array, z: Any, layout: Layout, piece: Piece, *, logits: Array, softcap: float) -> Iterator[Any]:
-    """Give a kernel that reads z a piece of `out` to write to, or a stand-in whose content is put there afterwards."""
-    place, dtype = layout.part(out, piece), _computed_dtype(_values(z))
-    stored = result_dtype(place.dtype)
-    same = elementwise.kernel_dtype(stored) == dtype
-    if same and softcap == 0.0 and place.dtype == stored:
-        arranged = layout.arranged(elementwise.as_bits(place))
-        if np.may_share_memory(_values(arranged), place):
-            yield arranged
-            return
-    stand_in = np.empty(place.shape, stored if same else dtype)
-    yield layout.arranged(elementwise.as_bits(stand_in))
-    elementwise.store(stand_in, layout.part(logits, piece), softcap, place)
+class _Output:
+    """A piece of `out` for a kernel that reads z to write to, or a stand-in whose content is put there afterwards."""
+
+    def __init__(self, out: Array, z: Any, layout: Layout, piece: Piece, *, apart: bool = False) -> None:
+        self.place = self.array = layout.part(out, piece)
+        dtype, stored = _computed_dtype(_values(z)), result_dtype(out.dtype)
+        same = elementwise.kernel_dtype(stored) == dtype
+        if same and out.dtype == stored and not apart:
+            self.arranged = layout.arranged(elementwise.as_bits(self.place))
+            if np.may_share_memory(_values(self.arranged), self.place):
+                return
+        self.array = np.empty(self.place.shape, stored if same else dtype)
+        self.arranged = layout.arranged(elementwise.as_bits(self.array))
+
+    def finish(self) -> None:
+        """Put the result where it belongs."""
+        if self.array is not self.place:
+            elementwise.store(self.array, self.place)
 
 
 def _values(arranged: Array | ClassMajor) -> Array:

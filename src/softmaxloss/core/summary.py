@@ -127,14 +127,21 @@ def z_slope(rows: Any, peak: float, rest: float) -> tuple[float, float]:
     return slope, error + 2.0 * rows.z_loss * lost
 
 
-@inline
-def gradient_factors(
-    rows: Any, i: int, d_loss: float, peak: float, rest: tuple[float, float]
-) -> tuple[float, float, float]:
-    """Return f, what rounding lost of it, and d, such that the gradient of row i is f * exp((z - peak) / T) - d * q.
+class Factors(NamedTuple):
+    """What the gradient of one row is made of: f * exp((z - peak) / T) - d * q."""
 
-    d = d_loss * weight / T and f = d * slope / (1 + rest), NaN where logits define no softmax. Products and quotients
-    carry along what rounding loses, so that each result is rounded about once; `rest` comes with what it lost.
+    f: float
+    lost_f: float
+    d: float
+    extra: float  # what z-loss adds to mass in the slope
+
+
+@inline
+def gradient_factors(rows: Any, i: int, d_loss: float, peak: float, rest: tuple[float, float]) -> Factors:
+    """Return the factors of row i, NaN where logits define no softmax.
+
+    d = d_loss * weight / T and f = d * slope / (1 + rest). Products and quotients carry along what rounding loses, so
+    that each result is rounded about once; `rest` comes with what it lost.
     """
     top, top_lost = two_product(rows.weight[i], d_loss)
     d, d_lost = two_quotient(top, top_lost, rows.temperature.value, 0.0)
@@ -143,22 +150,16 @@ def gradient_factors(
     top, top_lost = two_product(d, slope)
     top_lost += d_lost * slope + d * (slope_lost + extra_lost)
     total, total_lost = two_sum(1.0, rest[0])
-    f, f_lost = two_quotient(top, top_lost, total, total_lost + rest[1])
-    return f if math.isfinite(peak) else math.nan, f_lost, d
+    f, lost_f = two_quotient(top, top_lost, total, total_lost + rest[1])
+    return Factors(f if math.isfinite(peak) else math.nan, lost_f, d, extra)
 
 
 @inline
-def gradient_at_winner(rows: Any, i: int, factors: tuple[float, float], summary: tuple[float, float], q: float) -> Any:
-    """Return the gradient for the class of the highest logit, whose softmax is 1 / (1 + rest) = 1 - rest / (1 + rest).
-
-    `factors` are those of gradient_factors, `summary` is peak and rest.
-    """
-    f, d = factors
-    peak, rest = summary
-    extra, _ = z_slope(rows, peak, rest)
-    if q > abs(rows.mass[i] + extra) / 2.0:
-        return d * ((rows.mass[i] - q) + extra) - f * rest
-    return f - d * q
+def gradient_at_winner(mass: float, factors: Factors, rest: float, q: float) -> Any:
+    """Return the gradient for the class of the highest logit: its softmax is 1 / (1 + rest) = 1 - rest / (1 + rest)."""
+    f = factors.f + factors.lost_f
+    near = factors.d * ((mass - q) + factors.extra) - f * rest
+    return near if q > abs(mass + factors.extra) / 2.0 else f - factors.d * q
 
 
 @kernel

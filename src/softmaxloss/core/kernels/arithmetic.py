@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.bits import local_array
+from softmaxloss.core.kernels.bits import local_array, multiply_add
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
 # A sum over a block of classes is taken in so many lanes, each of which adds at most 4 terms plainly. The lanes are
@@ -31,19 +31,9 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
 
 @inline
 def two_product(a: float, b: float) -> tuple[float, float]:
-    """Return the rounded product and exactly what rounding lost (Dekker)."""
+    """Return the rounded product and exactly what rounding lost."""
     product = a * b
-    a_high, a_low = halves(a)
-    b_high, b_low = halves(b)
-    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-
-
-@inline
-def halves(a: float) -> tuple[float, float]:
-    """Return two numbers of half the bits whose sum is a (Veltkamp)."""
-    scaled = 134217729.0 * a  # 2**27 + 1
-    high = scaled - (scaled - a)
-    return high, a - high
+    return product, multiply_add(a, b, -product)
 
 
 @inline

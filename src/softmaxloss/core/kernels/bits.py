@@ -76,6 +76,57 @@ def binary_exponent(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]
 
 
 @intrinsic
+def multiply_add(context: Any, a: Any, b: Any, c: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return a * b + c, rounded once: one instruction of processors since 2013, a slow function on others."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return a(a, a, a), generate
+
+
+@intrinsic
+def transpose(
+    context: Any, source: Any, begin: Any, stride: Any, out: Any, out_begin: Any, out_stride: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Copy a square of source[begin + i * stride + j] to out[out_begin + j * out_stride + i]; its size is side_of.
+
+    The square is read as vectors, its rows. Interleaving each with the one half a square further on, as often as the
+    size is a power of two, turns rows into columns.
+    """
+    side = side_of(source.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(context.get_value_type(source.dtype), side).as_pointer()
+        word = ir.IntType(64)
+
+        def places(array: Any, value: Any, begin: Any, stride: Any) -> list[Any]:
+            data = context.make_array(array)(context, builder, value).data
+            at = [builder.add(begin, builder.mul(stride, word(i))) for i in range(side)]
+            return [builder.bitcast(builder.gep(data, [place]), vector) for place in at]
+
+        align = context.get_abi_sizeof(context.get_value_type(source.dtype))
+        rows = [builder.load(place, align=align) for place in places(source, *arguments[:3])]
+        indices = ir.VectorType(ir.IntType(32), side)
+        low = indices([i // 2 + side * (i % 2) for i in range(side)])
+        high = indices([i // 2 + side // 2 + side * (i % 2) for i in range(side)])
+        for _ in range(side.bit_length() - 1):
+            pairs = zip(rows[: side // 2], rows[side // 2 :], strict=True)
+            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in (low, high)]
+        for row, place in zip(rows, places(out, *arguments[3:]), strict=True):
+            builder.store(row, place, align=align)
+        return context.get_dummy_value()
+
+    integers = [types.intp, types.intp]
+    return types.void(source, *integers, out, *integers), generate
+
+
+def side_of(dtype: Any) -> int:
+    """Return the size of a square that `transpose` takes: numbers in 32 bytes."""
+    return 256 // int(dtype.bitwidth)
+
+
+@intrinsic
 def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
     """Ask for the cache line of array[index], which is about to be read."""
 

@@ -231,7 +231,7 @@ def store(block: Any, out: Any, past_caches: bool) -> None:
     if block.ctypes.data == out.ctypes.data:
         return
     begin = end = 0
-    if past_caches:
+    if past_caches and block.itemsize == out.itemsize:
         line = CACHE_LINE // out.itemsize
         begin = min(out.size, (-out.ctypes.data % CACHE_LINE) // out.itemsize)
         end = begin + (out.size - begin) // line * line

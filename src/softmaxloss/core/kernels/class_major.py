@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_quotient, two_sum
-from softmaxloss.core.kernels.bits import decoded, encoded, local_array
+from softmaxloss.core.kernels.bits import decoded, encoded, local_array, side_of, transpose
 from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import (
@@ -24,12 +24,12 @@ from softmaxloss.core.kernels.exponential import (
     lifted_exp,
     reference_of,
 )
-from softmaxloss.core.summary import gradient_at_winner, gradient_factors, row_loss
+from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
 # Rows of a tile: what is kept of each, some 150 bytes, stays in a first-level cache, its logits in a second-level one.
 MOST_ROWS = 128
 FEWEST_ROWS = 16
-TILE_ELEMENTS = 1 << 14
+TILE_ELEMENTS = 1 << 13
 # Classes whose terms are added plainly before their sum joins the compensated total.
 RUN = 4
 
@@ -56,16 +56,19 @@ class Tile(NamedTuple):
     lost_dot: Any
 
 
-class Factors(NamedTuple):
-    """The gradient of rows that are computed side by side is factor * LIFT * exp((z - R) / T) - d * q."""
+class TileFactors(NamedTuple):
+    """What the gradients of rows that are computed side by side are made of."""
 
+    f: Any  # those of Factors
+    lost_f: Any
     d: Any
-    factor: Any
+    extra: Any
+    factor: Any  # of exp((z - R) / T)
     at_winner: Any  # the gradients there, and what they are made of
     at_label: Any
     q_winner: Any
     q_label: Any
-    first: Any  # two numbers whose product is the factor
+    first: Any  # two numbers whose product is factor / LIFT
     second: Any
 
 
@@ -92,9 +95,12 @@ def tile_for(number: Any) -> Tile:
 
 
 @inline
-def factors_for(number: Any) -> Factors:
+def factors_for(number: Any) -> TileFactors:
     """Return what gradients of rows of numbers like this one need."""
-    return Factors(
+    return TileFactors(
+        _numbers(0.0),
+        _numbers(0.0),
+        _numbers(0.0),
         _numbers(0.0),
         _numbers(0.0),
         _numbers(0.0),
@@ -136,25 +142,77 @@ def exists(class_mask: Any, j: int) -> bool:
 
 
 @inline
-def read_line(flat: Any, stride: int, line: Any) -> None:
-    """Copy one class of the rows into a line."""
-    if stride == 1:
-        for c in range(line.size):
-            line[c] = decoded(flat[c])
+def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
+    """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
+    if logits.row_stride == 1:
+        for j in range(logits.n_classes):
+            copy_line(logits.flat[place_of(logits, group, j, start) :], lines[j][:size])
     else:
-        for c in range(line.size):
-            line[c] = decoded(flat[np.uint64(c * stride)])
+        rows = logits.flat[place_of(logits, group, 0, start) :]
+        columns = lines.reshape(lines.size)
+        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes)
+    for j in range(class_mask.size):
+        if not class_mask[j]:
+            lines[j][:size] = -math.inf
 
 
 @inline
-def write_line(line: Any, flat: Any, stride: int) -> None:
-    """Copy a line to where the class of the rows belongs."""
-    if stride == 1:
-        for c in range(line.size):
-            flat[c] = encoded(line[c], flat[c])
+def write_tile(lines: Any, out: Any, group: int, start: int, size: int) -> None:
+    """Copy lines back to where the rows belong."""
+    if out.row_stride == 1:
+        for j in range(out.n_classes):
+            store_line(lines[j][:size], out.flat[place_of(out, group, j, start) :])
     else:
-        for c in range(line.size):
-            flat[np.uint64(c * stride)] = encoded(line[c], flat[np.uint64(c * stride)])
+        rows = out.flat[place_of(out, group, 0, start) :]
+        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
+
+
+@inline
+def copy_line(source: Any, line: Any) -> None:
+    """Copy stored numbers into a line."""
+    for c in range(line.size):
+        line[c] = decoded(source[c])
+
+
+@inline
+def store_line(line: Any, out: Any) -> None:
+    """Copy a line to where numbers are stored."""
+    for c in range(line.size):
+        out[c] = encoded(line[c], out[c])
+
+
+def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(turn, jit_options=STEP_OPTIONS)
+def _turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
+    side = side_of(source.dtype)
+
+    def by_squares(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        rows, columns = n_rows // side * side, n_columns // side * side
+        for i in range(0, rows, side):
+            for j in range(0, columns, side):
+                transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
+        turn_one_by_one(source, stride, 0, rows, out, out_stride, columns, n_columns)
+        turn_one_by_one(source, stride, rows, n_rows, out, out_stride, 0, n_columns)
+
+    def one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        turn_one_by_one(source, stride, 0, n_rows, out, out_stride, 0, n_columns)
+
+    return by_squares if source.dtype == out.dtype else one_by_one
+
+
+@inline
+def turn_one_by_one(
+    source: Any, stride: int, begin: int, end: int, out: Any, out_stride: int, out_begin: int, out_end: int
+) -> None:
+    """Copy some rows and columns of a matrix to those of its transpose."""
+    for i in range(begin, end):
+        for j in range(out_begin, out_end):
+            place = np.uint64(j * out_stride + i)
+            out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])
 
 
 @inline
@@ -177,12 +235,12 @@ def refer(size: int, tile: Tile, temperature: Temperature) -> None:
 
 
 @inline
-def add_exponentials(line: Any, j: int, tile: Tile, temperature: Temperature) -> None:
-    """Turn each logit into LIFT * exp((z - R) / T), and add it to the run but at the winner."""
+def add_exponentials(line: Any, tile: Tile, temperature: Temperature) -> None:
+    """Turn each logit into LIFT * exp((z - R) / T), and add it to the run."""
     for c in range(line.size):
         reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], 0.0)
         line[c] = lifted_exp(line[c] - tile.base[c], 0.0, reference, temperature)
-        tile.run[c] += line[c] if tile.winner[c] != j else line.dtype.type(0)
+        tile.run[c] += line[c]
 
 
 @fused
@@ -202,16 +260,13 @@ def has_spread(rows: Any) -> bool:
 
 @inline
 def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, start: int, size: int) -> None:
-    """Summarise rows of a group into peak, winner, rest and dot; `lines` gets LIFT * exp((z - R) / T)."""
+    """Summarise rows of a group; `lines` gets LIFT * exp((z - R) / T), but for the winners."""
     first = group * logits.width + start
     tile.peak[:], tile.winner[:] = -math.inf, 0
+    read_tile(logits, rows.class_mask, lines, group, start, size)
     for j in range(logits.n_classes):
-        line = lines[j][:size]
         if exists(rows.class_mask, j):
-            read_line(logits.flat[place_of(logits, group, j, start) :], logits.row_stride, line)
-            take_higher(line, j, tile.peak, tile.winner)
-        else:
-            line[:] = -math.inf
+            take_higher(lines[j][:size], j, tile.peak, tile.winner)
     for c in range(size):
         label = rows.label[first + c]
         tile.keep[c] = 0.0 if label >= 0 else rows.keep
@@ -220,16 +275,19 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
 
     tile.run[:], tile.run_dot[:] = 0, 0.0
     tile.rest[:], tile.lost_rest[:], tile.dot[:], tile.lost_dot[:] = 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, logits.n_classes, RUN):
-        for j in range(begin, min(begin + RUN, logits.n_classes)):
-            if has_spread(rows):
+    if has_spread(rows):
+        for begin in range(0, logits.n_classes, RUN):
+            for j in range(begin, min(begin + RUN, logits.n_classes)):
                 add_gaps(lines[j][:size], tile, rows, group, j, start)
-            add_exponentials(lines[j][:size], j, tile, rows.temperature)
-        fold(tile.run[:size], tile.rest, tile.lost_rest)
-        tile.run[:] = 0
-        if has_spread(rows):
             fold(tile.run_dot[:size], tile.dot, tile.lost_dot)
             tile.run_dot[:] = 0.0
+    for c in range(size):
+        lines[tile.winner[c], c] = -math.inf
+    for begin in range(0, logits.n_classes, RUN):
+        for j in range(begin, min(begin + RUN, logits.n_classes)):
+            add_exponentials(lines[j][:size], tile, rows.temperature)
+        fold(tile.run[:size], tile.rest, tile.lost_rest)
+        tile.run[:] = 0
     finish_dots(rows, tile, first, size)
     finish_rests(tile, size)
 
@@ -278,33 +336,33 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, lines: Any, loss: 
             summarize_tile(logits, rows, lines, tile, group, start, size)
             finish_losses(rows, d_loss, tile, factors, first, size, loss)
             finish_gradients(rows, lines, tile, factors, group, start, first, size)
-            for j in range(logits.n_classes):
-                write_line(lines[j][:size], out.flat[place_of(out, group, j, start) :], out.row_stride)
+            write_tile(lines, out, group, start, size)
 
 
 @inline
-def finish_losses(rows: Any, d_loss: Any, tile: Tile, factors: Factors, first: int, size: int, loss: Any) -> None:
+def finish_losses(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, first: int, size: int, loss: Any) -> None:
     """Fill the losses of the rows of a tile, and the factors of their gradients."""
     for c in range(size):
         peak, rest, i = np.float64(tile.peak[c]), tile.rest[c], first + c
         value = row_loss(rows, i, peak, rest, tile.dot[c])
         loss[i] = value if rows.weight[i] != 0.0 else 0.0
-        f, lost_f, factors.d[c] = gradient_factors(rows, i, d_loss[i], peak, (rest, tile.lost_rest[c]))
-        factor, lost = two_quotient(f, lost_f, tile.above[c], tile.lost_above[c])
+        of_row = gradient_factors(rows, i, d_loss[i], peak, (rest, tile.lost_rest[c]))
+        factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c] = of_row
+        factor, lost = two_quotient(of_row.f, of_row.lost_f, tile.above[c], tile.lost_above[c])
         factors.factor[c] = factor + lost
         factors.first[c], factors.second[c] = two_factors(tile.peak, factor + lost)
-        factors.at_winner[c] = f + lost_f
 
 
 @inline
 def finish_gradients(
-    rows: Any, lines: Any, tile: Tile, factors: Factors, group: int, start: int, first: int, size: int
+    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
 ) -> None:
     """Turn exponentials into gradients; clear rows of weight 0 and classes that do not exist."""
     find_wanted(rows, lines, tile, factors, group, start, first, size)
     for c in range(size):
-        peak, rest, f = np.float64(tile.peak[c]), tile.rest[c], factors.at_winner[c]
-        factors.at_winner[c] = gradient_at_winner(rows, first + c, (f, factors.d[c]), (peak, rest), factors.q_winner[c])
+        of_row = Factors(factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c])
+        q, rest = factors.q_winner[c], tile.rest[c]
+        factors.at_winner[c] = gradient_at_winner(rows.mass[first + c], of_row, rest, q)
         factors.at_label[c] = factors.at_label[c] * UNLIFT * factors.factor[c] - factors.d[c] * factors.q_label[c]
     for j in range(lines.shape[0]):
         scale_line(lines[j][:size], rows, tile, factors, group, j, start)
@@ -323,7 +381,7 @@ def finish_gradients(
 
 @inline
 def find_wanted(
-    rows: Any, lines: Any, tile: Tile, factors: Factors, group: int, start: int, first: int, size: int
+    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
 ) -> None:
     """Fill in q at winners and labels, and the exponentials of labels."""
     for c in range(size):
@@ -336,7 +394,7 @@ def find_wanted(
 
 
 @fused
-def scale_line(line: Any, rows: Any, tile: Tile, factors: Factors, group: int, j: int, start: int) -> None:
+def scale_line(line: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
     """Turn LIFT * exp of class j into factor * exp - d * q."""
     if has_spread(rows):
         r = class_weight_of(rows.class_weight, j)

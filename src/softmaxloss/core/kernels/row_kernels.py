@@ -76,12 +76,14 @@ class Summary(NamedTuple):
 
 @inline
 def highest_of_row(logits: Any, class_mask: Any, block: Any) -> Any:
-    """Return the highest logit of a row."""
+    """Return the highest logit of a row, or NaN."""
     top = block.dtype.type(-math.inf)
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
         peak = load(logits[start:stop], class_mask[start:stop], block[: stop - start])
-        top = max(top, peak)
+        top = peak if peak > top or math.isnan(peak) else top
+        if math.isnan(top):
+            break
     return top
 
 
@@ -150,11 +152,15 @@ def summarize_row(logits: Any, block: Any, work: Any, rows: Any, i: int) -> Summ
         clear(lanes.total)
         clear(lanes.lost)
         sums = sweep(logits, block, work, lanes, rows, i, reference, is_given)
-        if is_given or not sums.rose or not math.isfinite(sums.peak):
+        if is_given or not sums.rose:
+            peak = np.float64(sums.peak)
             break
-        reference, is_given = reference_of(highest_of_row(row, rows.class_mask, block), t), True
+        top = highest_of_row(row, rows.class_mask, block)
+        reference, is_given = reference_of(top, t), True
+        if not math.isfinite(top):
+            peak = np.float64(top)
+            break
 
-    peak = np.float64(sums.peak)
     if not math.isfinite(peak):
         return Summary(sums.argmax, peak, 0.0, 0.0, sums.dot, sums.mass, 1.0, 0.0)
     above, lost_above = above_reference(sums.peak, sums.reference, t)
@@ -199,8 +205,9 @@ def losses_and_gradients(
         summary = summarize_row(logits, block, lifted, rows, i)
         loss[i] = row_loss(rows, i, summary.peak, summary.rest, summary.dot)
 
-        f, lost_f, d = gradient_factors(rows, i, d_loss[i], summary.peak, (summary.rest, summary.lost_rest))
-        factor, lost = two_quotient(f, lost_f, summary.above, summary.lost_above)
+        factors = gradient_factors(rows, i, d_loss[i], summary.peak, (summary.rest, summary.lost_rest))
+        factor, lost = two_quotient(factors.f, factors.lost_f, summary.above, summary.lost_above)
+        d = factors.d
         factor += lost
         at_label = np.float64(lifted[label]) * UNLIFT * factor if label >= 0 else 0.0
         for start in range(0, row.size, BLOCK):
@@ -216,7 +223,7 @@ def losses_and_gradients(
             row[label] = encoded(block.dtype.type(at_label), row[label])
         if math.isfinite(summary.peak):
             q = spread_target(rows, i, summary.argmax, keep) + (spike if label == summary.argmax else 0.0)
-            at_winner = gradient_at_winner(rows, i, (f + lost_f, d), (summary.peak, summary.rest), q)
+            at_winner = gradient_at_winner(rows.mass[i], factors, summary.rest, q)
             row[summary.argmax] = encoded(block.dtype.type(at_winner), row[label])
         clear_masked(row, rows.class_mask)
 
