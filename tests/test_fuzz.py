@@ -352,19 +352,19 @@ class Terms:
     @property
     def gradient(self):
         upstream = np.abs(np.asarray(self.problem.options.get("upstream", 1.0), np.float64)[..., None])
-        return self.written(self.d_z * self.view.slope * upstream)
+        return self.written(self.d_z * self.view.slope / self.rows.temperature * upstream)
 
     @property
     def hessian_diagonal(self):
         view = self.view
         square = self.a * view.p * view.not_p + 2 * self.rows.z_loss * view.p**2
-        return self.written(square * view.slope**2 + self.d_z * np.abs(view.bend))
+        return self.written(square * (view.slope / self.rows.temperature) ** 2 + self.d_z * np.abs(view.bend))
 
     @property
     def hvp(self):
         view = self.view
         along = self.a * view.p * (self.s + self.m) + 2 * self.rows.z_loss * view.p * (self.s_k + self.m)
-        return self.written(along * view.slope + self.d_z * np.abs(view.bend * self.v))
+        return self.written(along * view.slope / self.rows.temperature + self.d_z * np.abs(view.bend * self.v))
 
     def reduced(self, terms):
         return self.rows.reduce(self.rows.weight * terms)

@@ -91,7 +91,7 @@ class _View(NamedTuple):
     not_p: Array  # (..., V), 1 - p
     log_rest: Array  # (..., 1), log1p(rest)
     lse: Array  # (..., 1), peak + log1p(rest)
-    slope: Array  # (..., V), dz_j / dx_j
+    slope: Array  # (..., V), du_j / dx_j for u = z * temperature
     bend: Array  # (..., V), d2z_j / dx_j2
 
 
@@ -150,7 +150,7 @@ def _view(x: Array, softcap: float | None = None, temperature: float = 1.0) -> _
     p = odds / (1 + rest)
     not_p = np.where(is_winner, rest / (1 + rest), 1 - p)
     log_rest = np.log1p(rest)
-    return _View(winner, gap, p, not_p, log_rest, peak + log_rest, slope / temperature, bend / temperature)
+    return _View(winner, gap, p, not_p, log_rest, peak + log_rest, slope, bend / temperature)
 
 
 def _rows_and_view(logits: ArrayLike, targets: ArrayLike, **options: Any) -> tuple[_Rows, _View]:
@@ -254,7 +254,7 @@ def cross_entropy_and_grad(
     rows, view = _rows_and_view(logits, targets, **options)
     _, _, dz = _in_z(rows, view)
     d_loss = 1.0 if upstream is None else np.asarray(upstream, np.float64)[..., None]
-    return rows.reduce(_losses(rows, view)), rows.write(d_loss * rows.weight * dz * view.slope)
+    return rows.reduce(_losses(rows, view)), rows.write(d_loss * rows.weight * dz * view.slope / rows.temperature)
 
 
 def linear_cross_entropy(
@@ -319,7 +319,7 @@ def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, **options: Any) -> A
     rows, view = _rows_and_view(logits, targets, **options)
     _, a, dz = _in_z(rows, view)
     in_z = a * view.p * view.not_p + 2 * rows.z_loss * view.p**2
-    return rows.write(rows.weight * (in_z * view.slope**2 + dz * view.bend))
+    return rows.write(rows.weight * (in_z * (view.slope / rows.temperature) ** 2 + dz * view.bend))
 
 
 def _along(rows: _Rows, view: _View, vector: ArrayLike) -> tuple[Array, Array, Array, Array]:
@@ -328,9 +328,10 @@ def _along(rows: _Rows, view: _View, vector: ArrayLike) -> tuple[Array, Array, A
     A likely winner makes the mean of s equal to s_k in all digits, and the little that it differs by would be lost.
     """
     v = rows.read(vector)
-    s = view.slope * v
-    s_k = np.take_along_axis(s, view.winner, -1)
-    return v, s_k, s - s_k, np.sum(view.p * (s - s_k), -1, keepdims=True)
+    u = view.slope * v  # not yet divided by the temperature, which would round it
+    u_k = np.take_along_axis(u, view.winner, -1)
+    s = (u - u_k) / rows.temperature
+    return v, u_k / rows.temperature, s, np.sum(view.p * s, -1, keepdims=True)
 
 
 def hvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> Array:
@@ -344,7 +345,7 @@ def hvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any
     rows, view = _rows_and_view(logits, targets, **options)
     (_, a, dz), (v, s_k, s, m) = _in_z(rows, view), _along(rows, view, vector)
     in_z = a * view.p * (s - m) + 2 * rows.z_loss * view.p * (s_k + m)
-    return rows.write(rows.weight * (in_z * view.slope + dz * view.bend * v))
+    return rows.write(rows.weight * (in_z * view.slope / rows.temperature + dz * view.bend * v))
 
 
 def jvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> tuple[Any, Any]:

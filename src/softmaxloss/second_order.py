@@ -66,7 +66,7 @@ def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, *
 
     def diagonal(point: _Point, _: Float64s) -> Float64s:
         second = point.slope * point.p * point.not_p + 2 * point.z_loss * point.p**2
-        return point.weight * second * point.d_map**2 + point.d_z * point.d2_map
+        return point.weight * second * (point.d_map / point.temperature) ** 2 + point.d_z * point.d2_map
 
     return _Problem(logits, targets, axis, options).map(diagonal)
 
@@ -112,8 +112,8 @@ def hvp(
         u_k, gap = point.relative_to_winner(v)
         mean_gap = np.sum(point.p * gap, axis=-1, keepdims=True)
         along_z = point.slope * point.p * (gap - mean_gap) + 2 * point.z_loss * point.p * (u_k + mean_gap)
-        result: Float64s = point.weight * along_z * point.d_map + point.d_z * point.d2_map * v
-        return result
+        along: Float64s = point.weight * along_z * point.d_map / point.temperature
+        return along + point.d_z * point.d2_map * v
 
     problem = _Problem(logits, targets, axis, options)
     return problem.map(product, problem.direction(vector))
@@ -174,8 +174,9 @@ class _Point(NamedTuple):
     p: Float64s
     not_p: Float64s  # 1 - p
     d_z: Float64s  # of the weighted loss
-    d_map: Float64s  # f' and f'' of z = f(logits)
+    d_map: Float64s  # T f' and f'' of z = f(logits)
     d2_map: Float64s
+    temperature: float
     weight: Float64s
     slope: Float64s
     z_slope: Float64s  # slope - mass
@@ -183,9 +184,9 @@ class _Point(NamedTuple):
 
     def relative_to_winner(self, v: Float64s) -> tuple[Float64s, Float64s]:
         """Return u_k and u - u_k for u, the change of z along a vector."""
-        u = self.d_map * v
+        u = self.d_map * v  # T times the change: a quotient would round off what little entries differ by
         u_k = np.take_along_axis(u, self.winner, axis=-1)
-        return u_k, u - u_k
+        return u_k / self.temperature, (u - u_k) / self.temperature
 
 
 class _Problem:
@@ -246,12 +247,11 @@ class _Problem:
         not_p = 1 - p
         np.put_along_axis(not_p, winner, rest / (1 + rest), axis=-1)
         z_slope = 2 * rows.z_loss * (summary.peak[:, None] / temperature + np.log1p(rest))
-        d_map, d2_map = np.broadcast_to(1 / temperature, x.shape), np.broadcast_to(0.0, x.shape)
+        d_map, d2_map = np.broadcast_to(1.0, x.shape), np.broadcast_to(0.0, x.shape)
         if self.rows.softcap:
-            slope = elementwise.cap_slope(x, self.rows.softcap)
-            d_map, d2_map = (
-                slope / temperature,
-                -2 * np.tanh(x / self.rows.softcap) * slope / self.rows.softcap / temperature,
-            )
+            d_map = elementwise.cap_slope(x, self.rows.softcap)
+            d2_map = -2 * np.tanh(x / self.rows.softcap) * d_map / self.rows.softcap / temperature
         weight, mass = rows.weight[:, None], rows.mass[:, None]
-        return _Point(live, winner, p, not_p, d_z, d_map, d2_map, weight, mass + z_slope, z_slope, rows.z_loss)
+        return _Point(
+            live, winner, p, not_p, d_z, d_map, d2_map, temperature, weight, mass + z_slope, z_slope, rows.z_loss
+        )

@@ -88,7 +88,7 @@ def _losses_and_gradients(
         z, described = _readable(logits, rows, layout, piece)
         d, losses = d_loss[piece.rows], loss[piece.rows]
         result = _Output(out, z, layout, piece, apart=softcap != 0.0)  # the logits are needed once more
-        to = result.arranged
+        to: Any = result.arranged
         if isinstance(z, ClassMajor):
             class_major.losses_and_gradients(z, described, d, _lines(z), losses, to)
         else:
