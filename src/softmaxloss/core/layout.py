@@ -28,7 +28,7 @@ SIDE_BY_SIDE_ELEMENTS = 16
 # So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
 SIDE_BY_SIDE = 8
 # Up to so many classes rows are computed side by side wherever they lie.
-FEW_CLASSES = 128
+FEW_CLASSES = 256
 
 
 class Piece(NamedTuple):

@@ -60,8 +60,8 @@ class Rows(NamedTuple):
         Sum of q over the classes.
     weight : float64 array, shape (N,)
         Factor of the row's loss; a row of weight 0 is never read.
-    class_weight : float64 array, shape (V,), or None
-        r, 0 for classes that do not exist; None stands for ones.
+    class_weight : float64 array, shape (V,) or (0,)
+        r, 0 for classes that do not exist; empty where all are 1.
     keep, floor : float
         What label smoothing leaves of P, and what it gives to each class.
     class_mask : bool array, shape (V,) or (0,)
@@ -78,7 +78,7 @@ class Rows(NamedTuple):
     dense: NDArray[Any] | None
     mass: Float64s
     weight: Float64s
-    class_weight: Float64s | None
+    class_weight: Float64s
     keep: float
     floor: float
     class_mask: NDArray[np.bool_]
@@ -129,13 +129,14 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 
 
 ALL_CLASSES = np.ones(0, bool)
+ALL_ONE = np.ones(0)
 
 
 def logits_alone(n_rows: int, temperature: float) -> Rows:
     """Return rows without targets, which ask for log(sum(exp(z))) alone; its gradient by z is the softmax."""
     t = temperature_of(checks.temperature(temperature))
     no_label, ones = np.full(n_rows, -1), np.ones(n_rows)
-    return Rows(no_label, None, ones, ones, None, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
+    return Rows(no_label, None, ones, ones, ALL_ONE, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
 
 
 def describe(
@@ -193,7 +194,7 @@ def describe(
         divisor = checks.divisor(divisor, total, counts=counts and layout.n_rows > 0)
         weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
     per_row = (_per_row(mass, layout.n_rows), _per_row(weight, layout.n_rows))
-    rows = Rows(label, dense, *per_row, r, keep, floor, exists, zeta, t, cap)
+    rows = Rows(label, dense, *per_row, ALL_ONE if r is None else r, keep, floor, exists, zeta, t, cap)
     return rows, Reduction(reduction, layout.batch_shape, divisor)
 
 
@@ -241,13 +242,13 @@ def _read_dense(
     label = np.full(layout.n_rows, -1)
     share = np.zeros(layout.n_rows)
     wrong_class = np.full(layout.n_rows, -1)
-    by_row = layout.row_by_row()
+    by_row, factors = layout.row_by_row(), ALL_ONE if class_weight is None else class_weight
 
     def read(piece: Piece) -> None:
         rows = piece.rows
         block = by_row.readable(by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False))
         found = label[rows], share[rows], wrong_class[rows]
-        target_kernels.read_dense_rows(block, weight[rows], class_weight, exists, *found)
+        target_kernels.read_dense_rows(block, weight[rows], factors, exists, *found)
 
     for_each(read, by_row.pieces())
     checks.soft_targets(dense, wrong_class, exists, layout.axis)

@@ -146,16 +146,10 @@ def gap_times(q: float, z: float, peak: float, temperature: float) -> float:
     return q * half_gap(z, peak) / (0.5 * temperature)
 
 
-def class_weight_of(class_weight: Any, j: int) -> Any:
+@inline
+def class_weight_of(class_weight: Any, j: int) -> float:
     """Return r_j, which is 1 where no class weights are given."""
-    raise NotImplementedError  # compiled code has the versions below
-
-
-@overload(class_weight_of, strict=False, jit_options=STEP_OPTIONS)
-def _class_weight_of(class_weight: Any, j: int) -> Callable[..., Any]:
-    if isinstance(class_weight, types.NoneType):
-        return lambda class_weight, j: 1.0
-    return lambda class_weight, j: class_weight[_UNSIGNED(j)]
+    return class_weight[_UNSIGNED(j)] if class_weight.size > 0 else 1.0
 
 
 def probability_of(dense: Any, i: int, j: int) -> Any:

@@ -21,7 +21,8 @@ from softmaxloss.core.kernels.exponential import (
     Reference,
     Temperature,
     above_reference,
-    lifted_exp,
+    power_series,
+    reduced,
     reference_of,
 )
 from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
@@ -29,7 +30,7 @@ from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_facto
 # Rows of a tile: what is kept of each, some 150 bytes, stays in a first-level cache, its logits in a second-level one.
 MOST_ROWS = 128
 FEWEST_ROWS = 16
-TILE_ELEMENTS = 1 << 13
+TILE_ELEMENTS = 1 << 14
 # Classes whose terms are added plainly before their sum joins the compensated total.
 RUN = 4
 
@@ -44,6 +45,7 @@ class Tile(NamedTuple):
     base: Any  # those of Reference
     rounder: Any
     lowest: Any
+    powers: Any
     above: Any  # exp((peak - R) / T)
     lost_above: Any
     label_logit: Any
@@ -78,6 +80,7 @@ def tile_for(number: Any) -> Tile:
     return Tile(
         _numbers(number),
         _numbers(np.int32(0)),
+        _numbers(number),
         _numbers(number),
         _numbers(number),
         _numbers(number),
@@ -235,11 +238,18 @@ def refer(size: int, tile: Tile, temperature: Temperature) -> None:
 
 
 @inline
-def add_exponentials(line: Any, tile: Tile, temperature: Temperature) -> None:
-    """Turn each logit into LIFT * exp((z - R) / T), and add it to the run."""
+def reduce_line(line: Any, tile: Tile, temperature: Temperature) -> None:
+    """Turn each logit into r, and fill in the powers of two: see `reduced`."""
     for c in range(line.size):
         reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], 0.0)
-        line[c] = lifted_exp(line[c] - tile.base[c], 0.0, reference, temperature)
+        line[c], tile.powers[c] = reduced(line[c] - tile.base[c], 0.0, reference, temperature)
+
+
+@inline
+def add_exponentials(line: Any, tile: Tile) -> None:
+    """Turn each r into LIFT * exp((z - R) / T), and add it to the run."""
+    for c in range(line.size):
+        line[c] = power_series(line[c]) * tile.powers[c]
         tile.run[c] += line[c]
 
 
@@ -285,7 +295,8 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
         lines[tile.winner[c], c] = -math.inf
     for begin in range(0, logits.n_classes, RUN):
         for j in range(begin, min(begin + RUN, logits.n_classes)):
-            add_exponentials(lines[j][:size], tile, rows.temperature)
+            reduce_line(lines[j][:size], tile, rows.temperature)
+            add_exponentials(lines[j][:size], tile)
         fold(tile.run[:size], tile.rest, tile.lost_rest)
         tile.run[:] = 0
     finish_dots(rows, tile, first, size)
