@@ -41,6 +41,7 @@ FUNCTIONS = {  # each public name, how to call it, and arguments that are right
     "hessian_diagonal": (sl.hessian_diagonal, LOSS),
     "hvp": (sl.hvp, {**LOSS, "vector": LOGITS}),
     "jvp": (sl.jvp, {**LOSS, "vector": LOGITS}),
+    "warmup": (sl.warmup, {"dtypes": "float64"}),
     "linear_cross_entropy": (sl.linear_cross_entropy, LINEAR),
     "linear_cross_entropy_and_grad": (sl.linear_cross_entropy_and_grad, LINEAR),
     "SoftmaxWithLoss": (softmax_with_loss, {"x": LOGITS, "t": LABELS}),
@@ -279,6 +280,14 @@ WRONG = {
         "a list of lists": wrong(ValueError, [["weight"]], "features", "weight", "bias", "[['weight']]"),
         "an array": wrong(ValueError, np.zeros((2, 3)), "features", "weight", "bias", "array"),
         "an array without axes": wrong(ValueError, np.array(0), "features", "weight", "bias", "array"),
+    },
+    "dtypes": {
+        "a word": wrong(TypeError, "balanced", "float32", "'balanced'"),
+        "a number": wrong(TypeError, 3, "float32", "3"),
+        "None": wrong(TypeError, None, "float32", "None"),
+        "integers": wrong(TypeError, ["float64", "int64"], "float32", "'int64'"),
+        "complex": wrong(TypeError, np.complex64, "float32", "complex64"),
+        "long double": wrong(TypeError, np.longdouble, "float32", "longdouble"),
     },
     "layer": {
         "a number": wrong(TypeError, 3, "forward", "backward", "int"),

@@ -12,9 +12,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import softmaxloss
+from softmaxloss.core.parallel import _quota
 
 SOURCE = Path(softmaxloss.__file__).parent
 # from here scripts import everything.py
@@ -79,6 +81,34 @@ def test_every_number_of_threads_gives_the_same_bits(right_digest):
 
 def test_the_environment_sets_the_number_of_threads():
     assert run("print(sl.get_num_threads())", SOFTMAXLOSS_NUM_THREADS="3") == "3"
+
+
+@pytest.mark.parametrize(
+    ("quotas", "processors"),
+    [({"": "max 100000"}, np.inf), ({"a": "150000 100000"}, 1.5), ({"a": "max 5", "": "2 4"}, 0.5)],
+)
+def test_the_quota_of_a_control_group_counts_and_those_of_the_groups_around_it(quotas, processors, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    for folder, quota in quotas.items():
+        (tmp_path / folder / "cpu.max").write_text(f"{quota}\n")
+    assert _quota(tmp_path, tmp_path / "own") == processors
+    assert _quota(tmp_path / "none", tmp_path / "none") == np.inf
+
+
+def test_warmup_leaves_nothing_to_compile():
+    script = """
+        sl.warmup(["float32"])
+        from numba.core import event
+        with event.install_recorder("numba:compile") as recorder:
+            for n_classes in (3, 3000):
+                z = np.ones((2, n_classes), np.float32)
+                sl.cross_entropy_and_grad(z, [0, 1], ignore_index=0, label_smoothing=0.1, class_weight=z[0])
+                sl.cross_entropy(z, [0, 1], z_loss=0.1)
+                sl.softmax(z), sl.log_softmax(z), sl.logsumexp(z)
+        print(len(recorder.buffer))
+    """
+    assert run(script) == "0"
 
 
 def test_a_wrong_number_of_threads_in_the_environment_is_named():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from softmaxloss.head import LinearGradients, linear_cross_entropy, linear_cross_entropy_and_grad
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
     from softmaxloss.second_order import hessian_diagonal, hvp, jvp
+    from softmaxloss.warmup import warmup
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "metrics",
     "set_num_threads",
     "softmax",
+    "warmup",
 ]
 
 _HOME = {
@@ -59,6 +61,7 @@ _HOME = {
     "metrics": "evaluation",
     "set_num_threads": "core.parallel",
     "softmax": "functional",
+    "warmup": "warmup",
 }
 
 

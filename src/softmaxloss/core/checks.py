@@ -116,6 +116,18 @@ def _is_real(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8) or is_half(dtype)
 
 
+def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
+    """Return zeros of a floating-point dtype that logits may have."""
+    expected = f"{name} must be float16, bfloat16, float32 or float64"
+    try:
+        array = np.zeros(shape, cast("Any", dtype))
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}, got {dtype!r}") from None
+    if dtype is None or array.dtype.kind in "iu" or not _is_real(array.dtype):
+        raise TypeError(f"{expected}, got {dtype!r}")
+    return array
+
+
 def floats(name: str, value: ArrayLike) -> Array:
     """Return an array of floats or integers; an empty one of anything else becomes float64."""
     array = _array(name, value)

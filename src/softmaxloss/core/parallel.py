@@ -8,8 +8,10 @@ in a forked child or abort when two Python threads call them at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -61,11 +63,24 @@ class _Pool:
 def _default_threads() -> int:
     wish = os.environ.get("SOFTMAXLOSS_NUM_THREADS", "").strip()
     if not wish:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, math.ceil(min(processors, _quota())))
     if not wish.isdecimal() or int(wish) < 1:
         message = f"the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got {wish!r}"
         raise ValueError(message)
     return int(wish)
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return how many processors Linux lets the control groups of this process use, as in a container."""
+    quotas = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        group = groups / own.read_text().rpartition("0::/")[2].strip()
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(groups) and (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+                quotas.append(math.inf if quota == "max" else int(quota) / int(period))
+    return min(quotas)
 
 
 _pool = _Pool()
@@ -80,7 +95,7 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS, or the number of
-        processors that this process may use.
+        processors that this process may use: by its affinity, and in a container by its control group.
 
     Raises
     ------

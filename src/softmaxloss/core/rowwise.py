@@ -115,21 +115,24 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
-    """Return the scores of rows that have a label."""
+    """Return the scores of rows that have a label; of each piece all are found while it is in the cache."""
     by_row, n = layout.row_by_row(), layout.n_rows
+    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
     once = rows._replace(weight=(rows.weight != 0) * 1.0)
-    summary = summarize(logits, once, layout)
-    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.empty(n), np.full(n, np.nan))
-    row_losses(once._replace(dense=None), summary, scores.log_probability)
-    np.negative(scores.log_probability, out=scores.log_probability)
 
     def work(piece: Piece) -> None:
-        z, described = _readable(logits, rows, by_row, piece)
-        uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
-        part = summary.part(piece.rows)
-        row_kernels.score(z, uncapped, described, part.peak, part.rest, scores.part(piece.rows))
+        z, described = _readable(logits, once, layout, piece)
+        summary, part = new_summary(len(described.label)), scores.part(piece.rows)
+        _summarize(z, described, summary)
+        row_losses(described._replace(dense=None), summary, part.log_probability)
+        np.negative(part.log_probability, out=part.log_probability)
 
-    for_each(work, by_row.pieces())
+        if isinstance(z, ClassMajor):
+            z, described = _readable(logits, once, by_row, piece)
+        uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
+        row_kernels.score(z, uncapped, described, summary.peak, summary.rest, part)
+
+    for_each(work, layout.pieces())
     return scores
 
 

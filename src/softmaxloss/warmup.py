@@ -1,0 +1,43 @@
+"""Compilation ahead of time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from softmaxloss.core import checks
+from softmaxloss.core.layout import FEW_CLASSES
+from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import DTypeLike
+
+
+def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
+    """Compile the kernels of the losses and softmax functions for logits of some dtypes, so that no later call has to.
+
+    Otherwise the first call for a dtype compiles what it needs, in 1 to 9 seconds. The machine code is kept on disk:
+    in later processes this takes a fraction of a second. Soft targets have kernels of their own, compiled when used.
+
+    Parameters
+    ----------
+    dtypes : dtype-like or collection of them, default "float32"
+        float16, bfloat16, float32 or float64.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is none of these.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> softmaxloss.warmup("float32")
+    """
+    for dtype in dtypes if isinstance(dtypes, list | tuple | set | frozenset) else [dtypes]:
+        for n_classes in (2, FEW_CLASSES + 1):  # side by side, and row by row
+            logits = checks.zeros("dtypes", dtype, (1, n_classes))
+            cross_entropy_and_grad(logits, [0])
+            cross_entropy(logits, [0])
+            log_softmax(logits)
