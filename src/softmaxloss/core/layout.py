@@ -83,10 +83,15 @@ class Layout:
         other.classes_last, other.class_major = True, False
         return other
 
-    def pieces(self) -> list[Piece]:
-        """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
+    def pieces(self, enough: int | None = None) -> list[Piece]:
+        """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch.
+
+        They are small, but may be larger where there are `enough` of them.
+        """
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
         most = max(fewest, PIECE_ELEMENTS // (self.n_classes + extra))
+        if enough is not None:
+            most = max(most, -(-self.n_rows // enough))
         return list(_split(self.batch_shape, most)) if self.n_rows else []
 
     def part(self, array: Array, piece: Piece) -> Array:

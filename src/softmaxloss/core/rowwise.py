@@ -11,7 +11,7 @@ from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.kernels import class_major, row_kernels
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
-from softmaxloss.core.parallel import for_each
+from softmaxloss.core.parallel import for_each, get_num_threads
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# A row of up to so many exponentials waits for its sum in a place of its own, half a second-level cache of float32.
+# Exponentials wait for their sum in a row of their own: up to so many, half a second-level cache of float32, or where
+# there are so many times more rows than threads that these rows hardly count.
 PRIVATE_CLASSES = 1 << 17
+MANY_ROWS = 4
+# So many pieces keep all threads busy to the end, if one of them is slowed down.
+PIECES_PER_THREAD = 8
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast.
 PAST_CACHES = 1 << 25
 Float64s = NDArray[np.float64]
@@ -47,7 +51,7 @@ def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
         z, described = _readable(logits, rows, layout, piece)
         _summarize(z, described, summary.part(piece.rows))
 
-    for_each(work, layout.pieces())
+    for_each(work, _pieces(logits, rows, layout))
     return summary
 
 
@@ -61,7 +65,7 @@ def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
         _summarize(z, described, summary)
         row_losses(described._replace(dense=None), summary, loss[piece.rows])
 
-    for_each(work, layout.pieces())
+    for_each(work, _pieces(logits, rows, layout))
     return loss
 
 
@@ -90,14 +94,14 @@ def _losses_and_gradients(
         result = _Output(out, z, layout, piece, apart=softcap != 0.0)  # the logits are needed once more
         to: Any = result.arranged
         if isinstance(z, ClassMajor):
-            class_major.losses_and_gradients(z, described, d, _lines(z), losses, to)
+            class_major.losses_and_gradients(z, described, d, _lines(z), losses, to, past_caches)
         else:
-            row_kernels.losses_and_gradients(z, described, d, _room_for_rows(to), losses, to, past_caches)
+            row_kernels.losses_and_gradients(z, described, d, _room_for_rows(to, layout), losses, to, past_caches)
         if softcap != 0.0:
             elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
         result.finish()
 
-    for_each(work, layout.pieces())
+    for_each(work, _pieces(logits, rows, layout))
     return loss
 
 
@@ -136,6 +140,12 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
     return scores
 
 
+def _pieces(logits: Array, rows: Rows, layout: Layout) -> list[Piece]:
+    """Return pieces for all threads: large ones where nothing of their size must be allocated for each."""
+    copied = rows.softcap != 0.0 or logits.dtype != result_dtype(logits.dtype) or not logits.flags.c_contiguous
+    return layout.pieces(None if copied else PIECES_PER_THREAD * get_num_threads())
+
+
 def _summarize(logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
     if isinstance(logits, ClassMajor):
         class_major.summarize(logits, rows, _lines(logits), summary)
@@ -149,11 +159,11 @@ def _lines(logits: ClassMajor) -> Array:
     return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
 
 
-def _room_for_rows(d_logits: Array) -> Array:
+def _room_for_rows(d_logits: Array, layout: Layout) -> Array:
     """Return room for the exponentials of a row: one for all rows, or where the gradients will be."""
-    n_classes, dtype = d_logits.shape[1], _computed_dtype(d_logits)
-    in_place = n_classes > PRIVATE_CLASSES and d_logits.dtype == dtype
-    return d_logits if in_place else np.empty((1, n_classes), dtype)
+    dtype = _computed_dtype(d_logits)
+    small = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
+    return np.empty((1, layout.n_classes), dtype) if small or d_logits.dtype != dtype else d_logits
 
 
 def _computed_dtype(stored: Array) -> np.dtype[Any]:

@@ -38,11 +38,12 @@ def two_product(a: float, b: float) -> tuple[float, float]:
 
 @inline
 def two_quotient(top: float, top_lost: float, bottom: float, bottom_lost: float) -> tuple[float, float]:
-    """Return (top + top_lost) / (bottom + bottom_lost), rounded, and about what rounding lost."""
-    quotient = top / bottom
-    back, back_lost = two_product(quotient, bottom)
-    lost = ((top - back) - back_lost + top_lost - quotient * bottom_lost) / bottom
-    return quotient, lost if math.isfinite(lost) else 0.0
+    """Return (top + top_lost) / (bottom + bottom_lost), rounded, and about what rounding lost, by a single division."""
+    reciprocal = 1.0 / bottom
+    quotient = top * reciprocal
+    error = (multiply_add(-quotient, bottom, top) + top_lost - quotient * bottom_lost) * reciprocal
+    total = quotient + error
+    return (total, (quotient - total) + error) if math.isfinite(error) else (quotient, 0.0)
 
 
 def number_in(logits: Any) -> Any:

@@ -13,8 +13,8 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_quotient, two_sum
-from softmaxloss.core.kernels.bits import decoded, encoded, local_array, side_of, transpose
-from softmaxloss.core.kernels.blocks import two_factors
+from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, local_array, prefetch, side_of, transpose
+from softmaxloss.core.kernels.blocks import store, two_factors
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import (
     UNLIFT,
@@ -148,8 +148,12 @@ def exists(class_mask: Any, j: int) -> bool:
 def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
     """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
     if logits.row_stride == 1:
+        ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
         for j in range(logits.n_classes):
-            copy_line(logits.flat[place_of(logits, group, j, start) :], lines[j][:size])
+            at = place_of(logits, group, j, start)
+            copy_line(logits.flat[at:], lines[j][:size])
+            for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
+                prefetch(logits.flat, c)
     else:
         rows = logits.flat[place_of(logits, group, 0, start) :]
         columns = lines.reshape(lines.size)
@@ -160,11 +164,12 @@ def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, 
 
 
 @inline
-def write_tile(lines: Any, out: Any, group: int, start: int, size: int) -> None:
+def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
     """Copy lines back to where the rows belong."""
     if out.row_stride == 1:
         for j in range(out.n_classes):
-            store_line(lines[j][:size], out.flat[place_of(out, group, j, start) :])
+            at = place_of(out, group, j, start)
+            store(lines[j][:size], out.flat[at : at + size], past_caches)
     else:
         rows = out.flat[place_of(out, group, 0, start) :]
         turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
@@ -175,13 +180,6 @@ def copy_line(source: Any, line: Any) -> None:
     """Copy stored numbers into a line."""
     for c in range(line.size):
         line[c] = decoded(source[c])
-
-
-@inline
-def store_line(line: Any, out: Any) -> None:
-    """Copy a line to where numbers are stored."""
-    for c in range(line.size):
-        out[c] = encoded(line[c], out[c])
 
 
 def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
@@ -337,7 +335,9 @@ def summarize(logits: Any, rows: Any, lines: Any, summary: Any) -> None:
 
 
 @kernel
-def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, lines: Any, loss: Any, out: Any) -> None:
+def losses_and_gradients(
+    logits: Any, rows: Any, d_loss: Any, lines: Any, loss: Any, out: Any, past_caches: bool
+) -> None:
     """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself."""
     tile, factors = tile_for(lines[0, 0]), factors_for(lines[0, 0])
     for group in range(logits.groups):
@@ -347,7 +347,7 @@ def losses_and_gradients(logits: Any, rows: Any, d_loss: Any, lines: Any, loss: 
             summarize_tile(logits, rows, lines, tile, group, start, size)
             finish_losses(rows, d_loss, tile, factors, first, size, loss)
             finish_gradients(rows, lines, tile, factors, group, start, first, size)
-            write_tile(lines, out, group, start, size)
+            write_tile(lines, out, group, start, size, past_caches)
 
 
 @inline

@@ -216,25 +216,52 @@ def rises_above(peak: Any, reference: Reference, temperature: Temperature) -> bo
     return x * temperature.double.log2_e - reference.exponent > RISE
 
 
-@inline
 def above_reference(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float]:
-    """Return exp((peak - R) / T), rounded, and what rounding lost, for a finite peak that may have this reference."""
+    """Return exp((peak - R) / T), rounded, and what rounding lost, for a finite peak that may have this reference.
+
+    For logits of single precision, nothing is lost that matters.
+    """
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(above_reference, strict=False, jit_options=STEP_OPTIONS)
+def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
+    def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
+        n, u, lost = _reduced_peak(peak, reference, temperature)
+        return power_series((u + lost) * temperature.double.reciprocal) * _shifted(n, reference), 0.0
+
+    def exactly(peak: Any, reference: Any, temperature: Any) -> Any:
+        n, u, lost = _reduced_peak(peak, reference, temperature)
+        u, lost = two_quotient(u, lost, temperature.value, 0.0)
+        square, square_lost = two_product(u, u)
+        tail = 0.0
+        for coefficient in _TAYLOR:
+            tail = tail * u + coefficient
+        # 1 + u + u**2 / 2 + tail, to some 60 bits
+        value, error = two_sum(1.0, u)
+        value, square_error = two_sum(value, 0.5 * square)
+        value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
+        power = _shifted(n, reference)
+        return value * power, lost * power
+
+    return plainly if peak == types.float32 else exactly
+
+
+@inline
+def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float, float]:
+    """Return n and u, with what rounding lost of it, such that peak - base = n T ln 2 + u."""
     scale = temperature.double
     x = np.float64(peak) - np.float64(reference.base)
     n = np.rint(x * scale.log2_e)
     u, lost = two_sum(x - n * scale.high, -(n * scale.low))
-    u, lost = two_quotient(u, lost, temperature.value, 0.0)
-    square, square_lost = two_product(u, u)
-    tail = 0.0
-    for coefficient in _TAYLOR:
-        tail = tail * u + coefficient
-    # 1 + u + u**2 / 2 + tail, to some 60 bits
-    value, error = two_sum(1.0, u)
-    value, square_error = two_sum(value, 0.5 * square)
-    value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
+    return n, u, lost
+
+
+@inline
+def _shifted(n: float, reference: Reference) -> Any:
+    """Return 2**(n - m), or 0 where that is no normal number."""
     shift = n - reference.exponent
-    power = power_of_two(shift + _BIASED) if shift >= -1022 else 0.0
-    return value * power, lost * power
+    return power_of_two(shift + _BIASED) if shift >= -1022 else 0.0
 
 
 @inline
