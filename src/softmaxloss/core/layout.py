@@ -27,6 +27,8 @@ ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
 # So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
 SIDE_BY_SIDE = 8
+# Spans of rows that are computed side by side are multiples of this, so that tiles are full.
+SPAN_ROWS = 128
 # Up to so many classes rows are computed side by side wherever they lie.
 FEW_CLASSES = 256
 
@@ -83,16 +85,27 @@ class Layout:
         other.classes_last, other.class_major = True, False
         return other
 
-    def pieces(self, enough: int | None = None) -> list[Piece]:
-        """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch.
+    def pieces(self) -> list[Piece]:
+        """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
+        return list(_split(self.batch_shape, self._rows_of_a_piece())) if self.n_rows else []
 
-        They are small, but may be larger where there are `enough` of them.
+    def everything(self) -> Piece:
+        """Return the whole batch as one piece."""
+        return Piece(slice(0, self.n_rows), (slice(None),) * len(self.batch_shape))
+
+    def spans(self, most: int) -> list[tuple[int, int]]:
+        """Return where spans of neighbouring rows that cover the batch begin and end.
+
+        There are as many as of pieces, but no more than asked for.
         """
+        step = max(self._rows_of_a_piece(), -(-self.n_rows // most))
+        if self.class_major:
+            step = -(-step // SPAN_ROWS) * SPAN_ROWS
+        return [(begin, min(begin + step, self.n_rows)) for begin in range(0, self.n_rows, step)]
+
+    def _rows_of_a_piece(self) -> int:
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
-        most = max(fewest, PIECE_ELEMENTS // (self.n_classes + extra))
-        if enough is not None:
-            most = max(most, -(-self.n_rows // enough))
-        return list(_split(self.batch_shape, most)) if self.n_rows else []
+        return max(fewest, PIECE_ELEMENTS // (self.n_classes + extra))
 
     def part(self, array: Array, piece: Piece) -> Array:
         """Return a piece of an array of this shape; its classes come last unless they lie apart."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from softmaxloss.core.parallel import for_each, get_num_threads
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
@@ -23,8 +25,8 @@ Array = NDArray[Any]
 # there are so many times more rows than threads that these rows hardly count.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
-# So many pieces keep all threads busy to the end, if one of them is slowed down.
-PIECES_PER_THREAD = 8
+# So many spans of rows keep all threads busy to the end, if one of them is slowed down.
+SPANS_PER_THREAD = 8
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast.
 PAST_CACHES = 1 << 25
 Float64s = NDArray[np.float64]
@@ -47,25 +49,29 @@ def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     """Return the RowSummary of each row of logits; that of rows of weight 0 means nothing."""
     summary = new_summary(layout.n_rows)
 
-    def work(piece: Piece) -> None:
-        z, described = _readable(logits, rows, layout, piece)
-        _summarize(z, described, summary.part(piece.rows))
+    def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary]:
+        return (*_readable(logits, rows, layout, piece), summary.part(piece.rows))
 
-    for_each(work, _pieces(logits, rows, layout))
+    def run(begin: int, end: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+        _summarize(begin, end, *arranged)
+
+    _for_each_span(run, arrange, layout, whole=_lies_as_read(logits, rows))
     return summary
 
 
 def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
     """Return the weighted loss of each row of logits."""
-    loss = np.empty(layout.n_rows)
+    summary, loss = new_summary(layout.n_rows), np.empty(layout.n_rows)
 
-    def work(piece: Piece) -> None:
-        z, described = _readable(logits, rows, layout, piece)
-        summary = new_summary(len(described.label))
-        _summarize(z, described, summary)
-        row_losses(described._replace(dense=None), summary, loss[piece.rows])
+    def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary, Float64s]:
+        return (*_readable(logits, rows, layout, piece), summary.part(piece.rows), loss[piece.rows])
 
-    for_each(work, _pieces(logits, rows, layout))
+    def run(begin: int, end: int, arranged: tuple[Any, Rows, RowSummary, Float64s]) -> None:
+        z, described, summary, loss = arranged
+        _summarize(begin, end, z, described, summary)
+        row_losses(described._replace(dense=None), summary, begin, end, loss)
+
+    _for_each_span(run, arrange, layout, whole=_lies_as_read(logits, rows))
     return loss
 
 
@@ -88,20 +94,24 @@ def _losses_and_gradients(
     loss = np.empty(layout.n_rows)
     past_caches = out.nbytes >= PAST_CACHES
 
-    def work(piece: Piece) -> None:
+    def arrange(piece: Piece) -> tuple[Any, ...]:
         z, described = _readable(logits, rows, layout, piece)
-        d, losses = d_loss[piece.rows], loss[piece.rows]
         result = _Output(out, z, layout, piece, apart=softcap != 0.0)  # the logits are needed once more
-        to: Any = result.arranged
-        if isinstance(z, ClassMajor):
-            class_major.losses_and_gradients(z, described, d, _lines(z), losses, to, past_caches)
-        else:
-            row_kernels.losses_and_gradients(z, described, d, _room_for_rows(to, layout), losses, to, past_caches)
+        return piece, z, described, d_loss[piece.rows], loss[piece.rows], result
+
+    def run(begin: int, end: int, arranged: tuple[Any, ...]) -> None:
+        piece, z, described, d, loss, result = arranged
+        to = result.arranged
+        side_by_side = isinstance(z, ClassMajor)
+        kernel = class_major.losses_and_gradients if side_by_side else row_kernels.losses_and_gradients
+        room = _lines(z) if side_by_side else _room_for_rows(to, layout)
+        kernel(z, described, d, begin, end, room, loss, to, past_caches)
         if softcap != 0.0:
             elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
         result.finish()
 
-    for_each(work, _pieces(logits, rows, layout))
+    whole = softcap == 0.0 and _lies_as_read(logits, rows) and _lies_as_read(out)
+    _for_each_span(run, arrange, layout, whole=whole)
     return loss
 
 
@@ -109,13 +119,17 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the log-softmax of each row to `out`, which may be `logits`."""
     by_row = layout.row_by_row()
 
-    def work(piece: Piece) -> None:
+    def arrange(piece: Piece) -> tuple[Any, Rows, _Output]:
         z, described = _readable(logits, rows, by_row, piece)
-        result = _Output(out, z, by_row, piece)
-        row_kernels.log_softmax(z, described, result.arranged)
+        return z, described, _Output(out, z, by_row, piece)
+
+    def run(begin: int, end: int, arranged: tuple[Any, Rows, _Output]) -> None:
+        z, described, result = arranged
+        row_kernels.log_softmax(z, described, begin, end, result.arranged)
         result.finish()
 
-    for_each(work, by_row.pieces())
+    whole = by_row.axis == len(by_row.shape) - 1 and _lies_as_read(logits, rows) and _lies_as_read(out)
+    _for_each_span(run, arrange, by_row, whole=whole)
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
@@ -126,31 +140,57 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
     def work(piece: Piece) -> None:
         z, described = _readable(logits, once, layout, piece)
-        summary, part = new_summary(len(described.label)), scores.part(piece.rows)
-        _summarize(z, described, summary)
-        row_losses(described._replace(dense=None), summary, part.log_probability)
+        n = len(described.label)
+        summary, part = new_summary(n), scores.part(piece.rows)
+        _summarize(0, n, z, described, summary)
+        row_losses(described._replace(dense=None), summary, 0, n, part.log_probability)
         np.negative(part.log_probability, out=part.log_probability)
 
         if isinstance(z, ClassMajor):
             z, described = _readable(logits, once, by_row, piece)
         uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
-        row_kernels.score(z, uncapped, described, summary.peak, summary.rest, part)
+        row_kernels.score(z, uncapped, described, 0, n, summary, part)
 
     for_each(work, layout.pieces())
     return scores
 
 
-def _pieces(logits: Array, rows: Rows, layout: Layout) -> list[Piece]:
-    """Return pieces for all threads: large ones where nothing of their size must be allocated for each."""
-    copied = rows.softcap != 0.0 or logits.dtype != result_dtype(logits.dtype) or not logits.flags.c_contiguous
-    return layout.pieces(None if copied else PIECES_PER_THREAD * get_num_threads())
+A = TypeVar("A")
 
 
-def _summarize(logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
-    if isinstance(logits, ClassMajor):
-        class_major.summarize(logits, rows, _lines(logits), summary)
+def _for_each_span(
+    run: Callable[[int, int, A], None], arrange: Callable[[Piece], A], layout: Layout, *, whole: bool
+) -> None:
+    """Call run(begin, end, arrange(piece)) for rows that cover the batch.
+
+    Arrays that lie as kernels take them are arranged once, as a `whole`; of others one piece after the other is copied.
+    """
+    if whole and layout.n_rows:
+        arranged = arrange(layout.everything())
+        for_each(lambda span: run(*span, arranged), layout.spans(SPANS_PER_THREAD * get_num_threads()))
     else:
-        row_kernels.summarize(logits, rows, summary)
+        for_each(lambda piece: run(0, piece.rows.stop - piece.rows.start, arrange(piece)), layout.pieces())
+
+
+def _lies_as_read(array: Array, rows: Rows | None = None) -> bool:
+    """Return whether kernels can take an array, and the target rows, as they lie."""
+    dense = None if rows is None else rows.dense
+    if rows is not None and (
+        rows.softcap != 0.0 or (dense is not None and dense.dtype not in (np.float32, np.float64))
+    ):
+        return False
+    return all(
+        part.flags.c_contiguous and part.flags.aligned and part.dtype == result_dtype(part.dtype)
+        for part in (array, dense)
+        if part is not None
+    )
+
+
+def _summarize(begin: int, end: int, logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
+    if isinstance(logits, ClassMajor):
+        class_major.summarize(logits, rows, begin, end, _lines(logits), summary)
+    else:
+        row_kernels.summarize(logits, rows, begin, end, summary)
 
 
 def _lines(logits: ClassMajor) -> Array:

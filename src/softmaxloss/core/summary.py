@@ -163,9 +163,9 @@ def gradient_at_winner(mass: float, factors: Factors, rest: float, q: float) -> 
 
 
 @kernel
-def row_losses(rows: Any, summary: RowSummary, loss: Any) -> None:
-    """Fill the loss of each row from its summary; 0 for rows of weight 0."""
-    for i in range(loss.size):
+def row_losses(rows: Any, summary: RowSummary, begin: int, end: int, loss: Any) -> None:
+    """Fill the losses of rows begin to end from their summaries; 0 for rows of weight 0."""
+    for i in range(begin, end):
         loss[i] = 0.0
         if rows.weight[i] != 0.0:
             loss[i] = row_loss(rows, i, summary.peak[i], summary.rest[i], summary.dot[i])

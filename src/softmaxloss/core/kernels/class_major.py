@@ -320,34 +320,40 @@ def finish_rests(tile: Tile, size: int) -> None:
         tile.rest[c], tile.lost_rest[c] = two_quotient(top, lost, tile.above[c], tile.lost_above[c])
 
 
+@inline
+def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, int]:
+    """Return the group, the place in it, and the size of the tile that begins with a row."""
+    group, start = row // logits.width, row % logits.width
+    return group, start, min(lines.shape[1], logits.width - start, end - row)
+
+
 @kernel
-def summarize(logits: Any, rows: Any, lines: Any, summary: Any) -> None:
-    """Fill the summaries of rows, whatever their weight."""
-    tile = tile_for(lines[0, 0])
-    for group in range(logits.groups):
-        for start in range(0, logits.width, lines.shape[1]):
-            size = min(lines.shape[1], logits.width - start)
-            summarize_tile(logits, rows, lines, tile, group, start, size)
-            for c in range(size):
-                i = group * logits.width + start + c
-                summary.argmax[i], summary.peak[i], summary.rest[i] = tile.winner[c], tile.peak[c], tile.rest[c]
-                summary.dot[i], summary.mass[i] = tile.dot[c], rows.mass[i]
+def summarize(logits: Any, rows: Any, begin: int, end: int, lines: Any, summary: Any) -> None:
+    """Fill the summaries of rows begin to end, whatever their weight."""
+    tile, row = tile_for(lines[0, 0]), begin
+    while row < end:
+        group, start, size = next_tile(logits, lines, row, end)
+        summarize_tile(logits, rows, lines, tile, group, start, size)
+        for c in range(size):
+            i = row + c
+            summary.argmax[i], summary.peak[i], summary.rest[i] = tile.winner[c], tile.peak[c], tile.rest[c]
+            summary.dot[i], summary.mass[i] = tile.dot[c], rows.mass[i]
+        row += size
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, lines: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, begin: int, end: int, lines: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself."""
-    tile, factors = tile_for(lines[0, 0]), factors_for(lines[0, 0])
-    for group in range(logits.groups):
-        for start in range(0, logits.width, lines.shape[1]):
-            size = min(lines.shape[1], logits.width - start)
-            first = group * logits.width + start
-            summarize_tile(logits, rows, lines, tile, group, start, size)
-            finish_losses(rows, d_loss, tile, factors, first, size, loss)
-            finish_gradients(rows, lines, tile, factors, group, start, first, size)
-            write_tile(lines, out, group, start, size, past_caches)
+    """Fill the losses of rows begin to end and their gradients, times d_loss; `out` may be `logits` itself."""
+    tile, factors, row = tile_for(lines[0, 0]), factors_for(lines[0, 0]), begin
+    while row < end:
+        group, start, size = next_tile(logits, lines, row, end)
+        summarize_tile(logits, rows, lines, tile, group, start, size)
+        finish_losses(rows, d_loss, tile, factors, row, size, loss)
+        finish_gradients(rows, lines, tile, factors, group, start, row, size)
+        write_tile(lines, out, group, start, size, past_caches)
+        row += size
 
 
 @inline

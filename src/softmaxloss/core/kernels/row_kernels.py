@@ -175,10 +175,10 @@ def summarize_row(logits: Any, block: Any, work: Any, rows: Any, i: int) -> Summ
 
 
 @kernel
-def summarize(logits: Any, rows: Any, summary: Any) -> None:
-    """Fill the summaries of rows; those of weight 0 are not read."""
+def summarize(logits: Any, rows: Any, begin: int, end: int, summary: Any) -> None:
+    """Fill the summaries of rows begin to end; those of weight 0 are not read."""
     block, work = block_for(number_in(logits)), block_for(number_in(logits))
-    for i in range(logits.shape[0]):
+    for i in range(begin, end):
         if rows.weight[i] != 0.0:
             row = summarize_row(logits, block, work, rows, i)
             summary.argmax[i], summary.peak[i], summary.rest[i] = row.argmax, row.peak, row.rest
@@ -187,14 +187,14 @@ def summarize(logits: Any, rows: Any, summary: Any) -> None:
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, work: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, begin: int, end: int, work: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the loss of each row and its gradient, times d_loss; `out` may be `logits` itself.
+    """Fill the losses of rows begin to end and their gradients, times d_loss; `out` may be `logits` itself.
 
     Exponentials wait for their sum in a row of `work`, which has but one or is `out` itself.
     """
     block = block_for(number_in(logits))
-    for i in range(logits.shape[0]):
+    for i in range(begin, end):
         row = out[i]
         if rows.weight[i] == 0.0:
             loss[i] = 0.0
@@ -229,11 +229,11 @@ def losses_and_gradients(
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, out: Any) -> None:
-    """Fill (z - peak) / T - log1p(rest) of each row; `out` may be `logits` itself."""
+def log_softmax(logits: Any, rows: Any, begin: int, end: int, out: Any) -> None:
+    """Fill (z - peak) / T - log1p(rest) of rows begin to end; `out` may be `logits` itself."""
     block, work = block_for(number_in(logits)), block_for(number_in(logits))
     real = block.dtype.type
-    for i in range(logits.shape[0]):
+    for i in range(begin, end):
         row, summary = out[i], summarize_row(logits, block, work, rows, i)
         log_total = log_one_plus(summary.rest)[0] if math.isfinite(summary.peak) else math.nan
         for start in range(0, row.size, BLOCK):
@@ -253,15 +253,15 @@ def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
 
 
 @kernel
-def score(logits: Any, uncapped: Any, rows: Any, peaks: Any, rests: Any, scores: Any) -> None:
-    """Fill argmax, rank and entropy of rows that have a label, given their peaks and rests.
+def score(logits: Any, uncapped: Any, rows: Any, begin: int, end: int, summary: Any, scores: Any) -> None:
+    """Fill argmax, rank and entropy of rows begin to end, which have a label, given their summaries.
 
     Rows of weight 0, or without a softmax, are left as they are. Ranks are those of `uncapped` logits, as far beyond a
     soft cap different ones become equal.
     """
     block, lanes, t = block_for(number_in(logits)), lanes_for(number_in(logits)), rows.temperature
-    for i in range(logits.shape[0]):
-        peak, moment = block.dtype.type(peaks[i]), 0.0
+    for i in range(begin, end):
+        peak, moment = block.dtype.type(summary.peak[i]), 0.0
         if rows.weight[i] == 0.0 or not math.isfinite(peak):
             continue
         scores.argmax[i], scores.rank[i] = argmax_and_rank(uncapped[i], rows.label[i], rows.class_mask, block)
@@ -272,7 +272,8 @@ def score(logits: Any, uncapped: Any, rows: Any, peaks: Any, rests: Any, scores:
             load(logits[i][start:stop], rows.class_mask[start:stop], z)
             moment += entropy_moment(z, peak, reference, t, lanes)
         above, _ = above_reference(peak, reference, t)
-        scores.entropy[i] = log_one_plus(rests[i])[0] + moment / above / (1.0 + rests[i])
+        rest = summary.rest[i]
+        scores.entropy[i] = log_one_plus(rest)[0] + moment / above / (1.0 + rest)
 
 
 @inline
