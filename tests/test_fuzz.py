@@ -67,17 +67,12 @@ def fuzz(share, *strategies):
     return decorate
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _count(request):
-    class Report:
-        @staticmethod
-        def pytest_terminal_summary(terminalreporter):
-            terminalreporter.section("fuzzing")
-            for name, count in TRIED.items():
-                terminalreporter.write_line(f"{count:7,} {name}")
-            terminalreporter.write_line(f"{TRIED.total():7,} examples in all")
-
-    request.config.pluginmanager.register(Report())
+@pytest.fixture(autouse=True)
+def _count(request, record_property):
+    yield
+    name = request.node.originalname
+    if TRIED[name]:
+        record_property("found", f"{TRIED[name]:,} examples of {name}")
 
 
 @pytest.fixture(scope="module", autouse=True)
