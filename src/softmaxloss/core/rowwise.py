@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.kernels import class_major, row_kernels
+from softmaxloss.core.kernels import class_major, row_kernels, tiles
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
 from softmaxloss.core.parallel import for_each, get_num_threads
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
@@ -195,7 +195,7 @@ def _summarize(begin: int, end: int, logits: Array | ClassMajor, rows: Rows, sum
 
 def _lines(logits: ClassMajor) -> Array:
     """Return room for the classes of rows that are computed side by side."""
-    rows = class_major.rows_of_a_tile(logits.n_classes)
+    rows = tiles.rows_of_a_tile(logits.n_classes)
     return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
 
 

@@ -1,20 +1,18 @@
 """The entry points that compute many rows side by side: for few classes, and for rows that are neighbours in memory.
 
-Rows are copied, a tile of them at a time, to where each class of theirs is one line. Each loop runs over a line and so
-becomes vector code however few classes there are.
+Each loop runs over one class of a tile of rows, and so becomes vector code however few classes there are.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_quotient, two_sum
-from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, local_array, prefetch, side_of, transpose
-from softmaxloss.core.kernels.blocks import store, two_factors
+from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import (
     UNLIFT,
@@ -25,105 +23,21 @@ from softmaxloss.core.kernels.exponential import (
     reduced,
     reference_of,
 )
+from softmaxloss.core.kernels.tiles import (
+    Tile,
+    TileFactors,
+    exists,
+    factors_for,
+    next_tile,
+    place_of,
+    read_tile,
+    tile_for,
+    write_tile,
+)
 from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
-# Rows of a tile: what is kept of each, some 150 bytes, stays in a first-level cache, its logits in a second-level one.
-MOST_ROWS = 128
-FEWEST_ROWS = 16
-TILE_ELEMENTS = 1 << 14
 # Classes whose terms are added plainly before their sum joins the compensated total.
 RUN = 4
-
-_numbers = local_array(MOST_ROWS)
-
-
-class Tile(NamedTuple):
-    """What is kept of rows that are computed side by side."""
-
-    peak: Any  # in the precision of the logits
-    winner: Any
-    base: Any  # those of Reference
-    rounder: Any
-    lowest: Any
-    powers: Any
-    above: Any  # exp((peak - R) / T)
-    lost_above: Any
-    label_logit: Any
-    keep: Any  # 0 for rows that have a label
-    run: Any  # sum of exponentials over a run of classes, without the winner
-    run_dot: Any
-    rest: Any  # sum over all runs, and what rounding lost of it
-    lost_rest: Any
-    dot: Any
-    lost_dot: Any
-
-
-class TileFactors(NamedTuple):
-    """What the gradients of rows that are computed side by side are made of."""
-
-    f: Any  # those of Factors
-    lost_f: Any
-    d: Any
-    extra: Any
-    factor: Any  # of exp((z - R) / T)
-    at_winner: Any  # the gradients there, and what they are made of
-    at_label: Any
-    q_winner: Any
-    q_label: Any
-    first: Any  # two numbers whose product is factor / LIFT
-    second: Any
-
-
-@inline
-def tile_for(number: Any) -> Tile:
-    """Return what rows of numbers like this one need."""
-    return Tile(
-        _numbers(number),
-        _numbers(np.int32(0)),
-        _numbers(number),
-        _numbers(number),
-        _numbers(number),
-        _numbers(number),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(number),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-    )
-
-
-@inline
-def factors_for(number: Any) -> TileFactors:
-    """Return what gradients of rows of numbers like this one need."""
-    return TileFactors(
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(number),
-        _numbers(number),
-    )
-
-
-def rows_of_a_tile(n_classes: int) -> int:
-    """Return how many rows to compute side by side."""
-    return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
-
-
-@inline
-def place_of(array: Any, group: int, j: int, row: int) -> int:
-    """Return where class j of a row of a group stands in the flat array."""
-    return group * array.group_stride + j * array.class_stride + row * array.row_stride
 
 
 def probability_in(dense: Any, group: int, j: int, i: int) -> Any:
@@ -136,84 +50,6 @@ def _probability_in(dense: Any, group: int, j: int, i: int) -> Callable[..., Any
     if isinstance(dense, types.NoneType):
         return lambda dense, group, j, i: 0.0
     return lambda dense, group, j, i: dense.flat[np.uint64(place_of(dense, group, j, i))]
-
-
-@inline
-def exists(class_mask: Any, j: int) -> bool:
-    """Return whether class j exists."""
-    return class_mask.size == 0 or class_mask[j]
-
-
-@inline
-def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
-    """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
-    if logits.row_stride == 1:
-        ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
-        for j in range(logits.n_classes):
-            at = place_of(logits, group, j, start)
-            copy_line(logits.flat[at:], lines[j][:size])
-            for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
-                prefetch(logits.flat, c)
-    else:
-        rows = logits.flat[place_of(logits, group, 0, start) :]
-        columns = lines.reshape(lines.size)
-        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes)
-    for j in range(class_mask.size):
-        if not class_mask[j]:
-            lines[j][:size] = -math.inf
-
-
-@inline
-def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
-    """Copy lines back to where the rows belong."""
-    if out.row_stride == 1:
-        for j in range(out.n_classes):
-            at = place_of(out, group, j, start)
-            store(lines[j][:size], out.flat[at : at + size], past_caches)
-    else:
-        rows = out.flat[place_of(out, group, 0, start) :]
-        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
-
-
-@inline
-def copy_line(source: Any, line: Any) -> None:
-    """Copy stored numbers into a line."""
-    for c in range(line.size):
-        line[c] = decoded(source[c])
-
-
-def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]."""
-    raise NotImplementedError  # compiled code has the versions below
-
-
-@overload(turn, jit_options=STEP_OPTIONS)
-def _turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
-    side = side_of(source.dtype)
-
-    def by_squares(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        rows, columns = n_rows // side * side, n_columns // side * side
-        for i in range(0, rows, side):
-            for j in range(0, columns, side):
-                transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
-        turn_one_by_one(source, stride, 0, rows, out, out_stride, columns, n_columns)
-        turn_one_by_one(source, stride, rows, n_rows, out, out_stride, 0, n_columns)
-
-    def one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        turn_one_by_one(source, stride, 0, n_rows, out, out_stride, 0, n_columns)
-
-    return by_squares if source.dtype == out.dtype else one_by_one
-
-
-@inline
-def turn_one_by_one(
-    source: Any, stride: int, begin: int, end: int, out: Any, out_stride: int, out_begin: int, out_end: int
-) -> None:
-    """Copy some rows and columns of a matrix to those of its transpose."""
-    for i in range(begin, end):
-        for j in range(out_begin, out_end):
-            place = np.uint64(j * out_stride + i)
-            out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])
 
 
 @inline
@@ -318,13 +154,6 @@ def finish_rests(tile: Tile, size: int) -> None:
     for c in range(size):
         top, lost = two_sum(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT)
         tile.rest[c], tile.lost_rest[c] = two_quotient(top, lost, tile.above[c], tile.lost_above[c])
-
-
-@inline
-def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, int]:
-    """Return the group, the place in it, and the size of the tile that begins with a row."""
-    group, start = row // logits.width, row % logits.width
-    return group, start, min(lines.shape[1], logits.width - start, end - row)
 
 
 @kernel
