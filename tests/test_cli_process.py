@@ -88,9 +88,9 @@ def test_ctrl_c_works_even_if_compiled_code_swallows_it(tmp_path):
 import time
 from softmaxloss.cli.interrupt import prompt_interrupt
 with prompt_interrupt():
-    print("ready", flush=True)
     while True:
         try:
+            print("ready", flush=True)  # in here, as the signal may come at once
             time.sleep(60)
         except KeyboardInterrupt:
             pass

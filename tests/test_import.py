@@ -79,6 +79,7 @@ FLOORS = [
     "head",
     "second_order",
     "evaluation",
+    "warmup",
     "functional",
     "core",
 ]

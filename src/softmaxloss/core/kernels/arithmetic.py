@@ -148,6 +148,18 @@ def gap_times(q: float, z: float, peak: float, temperature: float) -> float:
 
 
 @inline
+def finished_dot(dot: float, lost: float, spike: float, z: float, peak: float, temperature: Any) -> float:
+    """Return 2 (dot + lost + spike (z - peak) / 2) / T, rounded about once; -inf where a wanted class is at -inf."""
+    gap, gap_lost = two_sum(0.5 * z, -0.5 * peak)
+    term, term_lost = two_product(spike, gap)
+    total, error = two_sum(dot, term if spike > 0.0 else 0.0)
+    error += lost + (term_lost + spike * gap_lost if spike > 0.0 else 0.0)
+    quotient, _ = two_quotient(total, error, 0.5 * temperature.value, 0.0)
+    plain = total / (0.5 * temperature.value)
+    return quotient if math.isfinite(error) else plain
+
+
+@inline
 def class_weight_of(class_weight: Any, j: int) -> float:
     """Return r_j, which is 1 where no class weights are given."""
     return class_weight[_UNSIGNED(j)] if class_weight.size > 0 else 1.0

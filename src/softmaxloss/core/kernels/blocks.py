@@ -181,7 +181,7 @@ def spread_target(rows: Any, i: int, j: int, keep: float) -> Any:
 def spread_moments(
     block: Any, peak: Any, rows: Any, i: int, start: int, keep: float, lanes: Any
 ) -> tuple[float, float]:
-    """Return sum_j q_j (z_j - peak) / T and sum_j q_j over a block of logits, with q as in spread_target."""
+    """Return sum_j q_j (z_j - peak) / 2 and sum_j q_j over a block of logits, with q as in spread_target."""
     clear(lanes.first)
     clear(lanes.second)
     for begin in range(0, block.size, LANES):
@@ -190,8 +190,7 @@ def spread_moments(
             q = spread_target(rows, i, start + begin + lane, keep)
             lanes.first[lane] += q * half_gap(np.float64(line[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
-    dot = lane_sum(lanes.first) / (0.5 * rows.temperature.value)
-    return dot, lane_sum(lanes.second)
+    return lane_sum(lanes.first), lane_sum(lanes.second)
 
 
 @inline

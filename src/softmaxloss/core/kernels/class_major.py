@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_quotient, two_sum
+from softmaxloss.core.kernels.arithmetic import class_weight_of, finished_dot, fold, half_gap, two_quotient, two_sum
 from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import (
@@ -89,11 +89,13 @@ def add_exponentials(line: Any, tile: Tile) -> None:
 
 @fused
 def add_gaps(line: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -> None:
-    """Add q (z - peak) / 2 to the run."""
+    """Add q (z - peak) / 2 to dot."""
     r = class_weight_of(rows.class_weight, j)
     for c in range(line.size):
         q = r * (tile.keep[c] * probability_in(rows.dense, group, j, start + c) + rows.floor)
-        tile.run_dot[c] += q * half_gap(np.float64(line[c]), np.float64(tile.peak[c])) if q > 0.0 else 0.0
+        term = q * half_gap(np.float64(line[c]), np.float64(tile.peak[c])) if q > 0.0 else 0.0
+        tile.dot[c], error = two_sum(tile.dot[c], term)
+        tile.lost_dot[c] += error
 
 
 @inline
@@ -117,14 +119,11 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
         tile.label_logit[c] = lines[max(label, 0), c]
     refer(size, tile, rows.temperature)
 
-    tile.run[:], tile.run_dot[:] = 0, 0.0
+    tile.run[:] = 0
     tile.rest[:], tile.lost_rest[:], tile.dot[:], tile.lost_dot[:] = 0.0, 0.0, 0.0, 0.0
     if has_spread(rows):
-        for begin in range(0, logits.n_classes, RUN):
-            for j in range(begin, min(begin + RUN, logits.n_classes)):
-                add_gaps(lines[j][:size], tile, rows, group, j, start)
-            fold(tile.run_dot[:size], tile.dot, tile.lost_dot)
-            tile.run_dot[:] = 0.0
+        for j in range(logits.n_classes):
+            add_gaps(lines[j][:size], tile, rows, group, j, start)
     for c in range(size):
         lines[tile.winner[c], c] = -math.inf
     for begin in range(0, logits.n_classes, RUN):
@@ -143,9 +142,8 @@ def finish_dots(rows: Any, tile: Tile, first: int, size: int) -> None:
     for c in range(size):
         label = rows.label[first + c]
         spike = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
-        dot = tile.dot[c] + (tile.lost_dot[c] if tile.dot[c] > -math.inf else 0.0)
-        dot += spike * half_gap(tile.label_logit[c], np.float64(tile.peak[c])) if spike > 0.0 else 0.0
-        tile.dot[c] = dot / (0.5 * rows.temperature.value)
+        dot, lost = tile.dot[c], tile.lost_dot[c]
+        tile.dot[c] = finished_dot(dot, lost, spike, tile.label_logit[c], np.float64(tile.peak[c]), rows.temperature)
 
 
 @inline

@@ -11,7 +11,8 @@ import numpy as np
 from softmaxloss.core.kernels.arithmetic import (
     class_weight_of,
     clear,
-    gap_times,
+    finished_dot,
+    half_gap,
     lanes_for,
     number_in,
     sum_of,
@@ -95,7 +96,7 @@ class Sums(NamedTuple):
     reference: Reference
     rose: bool  # a logit is so high above the reference that the sweep ended there
     ousted: float  # sum of the exponentials of classes that were the winner for a while
-    dot: float  # but for the label
+    dot: float  # half of T times the sum of q (z - peak) / T, but for the label
     lost_dot: float
     mass: float
 
@@ -122,7 +123,7 @@ def sweep(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, giv
                 above, _ = above_reference(peak, reference, t)
                 ousted += above
                 work[argmax % work.size] = above * LIFT
-                dot, error = two_sum(dot, gap_times(mass, np.float64(peak), np.float64(top), t.value))
+                dot, error = two_sum(dot, mass * half_gap(np.float64(peak), np.float64(top)))
                 lost_dot += error
             argmax, peak = start + first_index(z, top), top
         if has_spread:
@@ -167,11 +168,8 @@ def summarize_row(logits: Any, block: Any, work: Any, rows: Any, i: int) -> Summ
     total, lost = sum_of(lanes.total, lanes.lost)
     total, error = two_sum(total * UNLIFT, sums.ousted)
     rest, lost_rest = two_quotient(total, lost * UNLIFT + error, above, lost_above)
-    dot, mass = sums.dot + (sums.lost_dot if sums.dot > -math.inf else 0.0), sums.mass
-    if spike > 0.0:
-        dot += gap_times(spike, label_logit, peak, t.value)
-        mass += spike
-    return Summary(sums.argmax, peak, rest, lost_rest, dot, mass, above, lost_above)
+    dot = finished_dot(sums.dot, sums.lost_dot, spike, label_logit, peak, t)
+    return Summary(sums.argmax, peak, rest, lost_rest, dot, sums.mass + spike, above, lost_above)
 
 
 @kernel

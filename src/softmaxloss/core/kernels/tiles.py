@@ -32,7 +32,6 @@ class Tile(NamedTuple):
     label_logit: Any
     keep: Any  # 0 for rows that have a label
     run: Any  # sum of exponentials over a run of classes, without the winner
-    run_dot: Any
     rest: Any  # sum over all runs, and what rounding lost of it
     lost_rest: Any
     dot: Any
@@ -70,7 +69,6 @@ def tile_for(number: Any) -> Tile:
         _numbers(0.0),
         _numbers(0.0),
         _numbers(number),
-        _numbers(0.0),
         _numbers(0.0),
         _numbers(0.0),
         _numbers(0.0),
