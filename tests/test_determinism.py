@@ -2,13 +2,16 @@
 
 from itertools import pairwise
 
+import numba
 import numpy as np
 import pytest
 
 import softmaxloss as sl
-from agree import assert_same_bits
+from agree import assert_close, assert_same_bits
 from everything import everything, make_problem
+from softmaxloss import reference
 from softmaxloss.core import layout, rowwise
+from softmaxloss.core.kernels import class_major, compilation, row_kernels
 
 CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
 over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
@@ -94,6 +97,26 @@ def test_it_does_not_matter_where_exponentials_wait_and_how_gradients_are_writte
     assert_same_bits(out, right)
 
 
+@over_dtypes
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_late_rise_of_more_classes_than_a_private_row_holds_is_right_in_place(dtype, threads):
+    """The row is read twice: by then its exponentials must not have taken the place of its logits."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(2, 131_100)).astype(dtype), [5, 18_927]
+    logits[:, 18_927] += 100
+    right_loss, right = reference.cross_entropy_and_grad(logits, labels)
+    weight = np.ascontiguousarray(logits.T)  # so that the linear layer has these logits
+    sl.set_num_threads(threads)
+    loss, _ = sl.linear_cross_entropy_and_grad(np.eye(2, dtype=dtype), weight, labels)
+    assert_close(loss, right_loss, 1e-6)
+    apart_loss, apart = sl.cross_entropy_and_grad(logits, labels)
+    loss, d_logits = sl.cross_entropy_and_grad(logits, labels, out=logits)
+    assert_same_bits(loss, apart_loss)
+    assert_same_bits(d_logits, apart)
+    assert_close(loss, right_loss, 1e-6)
+    assert_close(d_logits, right, 1e-6)
+
+
 @over_axes
 @over_dtypes
 def test_neighbour_rows_do_not_change_a_row(dtype, axis):
@@ -117,3 +140,15 @@ def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(dtype, softca
         memory = np.empty(problem.logits.size + shift, dtype)[shift:].reshape(problem.logits.shape)
         memory[...] = problem.logits
         assert_everything_same(everything(problem._replace(logits=memory)), right)
+
+
+def test_arrays_on_the_stack_live_as_long_as_their_kernel():
+    """Those made by steps would not, if the compiler marked where the steps that it takes in end."""
+    sl.cross_entropy_and_grad(np.zeros((2, 3), np.float32), [0, 1])
+    sl.cross_entropy_and_grad(np.zeros((2, 300), np.float32), [0, 1])
+    for entry in (class_major.losses_and_gradients, row_kernels.losses_and_gradients):
+        fresh = numba.njit(**compilation._OPTIONS)(entry.py_func)
+        fresh.compile(entry.signatures[0])
+        (code,) = fresh.inspect_llvm().values()
+        assert "alloca" in code
+        assert "lifetime.end" not in code

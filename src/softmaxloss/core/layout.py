@@ -1,9 +1,9 @@
 """Where the rows of an n-d array lie, and how a piece of them is brought before a kernel.
 
-A row is the class axis at one position of the other axes, the batch. The batch is cut into pieces, which threads work
-on. A piece of logits is a matrix (rows, classes) to kernels that go row by row. Few classes, and those that lie further
-apart in memory than their rows, such as in images (N, C, H, W), are left as they lie, and computed many rows side by
-side: see `ClassMajor`.
+A row is the class axis at one position of the other axes, the batch. An array that lies as kernels take it is divided
+into spans of rows, which threads work on; of others, pieces of the batch are copied. Kernels that go row by row take a
+matrix (rows, classes). Few classes, and those that lie further apart in memory than their rows, such as in images
+(N, C, H, W), are left as they lie, and computed many rows side by side: see `ClassMajor`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
 # So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
 SIDE_BY_SIDE = 8
-# Spans of rows that are computed side by side are multiples of this, so that tiles are full.
+# Spans of rows that are computed side by side are multiples of this, so that most tiles are full.
 SPAN_ROWS = 128
 # Up to so many classes rows are computed side by side wherever they lie.
 FEW_CLASSES = 256
@@ -96,7 +96,7 @@ class Layout:
     def spans(self, most: int) -> list[tuple[int, int]]:
         """Return where spans of neighbouring rows that cover the batch begin and end.
 
-        There are as many as of pieces, but no more than asked for.
+        There are about as many as of pieces, but no more than asked for.
         """
         step = max(self._rows_of_a_piece(), -(-self.n_rows // most))
         if self.class_major:

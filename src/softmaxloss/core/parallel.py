@@ -1,8 +1,8 @@
 """Pieces of work over threads.
 
-Kernels are serial and run without the GIL; here fixed pieces of the rows are handed to a pool of our own threads. Which
-thread takes which piece is left to chance, and no result depends on it. Numba's `prange` is not used: its layers die
-in a forked child or abort when two Python threads call them at once.
+Kernels are serial and run without the GIL; here pieces of the rows are handed to a pool of our own threads. Which
+thread takes which piece is left to chance, and no result depends on it, nor on where the pieces begin and end. Numba's
+`prange` is not used: its layers die in a forked child or abort when two Python threads call them at once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _default_threads() -> int:
 
 
 def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return how many processors Linux lets the control groups of this process use, as in a container."""
+    """Return how many processors Linux lets the control groups (version 2) of this process use, as in a container."""
     quotas = [math.inf]
     with contextlib.suppress(OSError, ValueError):
         group = groups / own.read_text().rpartition("0::/")[2].strip()
@@ -95,7 +95,7 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS, or the number of
-        processors that this process may use: by its affinity, and in a container by its control group.
+        processors that this process may use: by its affinity, and in a container by its control group (of version 2).
 
     Raises
     ------

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
+Float64s = NDArray[np.float64]
 
 # Exponentials wait for their sum in a row of their own: up to so many, half a second-level cache of float32, or where
 # there are so many times more rows than threads that these rows hardly count.
@@ -27,9 +28,9 @@ PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
 # So many spans of rows keep all threads busy to the end, if one of them is slowed down.
 SPANS_PER_THREAD = 8
-# Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast.
+# Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
+# precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 25
-Float64s = NDArray[np.float64]
 
 
 class Scores(NamedTuple):
@@ -104,7 +105,7 @@ def _losses_and_gradients(
         to = result.arranged
         side_by_side = isinstance(z, ClassMajor)
         kernel = class_major.losses_and_gradients if side_by_side else row_kernels.losses_and_gradients
-        room = _lines(z) if side_by_side else _room_for_rows(to, layout)
+        room = _lines(z) if side_by_side else _room_for_rows(z, to, layout)
         kernel(z, described, d, begin, end, room, loss, to, past_caches)
         if softcap != 0.0:
             elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
@@ -199,11 +200,14 @@ def _lines(logits: ClassMajor) -> Array:
     return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
 
 
-def _room_for_rows(d_logits: Array, layout: Layout) -> Array:
+def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
     """Return room for the exponentials of a row: one for all rows, or where the gradients will be."""
     dtype = _computed_dtype(d_logits)
-    small = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
-    return np.empty((1, layout.n_classes), dtype) if small or d_logits.dtype != dtype else d_logits
+    private = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
+    # a row may be read a second time, so its exponentials must not take the place of the logits
+    if private or d_logits.dtype != dtype or np.may_share_memory(logits, d_logits):
+        return np.empty((1, layout.n_classes), dtype)
+    return d_logits
 
 
 def _computed_dtype(stored: Array) -> np.dtype[Any]:

@@ -1,7 +1,7 @@
 """What is done to a block of logits while it lies in the cache.
 
-Every step works on a block of our own: the compiler need not prove that arrays do not overlap, and the gradient of the
-logits can take the logits' own place.
+Logits are copied to a block of our own first: the compiler need not prove that arrays do not overlap, and the gradient
+of the logits can take the logits' own place.
 """
 
 import math

@@ -189,7 +189,7 @@ def losses_and_gradients(
 ) -> None:
     """Fill the losses of rows begin to end and their gradients, times d_loss; `out` may be `logits` itself.
 
-    Exponentials wait for their sum in a row of `work`, which has but one or is `out` itself.
+    Exponentials wait for their sum in a row of `work`, which has but one, or is `out` if that is not `logits`.
     """
     block = block_for(number_in(logits))
     for i in range(begin, end):
@@ -222,7 +222,7 @@ def losses_and_gradients(
         if math.isfinite(summary.peak):
             q = spread_target(rows, i, summary.argmax, keep) + (spike if label == summary.argmax else 0.0)
             at_winner = gradient_at_winner(rows.mass[i], factors, summary.rest, q)
-            row[summary.argmax] = encoded(block.dtype.type(at_winner), row[label])
+            row[summary.argmax] = encoded(block.dtype.type(at_winner), row[summary.argmax])
         clear_masked(row, rows.class_mask)
 
 
