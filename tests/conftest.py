@@ -4,7 +4,7 @@
 def pytest_terminal_summary(terminalreporter):
     reports = (report for reports in terminalreporter.stats.values() for report in reports)
     properties = (pair for report in reports for pair in getattr(report, "user_properties", []))
-    found = [text for name, text in properties if name == "found"]
+    found = dict.fromkeys(text for name, text in properties if name == "found")
     if found:
         terminalreporter.section("found")
         for text in found:
