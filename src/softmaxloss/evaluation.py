@@ -131,6 +131,7 @@ def metrics(
         softcap=softcap,
         temperature=temperature,
     )
+    rows = rows.each()
     live = rows.weight != 0
     checks.one_class_per_row(rows.label, live, layout.batch_shape)
     scores = rowwise.score(z, rows, layout)

@@ -85,7 +85,7 @@ class Objective:
         if reduction.divisor <= 0:
             raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
         self.penalty = 1 / (C * reduction.divisor)
-        self.row_weight: Float64s = rows.weight * rows.mass
+        self.row_weight: Float64s = rows.each().weight * rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return value, gradient by coef and gradient by intercept."""

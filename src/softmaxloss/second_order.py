@@ -196,7 +196,8 @@ class _Problem:
         self.logits = checks.logits(logits)
         self.layout = Layout(self.logits.shape, checks.axis(axis, self.logits))
         self.by_row = self.layout.row_by_row()
-        self.rows, self.reduction = describe(targets, self.layout, **options)
+        rows, self.reduction = describe(targets, self.layout, **options)
+        self.rows = rows.each()
         self.exists = self.rows.class_mask if self.rows.class_mask.size else np.ones(self.layout.n_classes, bool)
 
     def direction(self, vector: ArrayLike) -> Array:
@@ -241,7 +242,7 @@ class _Problem:
         summary = rowwise.summarize(z, rows, layout)
         p, d_z = np.empty_like(z), np.empty_like(z)
         rowwise.softmax(z, rows, p, layout)
-        rowwise.losses_and_gradients(z, rows, np.full(len(x), temperature), d_z, layout)
+        rowwise.losses_and_gradients(z, rows, np.array([temperature]), d_z, layout)
 
         winner, rest = np.where(live, summary.argmax[:, None], 0), summary.rest[:, None]
         not_p = 1 - p

@@ -27,8 +27,10 @@ ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
 # So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
 SIDE_BY_SIDE = 8
-# Spans of rows that are computed side by side are multiples of this, so that most tiles are full.
-SPAN_ROWS = 128
+# Threads take so many elements at a time of what need not be copied: a few microseconds. Rows that are computed side
+# by side are taken in multiples of STEP_ROWS, so that most tiles are full.
+STEP_ELEMENTS = 1 << 15
+STEP_ROWS = 128
 # Up to so many classes rows are computed side by side wherever they lie.
 FEW_CLASSES = 256
 
@@ -87,25 +89,21 @@ class Layout:
 
     def pieces(self) -> list[Piece]:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
-        return list(_split(self.batch_shape, self._rows_of_a_piece())) if self.n_rows else []
+        return list(_split(self.batch_shape, self._rows_of(PIECE_ELEMENTS))) if self.n_rows else []
 
     def everything(self) -> Piece:
         """Return the whole batch as one piece."""
         return Piece(slice(0, self.n_rows), (slice(None),) * len(self.batch_shape))
 
-    def spans(self, most: int) -> list[tuple[int, int]]:
-        """Return where spans of neighbouring rows that cover the batch begin and end.
-
-        There are about as many as of pieces, but no more than asked for.
-        """
-        step = max(self._rows_of_a_piece(), -(-self.n_rows // most))
+    def rows_of_a_step(self) -> int:
+        """Return how many neighbouring rows a thread takes at a time."""
         if self.class_major:
-            step = -(-step // SPAN_ROWS) * SPAN_ROWS
-        return [(begin, min(begin + step, self.n_rows)) for begin in range(0, self.n_rows, step)]
+            return -(-self._rows_of(STEP_ELEMENTS) // STEP_ROWS) * STEP_ROWS
+        return self._rows_of(STEP_ELEMENTS)
 
-    def _rows_of_a_piece(self) -> int:
+    def _rows_of(self, elements: int) -> int:
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
-        return max(fewest, PIECE_ELEMENTS // (self.n_classes + extra))
+        return max(fewest, elements // (self.n_classes + extra))
 
     def part(self, array: Array, piece: Piece) -> Array:
         """Return a piece of an array of this shape; its classes come last unless they lie apart."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
 import numpy as np
@@ -56,9 +55,9 @@ class Rows(NamedTuple):
         The class whose P is 1; -1 where P is the row of `dense`, or 0 everywhere if there is no `dense`.
     dense : array, shape of the logits, or None
         Target distributions of the rows without a label.
-    mass : float64 array, shape (N,)
+    mass : float64 array, shape (N,), or (1,) where it is the same for all rows
         Sum of q over the classes.
-    weight : float64 array, shape (N,)
+    weight : float64 array, shape (N,), or (1,) where it is the same for all rows
         Factor of the row's loss; a row of weight 0 is never read.
     class_weight : float64 array, shape (V,) or (0,)
         r, 0 for classes that do not exist; empty where all are 1.
@@ -90,11 +89,17 @@ class Rows(NamedTuple):
         """Return the descriptor of some of the rows, given their dense targets."""
         if dense is self.dense and isinstance(rows, slice) and rows == slice(0, len(self.label)):
             return self
-        return self._replace(label=self.label[rows], dense=dense, mass=self.mass[rows], weight=self.weight[rows])
+        mass, weight = (of if len(of) == 1 else of[rows] for of in (self.mass, self.weight))
+        return self._replace(label=self.label[rows], dense=dense, mass=mass, weight=weight)
+
+    def each(self) -> Rows:
+        """Return the same rows with a mass and a weight for each of them."""
+        mass, weight = (np.array(np.broadcast_to(of, len(self.label))) for of in (self.mass, self.weight))
+        return self._replace(mass=mass, weight=weight)
 
     def without_targets(self) -> Rows:
         """Return the same rows, but without targets; they keep no weight but 0 and 1."""
-        return logits_alone(len(self.weight), self.temperature.value)._replace(
+        return logits_alone(len(self.label), self.temperature.value)._replace(
             weight=(self.weight != 0) * 1.0, class_mask=self.class_mask, softcap=self.softcap
         )
 
@@ -114,12 +119,10 @@ class Reduction(NamedTuple):
             return float(losses.sum())
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
-        """Return the gradient from above as one number per row."""
+        """Return the gradient from above as one number per row, or one for all."""
         if value is None:
-            return np.ones(prod(self.batch_shape))
-        shape = self.batch_shape if self.kind == "none" else ()
-        given = checks.upstream(value, shape)
-        return np.array(np.broadcast_to(given, self.batch_shape)).reshape(-1)
+            return ONE
+        return checks.upstream(value, self.batch_shape if self.kind == "none" else ()).reshape(-1)
 
 
 def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
@@ -130,13 +133,13 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 
 ALL_CLASSES = np.ones(0, bool)
 ALL_ONE = np.ones(0)
+ONE = np.ones(1)
 
 
 def logits_alone(n_rows: int, temperature: float) -> Rows:
     """Return rows without targets, which ask for log(sum(exp(z))) alone; its gradient by z is the softmax."""
     t = temperature_of(checks.temperature(temperature))
-    no_label, ones = np.full(n_rows, -1), np.ones(n_rows)
-    return Rows(no_label, None, ones, ones, ALL_ONE, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
+    return Rows(np.full(n_rows, -1), None, ONE, ONE, ALL_ONE, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
 
 
 def describe(
@@ -193,8 +196,8 @@ def describe(
         counts = divisor > 0 or bool(np.any((np.asarray(weight) > 0) & (np.asarray(share) > 0)))
         divisor = checks.divisor(divisor, total, counts=counts and layout.n_rows > 0)
         weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
-    per_row = (_per_row(mass, layout.n_rows), _per_row(weight, layout.n_rows))
-    rows = Rows(label, dense, *per_row, ALL_ONE if r is None else r, keep, floor, exists, zeta, t, cap)
+    mass, weight = np.atleast_1d(mass), np.atleast_1d(weight)
+    rows = Rows(label, dense, mass, weight, ALL_ONE if r is None else r, keep, floor, exists, zeta, t, cap)
     return rows, Reduction(reduction, layout.batch_shape, divisor)
 
 

@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.kernels import class_major, row_kernels, tiles
+from softmaxloss.core.kernels import class_major, lines, row_kernels
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
 from softmaxloss.core.parallel import for_each, get_num_threads
+from softmaxloss.core.rows import ONE, Rows
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from softmaxloss.core.rows import Rows
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
@@ -26,8 +25,6 @@ Float64s = NDArray[np.float64]
 # there are so many times more rows than threads that these rows hardly count.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
-# So many spans of rows keep all threads busy to the end, if one of them is slowed down.
-SPANS_PER_THREAD = 8
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 25
@@ -53,27 +50,13 @@ def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary]:
         return (*_readable(logits, rows, layout, piece), summary.part(piece.rows))
 
-    def run(begin: int, end: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
-        _summarize(begin, end, *arranged)
-
-    _for_each_span(run, arrange, layout, whole=_lies_as_read(logits, rows))
+    _share_out(_summarize, arrange, layout, whole=_lies_as_read(logits, rows))
     return summary
 
 
 def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
     """Return the weighted loss of each row of logits."""
-    summary, loss = new_summary(layout.n_rows), np.empty(layout.n_rows)
-
-    def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary, Float64s]:
-        return (*_readable(logits, rows, layout, piece), summary.part(piece.rows), loss[piece.rows])
-
-    def run(begin: int, end: int, arranged: tuple[Any, Rows, RowSummary, Float64s]) -> None:
-        z, described, summary, loss = arranged
-        _summarize(begin, end, z, described, summary)
-        row_losses(described._replace(dense=None), summary, begin, end, loss)
-
-    _for_each_span(run, arrange, layout, whole=_lies_as_read(logits, rows))
-    return loss
+    return _losses_and_gradients(logits, rows, ONE, None, layout, softcap=rows.softcap)
 
 
 def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout) -> Float64s:
@@ -83,36 +66,42 @@ def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array
 
 def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the softmax of z of each row to `out`: it is the gradient of logsumexp by z."""
-    alone = rows.without_targets()
-    d_loss = np.full(layout.n_rows, rows.temperature.value)
+    alone, d_loss = rows.without_targets(), np.array([rows.temperature.value])
     _losses_and_gradients(logits, alone, d_loss, out, layout, softcap=0.0)
 
 
 def _losses_and_gradients(
-    logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout, *, softcap: float
+    logits: Array, rows: Rows, d_loss: Float64s, out: Array | None, layout: Layout, *, softcap: float
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss = np.empty(layout.n_rows)
-    past_caches = out.nbytes >= PAST_CACHES
+    past_caches = out is not None and out.nbytes >= PAST_CACHES
 
     def arrange(piece: Piece) -> tuple[Any, ...]:
         z, described = _readable(logits, rows, layout, piece)
-        result = _Output(out, z, layout, piece, apart=softcap != 0.0)  # the logits are needed once more
-        return piece, z, described, d_loss[piece.rows], loss[piece.rows], result
+        d = d_loss if len(d_loss) == 1 else d_loss[piece.rows]
+        # under a soft cap the logits are needed once more
+        result = None if out is None else _Output(out, z, layout, piece, apart=softcap != 0.0)
+        return piece, z, described, d, loss[piece.rows], result
 
-    def run(begin: int, end: int, arranged: tuple[Any, ...]) -> None:
+    def run(next_row: Counter, step: int, arranged: tuple[Any, ...]) -> None:
         piece, z, described, d, loss, result = arranged
-        to = result.arranged
-        side_by_side = isinstance(z, ClassMajor)
-        kernel = class_major.losses_and_gradients if side_by_side else row_kernels.losses_and_gradients
-        room = _lines(z) if side_by_side else _room_for_rows(z, to, layout)
-        kernel(z, described, d, begin, end, room, loss, to, past_caches)
-        if softcap != 0.0:
-            elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
-        result.finish()
+        to = _nowhere(z) if result is None else result.arranged
+        if isinstance(z, ClassMajor):
+            class_major.losses_and_gradients(z, described, d, next_row, step, _lines(z), loss, to, past_caches)
+        else:
+            work = _room_for_rows(z, to, layout)
+            row_kernels.losses_and_gradients(z, described, d, next_row, step, work, loss, to, past_caches)
 
-    whole = softcap == 0.0 and _lies_as_read(logits, rows) and _lies_as_read(out)
-    _for_each_span(run, arrange, layout, whole=whole)
+    def finish(arranged: tuple[Any, ...]) -> None:
+        piece, *_, result = arranged
+        if result is not None:
+            if softcap != 0.0:
+                elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
+            result.finish()
+
+    whole = softcap == 0.0 and _lies_as_read(logits, rows) and (out is None or _lies_as_read(out))
+    _share_out(run, arrange, layout, finish, whole=whole)
     return loss
 
 
@@ -124,13 +113,12 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
         z, described = _readable(logits, rows, by_row, piece)
         return z, described, _Output(out, z, by_row, piece)
 
-    def run(begin: int, end: int, arranged: tuple[Any, Rows, _Output]) -> None:
+    def run(next_row: Counter, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
         z, described, result = arranged
-        row_kernels.log_softmax(z, described, begin, end, result.arranged)
-        result.finish()
+        row_kernels.log_softmax(z, described, next_row, step, result.arranged)
 
     whole = by_row.axis == len(by_row.shape) - 1 and _lies_as_read(logits, rows) and _lies_as_read(out)
-    _for_each_span(run, arrange, by_row, whole=whole)
+    _share_out(run, arrange, by_row, lambda arranged: arranged[2].finish(), whole=whole)
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
@@ -143,7 +131,7 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
         z, described = _readable(logits, once, layout, piece)
         n = len(described.label)
         summary, part = new_summary(n), scores.part(piece.rows)
-        _summarize(0, n, z, described, summary)
+        _summarize(new_counter(), n, (z, described, summary))
         row_losses(described._replace(dense=None), summary, 0, n, part.log_probability)
         np.negative(part.log_probability, out=part.log_probability)
 
@@ -157,20 +145,41 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
 
 A = TypeVar("A")
+Counter = NDArray[np.int64]  # how many rows are taken, in its only entry
 
 
-def _for_each_span(
-    run: Callable[[int, int, A], None], arrange: Callable[[Piece], A], layout: Layout, *, whole: bool
+def new_counter() -> Counter:
+    """Return a counter that kernels take rows from."""
+    return np.zeros(1, np.int64)
+
+
+def _share_out(
+    run: Callable[[Counter, int, A], None],
+    arrange: Callable[[Piece], A],
+    layout: Layout,
+    finish: Callable[[A], None] = lambda _: None,
+    *,
+    whole: bool,
 ) -> None:
-    """Call run(begin, end, arrange(piece)) for rows that cover the batch.
+    """Call run(counter, step, arrange(piece)), then finish(...), for pieces that cover the batch.
 
-    Arrays that lie as kernels take them are arranged once, as a `whole`; of others one piece after the other is copied.
+    Arrays that lie as kernels take them are arranged once, as a `whole`, whose rows all threads take a few at a time;
+    of others one piece after the other is copied.
     """
+    step = layout.rows_of_a_step()
     if whole and layout.n_rows:
-        arranged = arrange(layout.everything())
-        for_each(lambda span: run(*span, arranged), layout.spans(SPANS_PER_THREAD * get_num_threads()))
+        arranged, counter = arrange(layout.everything()), new_counter()
+        helpers = range(min(get_num_threads(), -(-layout.n_rows // step)))
+        for_each(lambda _: run(counter, step, arranged), helpers)
+        finish(arranged)
     else:
-        for_each(lambda piece: run(0, piece.rows.stop - piece.rows.start, arrange(piece)), layout.pieces())
+
+        def work(piece: Piece) -> None:
+            arranged = arrange(piece)
+            run(new_counter(), step, arranged)
+            finish(arranged)
+
+        for_each(work, layout.pieces())
 
 
 def _lies_as_read(array: Array, rows: Rows | None = None) -> bool:
@@ -187,26 +196,34 @@ def _lies_as_read(array: Array, rows: Rows | None = None) -> bool:
     )
 
 
-def _summarize(begin: int, end: int, logits: Array | ClassMajor, rows: Rows, summary: RowSummary) -> None:
+def _summarize(next_row: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+    logits, rows, summary = arranged
     if isinstance(logits, ClassMajor):
-        class_major.summarize(logits, rows, begin, end, _lines(logits), summary)
+        class_major.summarize(logits, rows, next_row, step, _lines(logits), summary)
     else:
-        row_kernels.summarize(logits, rows, begin, end, summary)
+        row_kernels.summarize(logits, rows, next_row, step, summary)
+
+
+def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
+    """Return room for no gradients."""
+    if isinstance(logits, ClassMajor):
+        return logits._replace(flat=np.empty(0, logits.flat.dtype))
+    return np.empty((0, logits.shape[1]), logits.dtype)
 
 
 def _lines(logits: ClassMajor) -> Array:
     """Return room for the classes of rows that are computed side by side."""
-    rows = tiles.rows_of_a_tile(logits.n_classes)
+    rows = lines.rows_of_a_tile(logits.n_classes)
     return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
-    """Return room for the exponentials of a row: one for all rows, or where the gradients will be."""
+    """Return room for the exponentials of some rows, or where the gradients will be."""
     dtype = _computed_dtype(d_logits)
     private = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
     # a row may be read a second time, so its exponentials must not take the place of the logits
     if private or d_logits.dtype != dtype or np.may_share_memory(logits, d_logits):
-        return np.empty((1, layout.n_classes), dtype)
+        return np.empty((row_kernels.rows_that_wait(layout.n_classes), layout.n_classes), dtype)
     return d_logits
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels.arithmetic import gap_times, two_product, two_quotient, two_sum
+from softmaxloss.core.kernels.arithmetic import carried, gap_times, of_row, over, plus, rounded, times, two_sum
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import Temperature, log_one_plus, temperature_of, times_exp
 
@@ -89,75 +89,50 @@ def merge_parts(parts: Any, n: int, temperature: Temperature) -> tuple[int, floa
 
 
 @inline
-def row_loss(rows: Any, i: int, peak: float, rest: float, dot: float) -> Any:
-    """Return the loss of row i; NaN where its logits define no softmax."""
-    mass, weight = rows.mass[i], rows.weight[i]
-    log_total, log_lost = log_one_plus(rest)
-    loss, lost = two_product(mass, log_total)
-    loss, error = two_sum(loss, -dot)
-    lost += error + mass * log_lost
+def row_loss(rows: Any, mass: float, weight: float, peak: Any, rest: Any, dot: float) -> Any:
+    """Return the loss of a row; NaN where its logits define no softmax."""
+    log_total = log_one_plus(rounded(rest), peak)
+    loss = plus(times(log_total, mass), -dot)
     if rows.z_loss > 0.0:
-        lse, lse_lost = log_sum_exp(rows, peak, rest)
-        scaled, scaled_lost = two_product(rows.z_loss, lse)  # first, as lse**2 may be beyond the largest number
-        cost, cost_lost = two_product(scaled, lse)
-        loss, error = two_sum(loss, cost)
-        lost += error + cost_lost + scaled_lost * lse + 2.0 * scaled * lse_lost
-    weighted, error = two_product(weight, loss)
-    lost = weight * lost + error
-    result = weighted + lost if math.isfinite(lost) else weight * loss
-    return result if math.isfinite(peak) else math.nan
+        lse = log_sum_exp(rows, peak, log_total)
+        loss = plus(loss, times(times(lse, rows.z_loss), lse))  # in this order, as lse**2 may overflow
+    loss = rounded(times(loss, weight))
+    return loss if math.isfinite(peak) else math.nan
 
 
 @inline
-def log_sum_exp(rows: Any, peak: float, rest: float) -> tuple[float, float]:
-    """Return lse, rounded, and what rounding lost."""
-    scaled_peak, lost = two_quotient(peak, 0.0, rows.temperature.value, 0.0)
-    log_total, log_lost = log_one_plus(rest)
-    lse, error = two_sum(scaled_peak, log_total)
-    return lse, lost + error + log_lost
-
-
-@inline
-def z_slope(rows: Any, peak: float, rest: float) -> tuple[float, float]:
-    """Return what z-loss adds to mass in the slope, rounded, and what rounding lost."""
-    if rows.z_loss == 0.0:
-        return 0.0, 0.0
-    lse, lost = log_sum_exp(rows, peak, rest)
-    slope, error = two_product(2.0 * rows.z_loss, lse)
-    return slope, error + 2.0 * rows.z_loss * lost
+def log_sum_exp(rows: Any, peak: Any, log_total: Any) -> Any:
+    """Return peak / T + log(1 + rest)."""
+    return plus(over(carried(np.float64(peak), 0.0, peak), rows.temperature.value), log_total)
 
 
 class Factors(NamedTuple):
     """What the gradient of one row is made of: f * exp((z - peak) / T) - d * q."""
 
-    f: float
-    lost_f: float
+    f: Any  # carried
     d: float
     extra: float  # what z-loss adds to mass in the slope
 
 
 @inline
-def gradient_factors(rows: Any, i: int, d_loss: float, peak: float, rest: tuple[float, float]) -> Factors:
-    """Return the factors of row i, NaN where logits define no softmax.
+def gradient_factors(rows: Any, mass: float, weight: float, d_loss: float, peak: Any, rest: Any) -> Factors:
+    """Return the factors of a row, NaN where logits define no softmax.
 
-    d = d_loss * weight / T and f = d * slope / (1 + rest). Products and quotients carry along what rounding loses, so
-    that each result is rounded about once; `rest` comes with what it lost.
+    d = d_loss * weight / T and f = d * slope / (1 + rest).
     """
-    top, top_lost = two_product(rows.weight[i], d_loss)
-    d, d_lost = two_quotient(top, top_lost, rows.temperature.value, 0.0)
-    extra, extra_lost = z_slope(rows, peak, rest[0])
-    slope, slope_lost = two_sum(rows.mass[i], extra)
-    top, top_lost = two_product(d, slope)
-    top_lost += d_lost * slope + d * (slope_lost + extra_lost)
-    total, total_lost = two_sum(1.0, rest[0])
-    f, lost_f = two_quotient(top, top_lost, total, total_lost + rest[1])
-    return Factors(f if math.isfinite(peak) else math.nan, lost_f, d, extra)
+    d = over(times(carried(weight, 0.0, peak), d_loss), rows.temperature.value)
+    extra = carried(0.0, 0.0, peak)
+    if rows.z_loss > 0.0:
+        extra = times(log_sum_exp(rows, peak, log_one_plus(rounded(rest), peak)), 2.0 * rows.z_loss)
+    f = over(times(d, plus(extra, mass)), plus(rest, 1.0))
+    nothing = 0.0 if math.isfinite(peak) else math.nan
+    return Factors(plus(f, nothing), rounded(d), rounded(extra))
 
 
 @inline
 def gradient_at_winner(mass: float, factors: Factors, rest: float, q: float) -> Any:
     """Return the gradient for the class of the highest logit: its softmax is 1 / (1 + rest) = 1 - rest / (1 + rest)."""
-    f = factors.f + factors.lost_f
+    f = rounded(factors.f)
     near = factors.d * ((mass - q) + factors.extra) - f * rest
     return near if q > abs(mass + factors.extra) / 2.0 else f - factors.d * q
 
@@ -167,8 +142,9 @@ def row_losses(rows: Any, summary: RowSummary, begin: int, end: int, loss: Any) 
     """Fill the losses of rows begin to end from their summaries; 0 for rows of weight 0."""
     for i in range(begin, end):
         loss[i] = 0.0
-        if rows.weight[i] != 0.0:
-            loss[i] = row_loss(rows, i, summary.peak[i], summary.rest[i], summary.dot[i])
+        mass, weight = of_row(rows.mass, i), of_row(rows.weight, i)
+        if weight != 0.0:
+            loss[i] = row_loss(rows, mass, weight, summary.peak[i], summary.rest[i], summary.dot[i])
 
 
 @kernel

@@ -137,7 +137,8 @@ def linear_cross_entropy_and_grad(
     d_weight = np.zeros_like(layer.weight, order="C") if "weight" in wanted else None
     d_bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
     for part, x, logits, described in layer.chunks(rows):
-        losses[part] = rowwise.losses_and_gradients(logits, described, d_loss[part], logits, Layout(logits.shape))
+        d = d_loss if len(d_loss) == 1 else d_loss[part]
+        losses[part] = rowwise.losses_and_gradients(logits, described, d, logits, Layout(logits.shape))
         d_logits = logits
         if d_features is not None:
             d_x = np.empty_like(x)
@@ -180,7 +181,7 @@ class _Layer:
         n_rows = len(self.features)
         dense = None if rows.dense is None else rows.dense.reshape(n_rows, self.n_classes)
         self._forget_masked(rows.class_mask)
-        live = np.flatnonzero(rows.weight)
+        live = np.flatnonzero(rows.each().weight)
         buffer = np.empty((min(self.chunk_rows, len(live)), self.n_classes), self.features.dtype)
         for start in range(0, len(live), self.chunk_rows):
             chunk = live[start : start + self.chunk_rows]

@@ -36,14 +36,108 @@ def two_product(a: float, b: float) -> tuple[float, float]:
     return product, multiply_add(a, b, -product)
 
 
-@inline
-def two_quotient(top: float, top_lost: float, bottom: float, bottom_lost: float) -> tuple[float, float]:
-    """Return (top + top_lost) / (bottom + bottom_lost), rounded, and about what rounding lost, by a single division."""
-    reciprocal = 1.0 / bottom
-    quotient = top * reciprocal
-    error = (multiply_add(-quotient, bottom, top) + top_lost - quotient * bottom_lost) * reciprocal
-    total = quotient + error
-    return (total, (quotient - total) + error) if math.isfinite(error) else (quotient, 0.0)
+class Carried(NamedTuple):
+    """A number in double precision, and about what rounding lost of it.
+
+    Rows of double precision are finished in such numbers, so that results are rounded about once. For rows of single
+    precision, plain numbers of double precision do; the functions below take either, and exact factors or terms.
+    """
+
+    value: float
+    lost: float
+
+
+def _carries(number: Any) -> bool:
+    return isinstance(number, types.NamedUniTuple)
+
+
+def carried(value: float, lost: float, like: Any) -> Any:
+    """Return a number as rows of the precision of `like` are finished in."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(carried, strict=False, jit_options=STEP_OPTIONS)
+def _carried(value: float, lost: float, like: Any) -> Callable[..., Any]:
+    if like == types.float64:
+        return lambda value, lost, like: Carried(value, lost)
+    return lambda value, lost, like: value
+
+
+def value_of(a: Any) -> float:
+    """Return a number but for what rounding lost of it."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(value_of, strict=False, jit_options=STEP_OPTIONS)
+def _value_of(a: Any) -> Callable[..., Any]:
+    return (lambda a: a.value) if _carries(a) else (lambda a: a)
+
+
+def lost_of(a: Any) -> float:
+    """Return what rounding lost of a number; 0 for a plain one."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(lost_of, strict=False, jit_options=STEP_OPTIONS)
+def _lost_of(a: Any) -> Callable[..., Any]:
+    return (lambda a: a.lost) if _carries(a) else (lambda a: 0.0)
+
+
+def plus(a: Any, b: Any) -> Any:
+    """Return a + b."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(plus, strict=False, jit_options=STEP_OPTIONS)
+def _plus(a: Any, b: Any) -> Callable[..., Any]:
+    def exactly(a: Any, b: Any) -> Any:
+        total, error = two_sum(value_of(a), value_of(b))
+        return Carried(total, error + (lost_of(a) + lost_of(b)))
+
+    return exactly if _carries(a) or _carries(b) else lambda a, b: a + b
+
+
+def times(a: Any, b: Any) -> Any:
+    """Return a * b."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(times, strict=False, jit_options=STEP_OPTIONS)
+def _times(a: Any, b: Any) -> Callable[..., Any]:
+    def exactly(a: Any, b: Any) -> Any:
+        product, error = two_product(value_of(a), value_of(b))
+        return Carried(product, error + (lost_of(a) * value_of(b) + value_of(a) * lost_of(b)))
+
+    return exactly if _carries(a) or _carries(b) else lambda a, b: a * b
+
+
+def over(a: Any, b: Any) -> Any:
+    """Return a / b."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(over, strict=False, jit_options=STEP_OPTIONS)
+def _over(a: Any, b: Any) -> Callable[..., Any]:
+    def exactly(a: Any, b: Any) -> Any:
+        bottom = value_of(b)
+        reciprocal = 1.0 / bottom
+        quotient = value_of(a) * reciprocal
+        error = multiply_add(-quotient, bottom, value_of(a)) + lost_of(a) - quotient * lost_of(b)
+        return Carried(quotient, error * reciprocal)
+
+    return exactly if _carries(a) or _carries(b) else lambda a, b: a / b
+
+
+def rounded(a: Any) -> float:
+    """Return a number rounded; where what was lost is not to be had, as beside infinity, its value."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(rounded, strict=False, jit_options=STEP_OPTIONS)
+def _rounded(a: Any) -> Callable[..., Any]:
+    if _carries(a):
+        return lambda a: a.value + a.lost if math.isfinite(a.lost) else a.value
+    return lambda a: a
 
 
 def number_in(logits: Any) -> Any:
@@ -111,9 +205,17 @@ def _fold_exactly(run: Any, total: Any, lost: Any) -> None:
             lost[lane] += error
 
 
-@inline
-def sum_of(total: Any, lost: Any) -> tuple[float, float]:
-    """Return the sum of folded lanes, rounded, and what rounding lost of it; -inf if one of them is -inf."""
+def sum_of(total: Any, lost: Any, like: Any) -> Any:
+    """Return the sum of folded lanes, carried; -inf if one of them is -inf."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(sum_of, strict=False, jit_options=STEP_OPTIONS)
+def _sum_of(total: Any, lost: Any, like: Any) -> Callable[..., Any]:
+    return _sum_exactly if like == types.float64 else _sum_plainly
+
+
+def _sum_exactly(total: Any, lost: Any, like: Any) -> Any:
     n = total.size
     while n > 1:
         half = (n + 1) // 2
@@ -121,7 +223,17 @@ def sum_of(total: Any, lost: Any) -> tuple[float, float]:
             total[lane], error = two_sum(total[lane], total[half + lane])
             lost[lane] += lost[half + lane] + error
         n = half
-    return two_sum(total[0], lost[0]) if math.isfinite(total[0]) else (total[0], 0.0)
+    return Carried(total[0], lost[0])
+
+
+def _sum_plainly(total: Any, lost: Any, like: Any) -> Any:
+    n = total.size
+    while n > 1:
+        half = (n + 1) // 2
+        for lane in range(n - half):
+            total[lane] += total[half + lane]
+        n = half
+    return total[0]
 
 
 @inline
@@ -131,8 +243,7 @@ def lane_sum(run: Any) -> float:
     clear(folded)
     clear(lost)
     fold(run, folded, lost)
-    total, error = sum_of(folded, lost)
-    return total + error
+    return rounded(sum_of(folded, lost, 0.0))
 
 
 @inline
@@ -148,15 +259,18 @@ def gap_times(q: float, z: float, peak: float, temperature: float) -> float:
 
 
 @inline
-def finished_dot(dot: float, lost: float, spike: float, z: float, peak: float, temperature: Any) -> float:
-    """Return 2 (dot + lost + spike (z - peak) / 2) / T, rounded about once; -inf where a wanted class is at -inf."""
-    gap, gap_lost = two_sum(0.5 * z, -0.5 * peak)
-    term, term_lost = two_product(spike, gap)
-    total, error = two_sum(dot, term if spike > 0.0 else 0.0)
-    error += lost + (term_lost + spike * gap_lost if spike > 0.0 else 0.0)
-    quotient, _ = two_quotient(total, error, 0.5 * temperature.value, 0.0)
-    plain = total / (0.5 * temperature.value)
-    return quotient if math.isfinite(error) else plain
+def finished_dot(half_dot: Any, spike: float, z: float, peak: Any, temperature: Any) -> float:
+    """Return 2 (half_dot + spike (z - peak) / 2) / T; -inf where a wanted class is at -inf."""
+    half_peak = 0.5 * np.float64(peak)
+    at_label = times(plus(carried(0.5 * z, 0.0, peak), -half_peak), spike)
+    total = plus(half_dot, at_label) if spike > 0.0 else half_dot
+    return rounded(over(total, 0.5 * temperature.value))
+
+
+@inline
+def of_row(values: Any, i: int) -> float:
+    """Return the number of row i, of an array that has one for each row, or one for all."""
+    return values[i] if values.size > 1 else values[0]
 
 
 @inline

@@ -165,6 +165,17 @@ def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tupl
     return types.void(source, destination, types.intp), generate
 
 
+@intrinsic
+def take(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add to the only entry of an int64 array and return what it was, so that no two threads get the same."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(counter)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
+
+    return types.int64(counter, types.int64), generate
+
+
 @cache
 def local_array(size: int) -> Callable[..., Any]:
     """Return a function that makes an array of so many numbers, uninitialised, of the dtype of its argument.

@@ -42,19 +42,44 @@ block_for = local_array(BLOCK)
 
 
 @inline
-def load(logits: Any, class_mask: Any, block: Any) -> Any:
-    """Copy logits into the working block, -inf for classes that do not exist, and return the maximum, or NaN."""
-    top = low = order_key(decoded(logits[0]))
-    for j in range(block.size):
+def load(logits: Any, class_mask: Any, block: Any, work: Any) -> Any:
+    """Copy logits into the working block, -inf for classes that do not exist, and return the maximum.
+
+    A NaN may be missing from it, but not from sums of exponentials. `work` has room for a quarter of a block.
+    """
+    q = block.size // 4
+    load_quarters(
+        (logits[:q], logits[q : 2 * q], logits[2 * q : 3 * q], logits[3 * q : 4 * q]),
+        (block[:q], block[q : 2 * q], block[2 * q : 3 * q], block[3 * q : 4 * q]),
+        work[:q],
+    )
+    for j in range(4 * q, block.size):
         block[j] = decoded(logits[j])
-        key = order_key(block[j])
-        top = max(top, key)
-        low = min(low, key)
     if class_mask.size > 0:
         for j in range(block.size):
             block[j] = block[j] if class_mask[j] else -math.inf
         return highest(block)
-    return number_of_key(top) if low >= order_key(block.dtype.type(-math.inf)) else block.dtype.type(math.nan)
+    top = block[block.size - 1]
+    for j in range(4 * q, block.size):
+        top = block[j] if block[j] > top else top
+    most = highest(work[:q]) if q > 0 else top
+    return top if top > most else most
+
+
+@inline
+def load_quarters(logits: Any, block: Any, most: Any) -> None:
+    """Copy the four quarters of a block, and write the maximum of four at a time: comparing floats to an array."""
+    for lane in range(most.size):
+        a, b, c, d = (
+            decoded(logits[0][lane]),
+            decoded(logits[1][lane]),
+            decoded(logits[2][lane]),
+            decoded(logits[3][lane]),
+        )
+        block[0][lane], block[1][lane], block[2][lane], block[3][lane] = a, b, c, d
+        left = a if a > b else b
+        right = c if c > d else d
+        most[lane] = left if left > right else right
 
 
 @inline
@@ -97,13 +122,19 @@ def highest(block: Any) -> Any:
 def first_index(block: Any, value: Any) -> int:
     """Return where a value stands first; 0 for NaN. Within a step there is no early exit, so it is vector code."""
     for start in range(0, block.size, STEP):
-        part = block[start : start + STEP]
-        first = part.size
-        for j in range(part.size):
-            first = min(first, j if part[j] == value else part.size)
-        if first < part.size:
+        first = first_of(block[start : start + STEP], value)
+        if first < STEP:
             return start + first
     return 0
+
+
+@inline
+def first_of(part: Any, value: Any) -> Any:
+    """Return where a value stands first, or STEP."""
+    first = np.int32(STEP)
+    for j in range(part.size):
+        first = min(first, np.int32(j) if part[j] == value else np.int32(STEP))
+    return first
 
 
 @inline
@@ -208,17 +239,17 @@ def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
 
 
 @inline
-def scale(block: Any, factor: float) -> None:
-    """Turn LIFT * exp((z - peak) / T) into factor * exp((z - peak) / T)."""
-    first, second = two_factors(block, factor)
+def scale(block: Any, first: Any, second: Any) -> None:
+    """Multiply exponentials by two factors."""
     for j in range(block.size):
         block[j] = (block[j] * first) * second
 
 
 @fused
-def scale_and_subtract(block: Any, factor: float, rows: Any, i: int, start: int, keep: float, floor: float) -> None:
-    """Turn LIFT * exp into factor * exp - r_j (keep P_j + floor)."""
-    first, second = two_factors(block, factor)
+def scale_and_subtract(block: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int) -> None:
+    """Turn LIFT * exp into factor * exp - d * q, but for what q has at the label."""
+    first, second = factors.first[c], factors.second[c]
+    keep, floor = factors.d[c] * tile.keep[c], factors.d[c] * rows.floor
     for j in range(block.size):
         q = class_weight_of(rows.class_weight, start + j) * (keep * probability_of(rows.dense, i, start + j) + floor)
         block[j] = (block[j] * first) * second - block.dtype.type(q)

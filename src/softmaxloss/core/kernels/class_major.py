@@ -11,30 +11,24 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, finished_dot, fold, half_gap, two_quotient, two_sum
-from softmaxloss.core.kernels.blocks import two_factors
+from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_sum
+from softmaxloss.core.kernels.bits import take
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
-from softmaxloss.core.kernels.exponential import (
-    UNLIFT,
-    Reference,
-    Temperature,
-    above_reference,
-    power_series,
-    reduced,
-    reference_of,
-)
+from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
+from softmaxloss.core.kernels.lines import exists, next_tile, place_of, read_tile, write_tile
 from softmaxloss.core.kernels.tiles import (
     Tile,
     TileFactors,
-    exists,
+    begin_tile,
     factors_for,
-    next_tile,
-    place_of,
-    read_tile,
+    finish_factors,
+    finish_losses,
+    finish_summaries,
+    has_spread,
+    set_reference,
     tile_for,
-    write_tile,
+    write_summaries,
 )
-from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
 # Classes whose terms are added plainly before their sum joins the compensated total.
 RUN = 4
@@ -65,10 +59,7 @@ def take_higher(line: Any, j: int, peak: Any, winner: Any) -> None:
 def refer(size: int, tile: Tile, temperature: Temperature) -> None:
     """Choose the references of rows by their peaks."""
     for c in range(size):
-        reference = reference_of(tile.peak[c], temperature)
-        tile.base[c], tile.rounder[c], tile.lowest[c] = reference.base, reference.rounder, reference.lowest
-        top = tile.peak[c] if math.isfinite(tile.peak[c]) else tile.peak.dtype.type(0)
-        tile.above[c], tile.lost_above[c] = above_reference(top, reference, temperature)
+        set_reference(tile, c, reference_of(tile.peak[c], temperature))
 
 
 @inline
@@ -99,24 +90,17 @@ def add_gaps(line: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -
 
 
 @inline
-def has_spread(rows: Any) -> bool:
-    """Return whether targets have other entries than those of labels."""
-    return rows.floor > 0.0 or rows.dense is not None
-
-
-@inline
 def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, start: int, size: int) -> None:
     """Summarise rows of a group; `lines` gets LIFT * exp((z - R) / T), but for the winners."""
     first = group * logits.width + start
+    begin_tile(rows, tile, first, size)
     tile.peak[:], tile.winner[:] = -math.inf, 0
     read_tile(logits, rows.class_mask, lines, group, start, size)
     for j in range(logits.n_classes):
         if exists(rows.class_mask, j):
             take_higher(lines[j][:size], j, tile.peak, tile.winner)
     for c in range(size):
-        label = rows.label[first + c]
-        tile.keep[c] = 0.0 if label >= 0 else rows.keep
-        tile.label_logit[c] = lines[max(label, 0), c]
+        tile.label_logit[c] = lines[max(rows.label[first + c], 0), c]
     refer(size, tile, rows.temperature)
 
     tile.run[:] = 0
@@ -132,69 +116,57 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
             add_exponentials(lines[j][:size], tile)
         fold(tile.run[:size], tile.rest, tile.lost_rest)
         tile.run[:] = 0
-    finish_dots(rows, tile, first, size)
-    finish_rests(tile, size)
-
-
-@inline
-def finish_dots(rows: Any, tile: Tile, first: int, size: int) -> None:
-    """Add the label's share to what the lines gave of dot."""
-    for c in range(size):
-        label = rows.label[first + c]
-        spike = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
-        dot, lost = tile.dot[c], tile.lost_dot[c]
-        tile.dot[c] = finished_dot(dot, lost, spike, tile.label_logit[c], np.float64(tile.peak[c]), rows.temperature)
-
-
-@inline
-def finish_rests(tile: Tile, size: int) -> None:
-    """Turn sums relative to R into rests, relative to the peak."""
-    for c in range(size):
-        top, lost = two_sum(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT)
-        tile.rest[c], tile.lost_rest[c] = two_quotient(top, lost, tile.above[c], tile.lost_above[c])
+    finish_summaries(rows, tile, first, size)
 
 
 @kernel
-def summarize(logits: Any, rows: Any, begin: int, end: int, lines: Any, summary: Any) -> None:
-    """Fill the summaries of rows begin to end, whatever their weight."""
-    tile, row = tile_for(lines[0, 0]), begin
-    while row < end:
-        group, start, size = next_tile(logits, lines, row, end)
-        summarize_tile(logits, rows, lines, tile, group, start, size)
-        for c in range(size):
-            i = row + c
-            summary.argmax[i], summary.peak[i], summary.rest[i] = tile.winner[c], tile.peak[c], tile.rest[c]
-            summary.dot[i], summary.mass[i] = tile.dot[c], rows.mass[i]
-        row += size
+def summarize(logits: Any, rows: Any, next_row: Any, step: int, lines: Any, summary: Any) -> None:
+    """Fill the summaries of rows, taking `step` at a time from a counter; those of rows of weight 0, too."""
+    tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
+    row = take(next_row, step)
+    while row < n_rows:
+        end = min(row + step, n_rows)
+        while row < end:
+            group, start, size = next_tile(logits, lines, row, end)
+            summarize_tile(logits, rows, lines, tile, group, start, size)
+            write_summaries(rows, tile, row, size, summary)
+            row += size
+        row = take(next_row, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, begin: int, end: int, lines: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, next_row: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the losses of rows begin to end and their gradients, times d_loss; `out` may be `logits` itself."""
-    tile, factors, row = tile_for(lines[0, 0]), factors_for(lines[0, 0]), begin
-    while row < end:
-        group, start, size = next_tile(logits, lines, row, end)
-        summarize_tile(logits, rows, lines, tile, group, start, size)
-        finish_losses(rows, d_loss, tile, factors, row, size, loss)
-        finish_gradients(rows, lines, tile, factors, group, start, row, size)
-        write_tile(lines, out, group, start, size, past_caches)
-        row += size
+    """Fill the losses of rows, taking `step` at a time from a counter, and their gradients, times d_loss.
+
+    `out` may be `logits` itself, or hold nothing where no gradients are wanted.
+    """
+    tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
+    row = take(next_row, step)
+    while row < n_rows:
+        end = min(row + step, n_rows)
+        while row < end:
+            group, start, size = next_tile(logits, lines, row, end)
+            summarize_tile(logits, rows, lines, tile, group, start, size)
+            finish_losses(rows, tile, row, size, loss)
+            if out.flat.size > 0:
+                find_wanted(rows, lines, tile, factors, group, start, row, size)
+                finish_factors(rows, d_loss, tile, factors, row, size)
+                finish_gradients(rows, lines, tile, factors, group, start, row, size)
+                write_tile(lines, out, group, start, size, past_caches)
+            row += size
+        row = take(next_row, step)
 
 
 @inline
-def finish_losses(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, first: int, size: int, loss: Any) -> None:
-    """Fill the losses of the rows of a tile, and the factors of their gradients."""
+def find_wanted(
+    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
+) -> None:
+    """Look up the exponentials of labels, and the targets of winners."""
     for c in range(size):
-        peak, rest, i = np.float64(tile.peak[c]), tile.rest[c], first + c
-        value = row_loss(rows, i, peak, rest, tile.dot[c])
-        loss[i] = value if rows.weight[i] != 0.0 else 0.0
-        of_row = gradient_factors(rows, i, d_loss[i], peak, (rest, tile.lost_rest[c]))
-        factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c] = of_row
-        factor, lost = two_quotient(of_row.f, of_row.lost_f, tile.above[c], tile.lost_above[c])
-        factors.factor[c] = factor + lost
-        factors.first[c], factors.second[c] = two_factors(tile.peak, factor + lost)
+        factors.label_exp[c] = lines[max(rows.label[first + c], 0), c]
+        factors.q_winner[c] = probability_in(rows.dense, group, tile.winner[c], start + c)
 
 
 @inline
@@ -202,12 +174,6 @@ def finish_gradients(
     rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
 ) -> None:
     """Turn exponentials into gradients; clear rows of weight 0 and classes that do not exist."""
-    find_wanted(rows, lines, tile, factors, group, start, first, size)
-    for c in range(size):
-        of_row = Factors(factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c])
-        q, rest = factors.q_winner[c], tile.rest[c]
-        factors.at_winner[c] = gradient_at_winner(rows.mass[first + c], of_row, rest, q)
-        factors.at_label[c] = factors.at_label[c] * UNLIFT * factors.factor[c] - factors.d[c] * factors.q_label[c]
     for j in range(lines.shape[0]):
         scale_line(lines[j][:size], rows, tile, factors, group, j, start)
     for c in range(size):
@@ -216,25 +182,11 @@ def finish_gradients(
             lines[label, c] = factors.at_label[c]
         if math.isfinite(tile.peak[c]):
             lines[tile.winner[c], c] = factors.at_winner[c]
-        if rows.weight[first + c] == 0.0:
+        if tile.weight[c] == 0.0:
             lines[:, c] = 0
     for j in range(rows.class_mask.size):
         if not rows.class_mask[j]:
             lines[j] = 0
-
-
-@inline
-def find_wanted(
-    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
-) -> None:
-    """Fill in q at winners and labels, and the exponentials of labels."""
-    for c in range(size):
-        label, winner = rows.label[first + c], tile.winner[c]
-        q = tile.keep[c] * probability_in(rows.dense, group, winner, start + c) + rows.floor
-        q = class_weight_of(rows.class_weight, winner) * (q + (rows.keep if winner == label else 0.0))
-        factors.q_winner[c] = q
-        factors.q_label[c] = class_weight_of(rows.class_weight, max(label, 0)) * (rows.keep + rows.floor)
-        factors.at_label[c] = lines[max(label, 0), c]
 
 
 @fused

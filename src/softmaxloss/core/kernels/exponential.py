@@ -24,7 +24,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.arithmetic import two_product, two_quotient, two_sum
+from softmaxloss.core.kernels.arithmetic import Carried, over, two_product, two_sum
 from softmaxloss.core.kernels.bits import binary_exponent, power_of_two
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 
@@ -217,23 +217,20 @@ def rises_above(peak: Any, reference: Reference, temperature: Temperature) -> bo
     return x * temperature.double.log2_e - reference.exponent > RISE
 
 
-def above_reference(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float]:
-    """Return exp((peak - R) / T), rounded, and what rounding lost, for a finite peak that may have this reference.
-
-    For logits of single precision, nothing is lost that matters.
-    """
+def above_reference(peak: Any, reference: Reference, temperature: Temperature) -> Any:
+    """Return exp((peak - R) / T), carried, for a finite peak that may have this reference."""
     raise NotImplementedError  # compiled code has the versions below
 
 
 @overload(above_reference, strict=False, jit_options=STEP_OPTIONS)
 def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
-        n, u, lost = _reduced_peak(peak, reference, temperature)
-        return power_series((u + lost) * temperature.double.reciprocal) * _shifted(n, reference), 0.0
+        n, u = _reduced_peak(peak, reference, temperature)
+        return power_series((u.value + u.lost) * temperature.double.reciprocal) * _shifted(n, reference)
 
     def exactly(peak: Any, reference: Any, temperature: Any) -> Any:
-        n, u, lost = _reduced_peak(peak, reference, temperature)
-        u, lost = two_quotient(u, lost, temperature.value, 0.0)
+        n, u = _reduced_peak(peak, reference, temperature)
+        u, lost = over(u, temperature.value)
         square, square_lost = two_product(u, u)
         tail = 0.0
         for coefficient in _TAYLOR:
@@ -243,19 +240,19 @@ def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..
         value, square_error = two_sum(value, 0.5 * square)
         value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
         power = _shifted(n, reference)
-        return value * power, lost * power
+        return Carried(value * power, lost * power)
 
     return plainly if peak == types.float32 else exactly
 
 
 @inline
-def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float, float]:
-    """Return n and u, with what rounding lost of it, such that peak - base = n T ln 2 + u."""
+def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, Carried]:
+    """Return n and u such that peak - base = n T ln 2 + u."""
     scale = temperature.double
     x = np.float64(peak) - np.float64(reference.base)
     n = np.rint(x * scale.log2_e)
     u, lost = two_sum(x - n * scale.high, -(n * scale.low))
-    return n, u, lost
+    return n, Carried(u, lost)
 
 
 @inline
@@ -265,13 +262,35 @@ def _shifted(n: float, reference: Reference) -> Any:
     return power_of_two(shift + _BIASED) if shift >= -1022 else 0.0
 
 
-@inline
-def log_one_plus(x: float) -> tuple[float, float]:
-    """Return log(1 + x) for x >= 0, rounded, and what rounding lost, to some 60 bits.
+def log_one_plus(x: float, like: Any) -> Any:
+    """Return log(1 + x) for x >= 0, carried, to some 60 bits in double precision and 50 in single precision.
 
     With 1 + x = 2**k (1 + f) and s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - f**2 / 2 + s (f**2 / 2 + s**2 (2 / 3 +
     s**2 (2 / 5 + ...))).
     """
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(log_one_plus, strict=False, jit_options=STEP_OPTIONS)
+def _log_one_plus(x: float, like: Any) -> Callable[..., Any]:
+    def plainly(x: float, like: Any) -> Any:
+        u, error, k, f, s, series = _reduced_sum(x)
+        return k * _LN2_HIGH + (f - s * (f - series) + (k * _LN2_LOW + error / u))
+
+    def exactly(x: float, like: Any) -> Any:
+        u, error, k, f, s, series = _reduced_sum(x)
+        half_square, square_lost = two_product(0.5 * f, f)
+        value, lost = two_sum(k * _LN2_HIGH, f)
+        value, more = two_sum(value, -half_square)
+        lost += more - square_lost + s * (half_square + series) + (k * _LN2_LOW + error / u)
+        return Carried(*two_sum(value, lost))
+
+    return exactly if like == types.float64 else plainly
+
+
+@inline
+def _reduced_sum(x: float) -> tuple[float, float, float, float, float, float]:
+    """Return 1 + x, what rounding lost of it, k, f, s, and the series in s**2."""
     u, error = two_sum(1.0, x)
     k = binary_exponent(u)
     f = u * power_of_two(_BIASED - k) - 1.0
@@ -279,7 +298,4 @@ def log_one_plus(x: float) -> tuple[float, float]:
     series = 0.0
     for coefficient in _ATANH:
         series = (series + coefficient) * (s * s)
-    half_square, square_lost = two_product(0.5 * f, f)
-    value, lost = two_sum(k * _LN2_HIGH, f)
-    value, more = two_sum(value, -half_square)
-    return two_sum(value, lost + more - square_lost + s * (half_square + series) + (k * _LN2_LOW + error / u))
+    return u, error, k, f, s, series

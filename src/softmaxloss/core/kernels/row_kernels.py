@@ -1,6 +1,7 @@
 """The entry points that go row by row, one block of classes at a time: (rows, classes) in, (rows, classes) out.
 
-They allocate nothing: what they work in lies on the stack, but for the exponentials of one row.
+They allocate nothing: what they work in lies on the stack, but for the exponentials of some rows. What a row costs
+besides its elements is paid for many rows at once: see tiles.py.
 """
 
 import math
@@ -11,15 +12,19 @@ import numpy as np
 from softmaxloss.core.kernels.arithmetic import (
     class_weight_of,
     clear,
-    finished_dot,
     half_gap,
     lanes_for,
+    lost_of,
     number_in,
+    of_row,
+    plus,
+    probability_of,
+    rounded,
     sum_of,
-    two_quotient,
     two_sum,
+    value_of,
 )
-from softmaxloss.core.kernels.bits import decoded, encoded
+from softmaxloss.core.kernels.bits import decoded, encoded, take
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
@@ -29,59 +34,53 @@ from softmaxloss.core.kernels.blocks import (
     entropy_moment,
     exponentials,
     first_index,
+    highest,
     load,
     scale,
     scale_and_subtract,
     spread_moments,
-    spread_target,
     store,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import (
     LIFT,
-    UNLIFT,
     Reference,
     above_reference,
     log_one_plus,
     reference_of,
     rises_above,
 )
-from softmaxloss.core.summary import (
-    gradient_at_winner,
-    gradient_factors,
-    row_loss,
+from softmaxloss.core.kernels.tiles import (
+    MOST_ROWS,
+    Tile,
+    begin_tile,
+    factors_for,
+    finish_factors,
+    finish_losses,
+    finish_summaries,
+    has_spread,
+    set_reference,
+    tile_for,
+    write_summaries,
 )
 
-
-@inline
-def target_of(rows: Any, i: int) -> tuple[int, float, float, bool]:
-    """Return how row i's target q is made: q_j = spread_target(j, keep), plus `spike` where j is the label."""
-    label = rows.label[i]
-    if label >= 0:
-        return label, 0.0, rows.keep * class_weight_of(rows.class_weight, label), rows.floor > 0.0
-    return label, rows.keep, 0.0, rows.floor > 0.0 or rows.dense is not None
+# The exponentials of so many classes wait together until their rows are finished: half a second-level cache.
+WAITING_ELEMENTS = 1 << 15
 
 
-class Summary(NamedTuple):
-    """The RowSummary of one row, and what exponentials of it are relative to."""
-
-    argmax: int
-    peak: float
-    rest: float
-    lost_rest: float
-    dot: float
-    mass: float
-    above: float  # exp((peak - R) / T)
-    lost_above: float
+def rows_that_wait(n_classes: int) -> int:
+    """Return how many rows to finish together."""
+    return max(1, min(MOST_ROWS, WAITING_ELEMENTS // max(n_classes, 1)))
 
 
 @inline
-def highest_of_row(logits: Any, class_mask: Any, block: Any) -> Any:
+def highest_of_row(logits: Any, class_mask: Any, block: Any, work: Any) -> Any:
     """Return the highest logit of a row, or NaN."""
     top = block.dtype.type(-math.inf)
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        peak = load(logits[start:stop], class_mask[start:stop], block[: stop - start])
+        load(logits[start:stop], class_mask[start:stop], block[: stop - start], work)
+        peak = highest(block[: stop - start])
         top = peak if peak > top or math.isnan(peak) else top
         if math.isnan(top):
             break
@@ -98,148 +97,195 @@ class Sums(NamedTuple):
     ousted: float  # sum of the exponentials of classes that were the winner for a while
     dot: float  # half of T times the sum of q (z - peak) / T, but for the label
     lost_dot: float
-    mass: float
 
 
 @inline
-def sweep(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, given: Any, is_given: bool) -> Sums:
+def sweep(
+    logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, keep: float, given: Any, is_given: bool
+) -> Sums:
     """Go over row i block by block: exponentials but for the winner's go to `work` and are added to the folded lanes.
 
     They are relative to the given reference, or else to that of the first block that is not all -inf.
     """
     row, class_mask, t, lowest = logits[i], rows.class_mask, rows.temperature, block.dtype.type(-math.inf)
-    _, keep, _, has_spread = target_of(rows, i)
     argmax, peak, reference, ousted, dot, lost_dot, mass = 0, lowest, given, 0.0, 0.0, 0.0, 0.0
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
         z, out = block[: stop - start], work[start % work.size :][: stop - start]
-        top = load(row[start:stop], class_mask[start:stop], z)
+        top = load(row[start:stop], class_mask[start:stop], z, lanes.run)
         if peak == lowest and not is_given:
             reference = reference_of(top, t)
         if math.isnan(top) or rises_above(top, reference, t):
-            return Sums(argmax, top, reference, True, 0.0, 0.0, 0.0, 0.0)
+            return Sums(argmax, top, reference, True, 0.0, 0.0, 0.0)
         if top > peak:
             if peak > lowest:
-                above, _ = above_reference(peak, reference, t)
+                above = rounded(above_reference(peak, reference, t))
                 ousted += above
                 work[argmax % work.size] = above * LIFT
                 dot, error = two_sum(dot, mass * half_gap(np.float64(peak), np.float64(top)))
                 lost_dot += error
             argmax, peak = start + first_index(z, top), top
-        if has_spread:
+        if has_spread(rows):
             block_dot, block_mass = spread_moments(z, peak, rows, i, start, keep, lanes)
             dot, error = two_sum(dot, block_dot)
             lost_dot += error
             mass += block_mass
-        if argmax >= start:
+        if argmax >= start and peak > lowest:
             z[argmax - start] = lowest
         next_row, next_start = (i, stop) if stop < row.size else (min(i + 1, logits.shape[0] - 1), 0)
         ahead = logits[next_row][next_start : next_start + BLOCK]
         exponentials(z, reference, t, lanes, out, ahead)
-    return Sums(argmax, peak, reference, False, ousted, dot, lost_dot, mass)
+    return Sums(argmax, peak, reference, False, ousted, dot, lost_dot)
 
 
 @inline
-def summarize_row(logits: Any, block: Any, work: Any, rows: Any, i: int) -> Summary:
-    """Summarise row i; `work`, as long as the row or one block, gets LIFT * exp((z - R) / T) of its classes.
+def summarize_row(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, tile: Tile, c: int) -> None:
+    """Put what row i adds up to in a tile; `work`, a row or a block long, gets LIFT * exp((z - R) / T) of its classes.
 
     The rare row that rises far above its first block is swept once more, with the reference of its peak.
     """
-    row, t, lanes = logits[i], rows.temperature, lanes_for(block[0])
-    label, _, spike, _ = target_of(rows, i)
-    label_logit = np.float64(decoded(row[label])) if label >= 0 else 0.0
-    reference, is_given = reference_of(block.dtype.type(0), t), False
+    zero, label = block.dtype.type(0), rows.label[i]
+    tile.label_logit[c] = decoded(logits[i][label]) if label >= 0 else 0.0
+    reference, is_given = reference_of(zero, rows.temperature), False
     while True:
         clear(lanes.total)
         clear(lanes.lost)
-        sums = sweep(logits, block, work, lanes, rows, i, reference, is_given)
-        if is_given or not sums.rose:
-            peak = np.float64(sums.peak)
+        sums = sweep(logits, block, work, lanes, rows, i, tile.keep[c], reference, is_given)
+        peak = sums.peak
+        if not sums.rose:
             break
-        top = highest_of_row(row, rows.class_mask, block)
-        reference, is_given = reference_of(top, t), True
-        if not math.isfinite(top):
-            peak = np.float64(top)
+        peak = highest_of_row(logits[i], rows.class_mask, block, lanes.run)
+        reference, is_given = reference_of(peak, rows.temperature), True
+        if not math.isfinite(peak):
             break
+    total = plus(sum_of(lanes.total, lanes.lost, zero), sums.ousted * LIFT)
+    set_reference(tile, c, sums.reference)
+    tile.winner[c], tile.peak[c] = sums.argmax, peak if value_of(total) >= 0.0 else math.nan
+    tile.rest[c], tile.lost_rest[c], tile.dot[c], tile.lost_dot[c] = (
+        value_of(total),
+        lost_of(total),
+        sums.dot,
+        sums.lost_dot,
+    )
 
-    if not math.isfinite(peak):
-        return Summary(sums.argmax, peak, 0.0, 0.0, sums.dot, sums.mass, 1.0, 0.0)
-    above, lost_above = above_reference(sums.peak, sums.reference, t)
-    total, lost = sum_of(lanes.total, lanes.lost)
-    total, error = two_sum(total * UNLIFT, sums.ousted)
-    rest, lost_rest = two_quotient(total, lost * UNLIFT + error, above, lost_above)
-    dot = finished_dot(sums.dot, sums.lost_dot, spike, label_logit, peak, t)
-    return Summary(sums.argmax, peak, rest, lost_rest, dot, sums.mass + spike, above, lost_above)
+
+@inline
+def leave_out(tile: Tile, c: int) -> None:
+    """Make a row of weight 0, which is not read, one whose classes are all at -inf."""
+    zero = tile.peak.dtype.type(0)
+    set_reference(tile, c, Reference(zero, zero, zero, 0.0))
+    tile.winner[c], tile.peak[c], tile.label_logit[c] = 0, -math.inf, 0.0
+    tile.rest[c], tile.lost_rest[c], tile.dot[c], tile.lost_dot[c] = 0.0, 0.0, 0.0, 0.0
 
 
 @kernel
-def summarize(logits: Any, rows: Any, begin: int, end: int, summary: Any) -> None:
-    """Fill the summaries of rows begin to end; those of weight 0 are not read."""
-    block, work = block_for(number_in(logits)), block_for(number_in(logits))
-    for i in range(begin, end):
-        if rows.weight[i] != 0.0:
-            row = summarize_row(logits, block, work, rows, i)
-            summary.argmax[i], summary.peak[i], summary.rest[i] = row.argmax, row.peak, row.rest
-            summary.dot[i], summary.mass[i] = row.dot, row.mass
+def summarize(logits: Any, rows: Any, next_row: Any, step: int, summary: Any) -> None:
+    """Fill the summaries of rows, taking `step` at a time from a counter; those of weight 0 are not read."""
+    number = number_in(logits)
+    block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
+    begin = take(next_row, step)
+    while begin < logits.shape[0]:
+        end = min(begin + step, logits.shape[0])
+        for first in range(begin, end, MOST_ROWS):
+            size = min(MOST_ROWS, end - first)
+            begin_tile(rows, tile, first, size)
+            for c in range(size):
+                if tile.weight[c] != 0.0:
+                    summarize_row(logits, block, work, lanes, rows, first + c, tile, c)
+                else:
+                    leave_out(tile, c)
+            finish_summaries(rows, tile, first, size)
+            write_summaries(rows, tile, first, size, summary)
+        begin = take(next_row, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, begin: int, end: int, work: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, next_row: Any, step: int, work: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the losses of rows begin to end and their gradients, times d_loss; `out` may be `logits` itself.
+    """Fill the losses of rows, taking `step` at a time from a counter, and their gradients, times d_loss.
 
-    Exponentials wait for their sum in a row of `work`, which has but one, or is `out` if that is not `logits`.
+    `out` may be `logits` itself, or hold nothing where no gradients are wanted. Exponentials wait for their sum in the
+    rows of `work`, which may be `out` if that is not `logits`.
     """
-    block = block_for(number_in(logits))
-    for i in range(begin, end):
-        row = out[i]
-        if rows.weight[i] == 0.0:
-            loss[i] = 0.0
-            row[:] = 0
-            continue
-        lifted = work[i % work.shape[0]]
-        label, keep, spike, has_spread = target_of(rows, i)
-        summary = summarize_row(logits, block, lifted, rows, i)
-        loss[i] = row_loss(rows, i, summary.peak, summary.rest, summary.dot)
+    number = number_in(logits)
+    block, spare, lanes = block_for(number), block_for(number), lanes_for(number)
+    tile, factors, most = tile_for(number), factors_for(number), rows_at_once(logits, work)
+    begin = take(next_row, step)
+    while begin < logits.shape[0]:
+        end = min(begin + step, logits.shape[0])
+        for first in range(begin, end, most):
+            size = min(most, end - first)
+            begin_tile(rows, tile, first, size)
+            for c in range(size):
+                i, factors.label_exp[c], factors.q_winner[c] = first + c, 0.0, 0.0
+                if tile.weight[c] == 0.0:
+                    leave_out(tile, c)
+                    continue
+                lifted = work[i % work.shape[0]] if out.size > 0 else spare
+                summarize_row(logits, block, lifted, lanes, rows, i, tile, c)
+                if out.size > 0:
+                    factors.label_exp[c] = lifted[max(rows.label[i], 0)]
+                    factors.q_winner[c] = probability_of(rows.dense, i, tile.winner[c])
+            finish_summaries(rows, tile, first, size)
+            finish_losses(rows, tile, first, size, loss)
+            if out.size > 0:
+                finish_factors(rows, d_loss, tile, factors, first, size)
+                for c in range(size):
+                    finish_gradient(rows, work, tile, factors, first + c, c, out, past_caches)
+        begin = take(next_row, step)
 
-        factors = gradient_factors(rows, i, d_loss[i], summary.peak, (summary.rest, summary.lost_rest))
-        factor, lost = two_quotient(factors.f, factors.lost_f, summary.above, summary.lost_above)
-        d = factors.d
-        factor += lost
-        at_label = np.float64(lifted[label]) * UNLIFT * factor if label >= 0 else 0.0
-        for start in range(0, row.size, BLOCK):
-            stop = min(start + BLOCK, row.size)
-            part = lifted[start:stop]
-            if has_spread:
-                scale_and_subtract(part, factor, rows, i, start, d * keep, d * rows.floor)
-            else:
-                scale(part, factor)
-            store(part, row[start:stop], past_caches)
-        if label >= 0:
-            at_label -= d * (spread_target(rows, i, label, keep) + spike)
-            row[label] = encoded(block.dtype.type(at_label), row[label])
-        if math.isfinite(summary.peak):
-            q = spread_target(rows, i, summary.argmax, keep) + (spike if label == summary.argmax else 0.0)
-            at_winner = gradient_at_winner(rows.mass[i], factors, summary.rest, q)
-            row[summary.argmax] = encoded(block.dtype.type(at_winner), row[summary.argmax])
-        clear_masked(row, rows.class_mask)
+
+@inline
+def rows_at_once(logits: Any, work: Any) -> int:
+    """Return how many rows are finished together: as many as `work` has room for, but few where it is all of `out`."""
+    return max(1, min(MOST_ROWS, work.shape[0], WAITING_ELEMENTS // logits.shape[1]))
+
+
+@inline
+def finish_gradient(rows: Any, work: Any, tile: Tile, factors: Any, i: int, c: int, out: Any, past_caches: bool) -> None:
+    """Turn the exponentials of row i into its gradient, in its place."""
+    row, lifted, label, d = out[i], work[i % work.shape[0]], rows.label[i], factors.d[c]
+    if tile.weight[c] == 0.0:
+        row[:] = 0
+        return
+    for start in range(0, row.size, BLOCK):
+        stop = min(start + BLOCK, row.size)
+        part = lifted[start:stop]
+        if has_spread(rows):
+            scale_and_subtract(part, tile, factors, c, rows, i, start)
+        else:
+            scale(part, factors.first[c], factors.second[c])
+        store(part, row[start:stop], past_caches)
+    real = lifted.dtype.type
+    if label >= 0:
+        row[label] = encoded(real(factors.at_label[c]), row[label])
+    if math.isfinite(tile.peak[c]):
+        row[tile.winner[c]] = encoded(real(factors.at_winner[c]), row[tile.winner[c]])
+    clear_masked(row, rows.class_mask)
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, begin: int, end: int, out: Any) -> None:
-    """Fill (z - peak) / T - log1p(rest) of rows begin to end; `out` may be `logits` itself."""
-    block, work = block_for(number_in(logits)), block_for(number_in(logits))
+def log_softmax(logits: Any, rows: Any, next_row: Any, step: int, out: Any) -> None:
+    """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time from a counter; `out` may be `logits`."""
+    number = number_in(logits)
+    block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     real = block.dtype.type
-    for i in range(begin, end):
-        row, summary = out[i], summarize_row(logits, block, work, rows, i)
-        log_total = log_one_plus(summary.rest)[0] if math.isfinite(summary.peak) else math.nan
-        for start in range(0, row.size, BLOCK):
-            stop = min(start + BLOCK, row.size)
-            z = block[: stop - start]
-            load(logits[i][start:stop], rows.class_mask[start:stop], z)
-            log_shares(z, real(summary.peak), real(log_total), real(1.0 / rows.temperature.value))
-            store(z, row[start:stop], False)
+    begin = take(next_row, step)
+    while begin < logits.shape[0]:
+        for i in range(begin, min(begin + step, logits.shape[0])):
+            begin_tile(rows, tile, i, 1)
+            summarize_row(logits, block, work, lanes, rows, i, tile, 0)
+            finish_summaries(rows, tile, i, 1)
+            peak, rest = tile.peak[0], tile.rest[0] + tile.lost_rest[0]
+            log_total = rounded(log_one_plus(rest, 0.0)) if math.isfinite(peak) else math.nan
+            for start in range(0, logits.shape[1], BLOCK):
+                stop = min(start + BLOCK, logits.shape[1])
+                z = block[: stop - start]
+                load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
+                log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value))
+                store(z, out[i][start:stop], False)
+        begin = take(next_row, step)
 
 
 @inline
@@ -260,28 +306,29 @@ def score(logits: Any, uncapped: Any, rows: Any, begin: int, end: int, summary: 
     block, lanes, t = block_for(number_in(logits)), lanes_for(number_in(logits)), rows.temperature
     for i in range(begin, end):
         peak, moment = block.dtype.type(summary.peak[i]), 0.0
-        if rows.weight[i] == 0.0 or not math.isfinite(peak):
+        if of_row(rows.weight, i) == 0.0 or not math.isfinite(peak):
             continue
-        scores.argmax[i], scores.rank[i] = argmax_and_rank(uncapped[i], rows.label[i], rows.class_mask, block)
+        scores.argmax[i], scores.rank[i] = argmax_and_rank(
+            uncapped[i], rows.label[i], rows.class_mask, block, lanes.run
+        )
         reference = reference_of(peak, t)
         for start in range(0, logits.shape[1], BLOCK):
             stop = min(start + BLOCK, logits.shape[1])
             z = block[: stop - start]
-            load(logits[i][start:stop], rows.class_mask[start:stop], z)
+            load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
             moment += entropy_moment(z, peak, reference, t, lanes)
-        above, _ = above_reference(peak, reference, t)
-        rest = summary.rest[i]
-        scores.entropy[i] = log_one_plus(rest)[0] + moment / above / (1.0 + rest)
+        above, rest = rounded(above_reference(peak, reference, t)), summary.rest[i]
+        scores.entropy[i] = rounded(log_one_plus(rest, 0.0)) + moment / above / (1.0 + rest)
 
 
 @inline
-def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any) -> tuple[int, int]:
+def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any, room: Any) -> tuple[int, int]:
     """Return the class of the highest logit and the rank of the label; of equal logits the first ranks first."""
     top, best, before, logit = work.dtype.type(-math.inf), -1, 0, decoded(logits[label])
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
         block = work[: stop - start]
-        peak = load(logits[start:stop], class_mask[start:stop], block)
+        peak = load(logits[start:stop], class_mask[start:stop], block, room)
         if peak > top or best < 0:
             top, best = peak, start + first_index(block, peak)
         before += count_before(block, logit, label - start)

@@ -1,190 +1,215 @@
-"""A tile: rows that are computed side by side, copied to where each class of theirs is one line, and back."""
+"""A tile: what is kept of some rows whose sums over classes are finished together, in vector code over the rows.
+
+How the sums come about is another matter: row by row (row_kernels.py) or class by class (class_major.py).
+"""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
-from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, local_array, prefetch, side_of, transpose
-from softmaxloss.core.kernels.blocks import store
-from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
+from softmaxloss.core.kernels.arithmetic import (
+    carried,
+    class_weight_of,
+    finished_dot,
+    lost_of,
+    over,
+    rounded,
+    value_of,
+)
+from softmaxloss.core.kernels.bits import local_array
+from softmaxloss.core.kernels.blocks import two_factors
+from softmaxloss.core.kernels.compilation import inline
+from softmaxloss.core.kernels.exponential import UNLIFT, Reference, above_reference
+from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
-# Rows of a tile: what is kept of each, some 150 bytes, stays in a first-level cache, its logits in a second-level one.
+# What is kept of so many rows, some 200 bytes each, stays in a first-level cache.
 MOST_ROWS = 128
-FEWEST_ROWS = 16
-TILE_ELEMENTS = 1 << 14
 _numbers = local_array(MOST_ROWS)
 
 
 class Tile(NamedTuple):
-    """What is kept of rows that are computed side by side."""
+    """What is kept of rows; what is carried has an array of what rounding lost."""
 
     peak: Any  # in the precision of the logits
     winner: Any
-    base: Any  # those of Reference
+    base: Any  # those of Reference, in the precision of the logits
     rounder: Any
     lowest: Any
-    powers: Any
-    above: Any  # exp((peak - R) / T)
+    exponent: Any
+    powers: Any  # room for one number per row, in the precision of the logits
+    run: Any
+    above: Any  # exp((peak - R) / T), carried
     lost_above: Any
-    label_logit: Any
-    keep: Any  # 0 for rows that have a label
-    run: Any  # sum of exponentials over a run of classes, without the winner
-    rest: Any  # sum over all runs, and what rounding lost of it
+    rest: Any  # first the sum of LIFT * exp((z - R) / T) but for the winner's, then rest, carried
     lost_rest: Any
-    dot: Any
+    dot: Any  # first half of T times the sum of q (z - peak) / T but for the label's, carried, then dot
     lost_dot: Any
+    label_logit: Any
+    spike: Any  # what q has at the label besides its share of smoothing
+    keep: Any  # 0 for rows that have a label
+    mass: Any  # those of Rows
+    weight: Any
 
 
 class TileFactors(NamedTuple):
-    """What the gradients of rows that are computed side by side are made of."""
+    """What the gradients of rows are made of."""
 
-    f: Any  # those of Factors
+    d_loss: Any
+    f: Any  # carried
     lost_f: Any
     d: Any
     extra: Any
     factor: Any  # of exp((z - R) / T)
-    at_winner: Any  # the gradients there, and what they are made of
-    at_label: Any
-    q_winner: Any
-    q_label: Any
-    first: Any  # two numbers whose product is factor / LIFT
+    first: Any  # two numbers whose product is factor / LIFT, in the precision of the logits
     second: Any
+    q_winner: Any
+    label_exp: Any  # LIFT * exp((z - R) / T) of labels
+    at_winner: Any  # the gradients there
+    at_label: Any
 
 
 @inline
 def tile_for(number: Any) -> Tile:
     """Return what rows of numbers like this one need."""
+    integer, double = np.int32(0), 0.0
     return Tile(
-        _numbers(number),
-        _numbers(np.int32(0)),
-        _numbers(number),
-        _numbers(number),
-        _numbers(number),
-        _numbers(number),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(number),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
+        peak=_numbers(number),
+        winner=_numbers(integer),
+        base=_numbers(number),
+        rounder=_numbers(number),
+        lowest=_numbers(number),
+        exponent=_numbers(double),
+        powers=_numbers(number),
+        run=_numbers(number),
+        above=_numbers(double),
+        lost_above=_numbers(double),
+        rest=_numbers(double),
+        lost_rest=_numbers(double),
+        dot=_numbers(double),
+        lost_dot=_numbers(double),
+        label_logit=_numbers(double),
+        spike=_numbers(double),
+        keep=_numbers(double),
+        mass=_numbers(double),
+        weight=_numbers(double),
     )
 
 
 @inline
 def factors_for(number: Any) -> TileFactors:
     """Return what gradients of rows of numbers like this one need."""
+    double = 0.0
     return TileFactors(
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(0.0),
-        _numbers(number),
-        _numbers(number),
+        d_loss=_numbers(double),
+        f=_numbers(double),
+        lost_f=_numbers(double),
+        d=_numbers(double),
+        extra=_numbers(double),
+        factor=_numbers(double),
+        first=_numbers(number),
+        second=_numbers(number),
+        q_winner=_numbers(double),
+        label_exp=_numbers(double),
+        at_winner=_numbers(double),
+        at_label=_numbers(double),
     )
 
 
-def rows_of_a_tile(n_classes: int) -> int:
-    """Return how many rows to compute side by side."""
-    return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
+@inline
+def has_spread(rows: Any) -> bool:
+    """Return whether targets have other entries than those of labels."""
+    return rows.floor > 0.0 or rows.dense is not None
 
 
 @inline
-def place_of(array: Any, group: int, j: int, row: int) -> int:
-    """Return where class j of a row of a group stands in the flat array."""
-    return group * array.group_stride + j * array.class_stride + row * array.row_stride
+def begin_tile(rows: Any, tile: Tile, first: int, size: int) -> None:
+    """Take what is known of rows before their logits are read."""
+    of_rows(rows.mass, first, tile.mass[:size])
+    of_rows(rows.weight, first, tile.weight[:size])
+    for c in range(size):
+        tile.keep[c] = 0.0 if rows.label[first + c] >= 0 else rows.keep
 
 
 @inline
-def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, int]:
-    """Return the group, the place in it, and the size of the tile that begins with a row."""
-    group, start = row // logits.width, row % logits.width
-    return group, start, min(lines.shape[1], logits.width - start, end - row)
-
-
-@inline
-def exists(class_mask: Any, j: int) -> bool:
-    """Return whether class j exists."""
-    return class_mask.size == 0 or class_mask[j]
-
-
-@inline
-def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
-    """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
-    if logits.row_stride == 1:
-        ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
-        for j in range(logits.n_classes):
-            at = place_of(logits, group, j, start)
-            copy_line(logits.flat[at:], lines[j][:size])
-            for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
-                prefetch(logits.flat, c)
+def of_rows(values: Any, first: int, out: Any) -> None:
+    """Copy the numbers of some rows from an array that has one for each row, or one for all."""
+    if values.size > 1:
+        for c in range(out.size):
+            out[c] = values[first + c]
     else:
-        rows = logits.flat[place_of(logits, group, 0, start) :]
-        columns = lines.reshape(lines.size)
-        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes)
-    for j in range(class_mask.size):
-        if not class_mask[j]:
-            lines[j][:size] = -math.inf
+        out[:] = values[0]
 
 
 @inline
-def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
-    """Copy lines back to where the rows belong."""
-    if out.row_stride == 1:
-        for j in range(out.n_classes):
-            at = place_of(out, group, j, start)
-            store(lines[j][:size], out.flat[at : at + size], past_caches)
-    else:
-        rows = out.flat[place_of(out, group, 0, start) :]
-        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
+def set_reference(tile: Tile, c: int, reference: Reference) -> None:
+    """Keep a row's reference."""
+    tile.base[c], tile.rounder[c] = reference.base, reference.rounder
+    tile.lowest[c], tile.exponent[c] = reference.lowest, reference.exponent
 
 
 @inline
-def copy_line(source: Any, line: Any) -> None:
-    """Copy stored numbers into a line."""
-    for c in range(line.size):
-        line[c] = decoded(source[c])
-
-
-def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]."""
-    raise NotImplementedError  # compiled code has the versions below
-
-
-@overload(turn, jit_options=STEP_OPTIONS)
-def _turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
-    side = side_of(source.dtype)
-
-    def by_squares(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        rows, columns = n_rows // side * side, n_columns // side * side
-        for i in range(0, rows, side):
-            for j in range(0, columns, side):
-                transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
-        turn_one_by_one(source, stride, 0, rows, out, out_stride, columns, n_columns)
-        turn_one_by_one(source, stride, rows, n_rows, out, out_stride, 0, n_columns)
-
-    def one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        turn_one_by_one(source, stride, 0, n_rows, out, out_stride, 0, n_columns)
-
-    return by_squares if source.dtype == out.dtype else one_by_one
+def finish_summaries(rows: Any, tile: Tile, first: int, size: int) -> None:
+    """Turn the sums of rows into rest and dot."""
+    like = tile.peak.dtype.type(0)
+    for c in range(size):
+        reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], tile.exponent[c])
+        peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
+        above = above_reference(peak, reference, rows.temperature)
+        tile.above[c], tile.lost_above[c] = value_of(above), lost_of(above)
+    for c in range(size):
+        total = carried(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT, like)
+        rest = over(total, carried(tile.above[c], tile.lost_above[c], like))
+        tile.rest[c], tile.lost_rest[c] = value_of(rest), lost_of(rest)
+    for c in range(size):
+        label = rows.label[first + c]
+        tile.spike[c] = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
+    for c in range(size):
+        half_dot = carried(tile.dot[c], tile.lost_dot[c], like)
+        tile.dot[c] = finished_dot(half_dot, tile.spike[c], tile.label_logit[c], tile.peak[c], rows.temperature)
 
 
 @inline
-def turn_one_by_one(
-    source: Any, stride: int, begin: int, end: int, out: Any, out_stride: int, out_begin: int, out_end: int
-) -> None:
-    """Copy some rows and columns of a matrix to those of its transpose."""
-    for i in range(begin, end):
-        for j in range(out_begin, out_end):
-            place = np.uint64(j * out_stride + i)
-            out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])
+def write_summaries(rows: Any, tile: Tile, first: int, size: int, summary: Any) -> None:
+    """Copy what was found of rows."""
+    like = tile.peak.dtype.type(0)
+    for c in range(size):
+        i = first + c
+        rest = carried(tile.rest[c], tile.lost_rest[c], like)
+        summary.argmax[i], summary.peak[i], summary.rest[i] = tile.winner[c], tile.peak[c], rounded(rest)
+        summary.dot[i], summary.mass[i] = tile.dot[c], tile.mass[c]
+
+
+@inline
+def finish_losses(rows: Any, tile: Tile, first: int, size: int, loss: Any) -> None:
+    """Fill the losses of rows."""
+    part = loss[first : first + size]
+    for c in range(size):
+        rest = carried(tile.rest[c], tile.lost_rest[c], tile.peak[c])
+        value = row_loss(rows, tile.mass[c], tile.weight[c], tile.peak[c], rest, tile.dot[c])
+        part[c] = value if tile.weight[c] != 0.0 else 0.0
+
+
+@inline
+def finish_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, first: int, size: int) -> None:
+    """Find what exponentials are to be multiplied by, and the gradients at winners and labels.
+
+    It asks for the exponentials of labels, and for the target P of winners in the place of their q.
+    """
+    of_rows(d_loss, first, factors.d_loss[:size])
+    for c in range(size):
+        rest = carried(tile.rest[c], tile.lost_rest[c], tile.peak[c])
+        of = gradient_factors(rows, tile.mass[c], tile.weight[c], factors.d_loss[c], tile.peak[c], rest)
+        factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c] = value_of(of.f), lost_of(of.f), of.d, of.extra
+        factors.factor[c] = rounded(over(of.f, carried(tile.above[c], tile.lost_above[c], tile.peak[c])))
+        factors.first[c], factors.second[c] = two_factors(tile.peak, factors.factor[c])
+    for c in range(size):
+        label, winner = rows.label[first + c], tile.winner[c]
+        q = tile.keep[c] * factors.q_winner[c] + rows.floor + (rows.keep if winner == label else 0.0)
+        factors.q_winner[c] = class_weight_of(rows.class_weight, winner) * q
+        q_label = class_weight_of(rows.class_weight, max(label, 0)) * (rows.keep + rows.floor)
+        factors.at_label[c] = factors.label_exp[c] * UNLIFT * factors.factor[c] - factors.d[c] * q_label
+    for c in range(size):
+        of = Factors(carried(factors.f[c], factors.lost_f[c], tile.peak[c]), factors.d[c], factors.extra[c])
+        rest = rounded(carried(tile.rest[c], tile.lost_rest[c], tile.peak[c]))
+        factors.at_winner[c] = gradient_at_winner(tile.mass[c], of, rest, factors.q_winner[c])

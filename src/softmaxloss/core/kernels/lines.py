@@ -1,0 +1,114 @@
+"""Rows side by side: copied to where each class of theirs is one line, and back."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, prefetch, side_of, transpose
+from softmaxloss.core.kernels.blocks import store
+from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
+from softmaxloss.core.kernels.tiles import MOST_ROWS
+
+
+# The logits of a tile stay in a second-level cache.
+FEWEST_ROWS = 16
+TILE_ELEMENTS = 1 << 14
+
+
+def rows_of_a_tile(n_classes: int) -> int:
+    """Return how many rows to compute side by side."""
+    return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
+
+
+@inline
+def place_of(array: Any, group: int, j: int, row: int) -> int:
+    """Return where class j of a row of a group stands in the flat array."""
+    return group * array.group_stride + j * array.class_stride + row * array.row_stride
+
+
+@inline
+def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, int]:
+    """Return the group, the place in it, and the size of the tile that begins with a row."""
+    group, start = row // logits.width, row % logits.width
+    return group, start, min(lines.shape[1], logits.width - start, end - row)
+
+
+@inline
+def exists(class_mask: Any, j: int) -> bool:
+    """Return whether class j exists."""
+    return class_mask.size == 0 or class_mask[j]
+
+
+@inline
+def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
+    """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
+    if logits.row_stride == 1:
+        ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
+        for j in range(logits.n_classes):
+            at = place_of(logits, group, j, start)
+            copy_line(logits.flat[at:], lines[j][:size])
+            for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
+                prefetch(logits.flat, c)
+    else:
+        rows = logits.flat[place_of(logits, group, 0, start) :]
+        columns = lines.reshape(lines.size)
+        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes)
+    for j in range(class_mask.size):
+        if not class_mask[j]:
+            lines[j][:size] = -math.inf
+
+
+@inline
+def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
+    """Copy lines back to where the rows belong."""
+    if out.row_stride == 1:
+        for j in range(out.n_classes):
+            at = place_of(out, group, j, start)
+            store(lines[j][:size], out.flat[at : at + size], past_caches)
+    else:
+        rows = out.flat[place_of(out, group, 0, start) :]
+        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
+
+
+@inline
+def copy_line(source: Any, line: Any) -> None:
+    """Copy stored numbers into a line."""
+    for c in range(line.size):
+        line[c] = decoded(source[c])
+
+
+def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(turn, jit_options=STEP_OPTIONS)
+def _turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
+    side = side_of(source.dtype)
+
+    def by_squares(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        rows, columns = n_rows // side * side, n_columns // side * side
+        for i in range(0, rows, side):
+            for j in range(0, columns, side):
+                transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
+        turn_one_by_one(source, stride, 0, rows, out, out_stride, columns, n_columns)
+        turn_one_by_one(source, stride, rows, n_rows, out, out_stride, 0, n_columns)
+
+    def one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        turn_one_by_one(source, stride, 0, n_rows, out, out_stride, 0, n_columns)
+
+    return by_squares if source.dtype == out.dtype else one_by_one
+
+
+@inline
+def turn_one_by_one(
+    source: Any, stride: int, begin: int, end: int, out: Any, out_stride: int, out_begin: int, out_end: int
+) -> None:
+    """Copy some rows and columns of a matrix to those of its transpose."""
+    for i in range(begin, end):
+        for j in range(out_begin, out_end):
+            place = np.uint64(j * out_stride + i)
+            out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])
