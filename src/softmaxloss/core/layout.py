@@ -32,7 +32,7 @@ SIDE_BY_SIDE = 8
 STEP_ELEMENTS = 1 << 15
 STEP_ROWS = 128
 # Up to so many classes rows are computed side by side wherever they lie.
-FEW_CLASSES = 256
+FEW_CLASSES = 160
 
 
 class Piece(NamedTuple):

@@ -27,7 +27,7 @@ PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
-PAST_CACHES = 1 << 25
+PAST_CACHES = 1 << 24
 
 
 class Scores(NamedTuple):

@@ -91,8 +91,8 @@ def transpose(
 ) -> tuple[Any, Callable[..., Any]]:
     """Copy a square of source[begin + i * stride + j] to out[out_begin + j * out_stride + i]; its size is side_of.
 
-    The square is read as vectors, its rows. Interleaving each with the one half a square further on, as often as the
-    size is a power of two, turns rows into columns.
+    The square is read as vectors, its rows, which are interleaved: single numbers, then pairs of them, within the
+    halves of 16 bytes that processors can shuffle at once, and at last these halves.
     """
     side = side_of(source.dtype)
 
@@ -107,18 +107,36 @@ def transpose(
 
         align = context.get_abi_sizeof(context.get_value_type(source.dtype))
         rows = [builder.load(place, align=align) for place in places(source, *arguments[:3])]
-        indices = ir.VectorType(ir.IntType(32), side)
-        low = indices([i // 2 + side * (i % 2) for i in range(side)])
-        high = indices([i // 2 + side // 2 + side * (i % 2) for i in range(side)])
-        for _ in range(side.bit_length() - 1):
-            pairs = zip(rows[: side // 2], rows[side // 2 :], strict=True)
-            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in (low, high)]
+        half, indices = side // 2, ir.VectorType(ir.IntType(32), side)
+
+        def interleave(distance: int, picked: list[list[int]]) -> list[Any]:
+            """Interleave rows so far apart; `picked` are the numbers of the first of them, and of both, for results."""
+            first = [k for k in range(side) if not k & distance]
+            return [builder.shuffle_vector(rows[k], rows[k + distance], indices(p)) for k in first for p in picked]
+
+        size = 1
+        while size < half:
+            units = [range(k, k + size) for k in range(0, side, size)]
+            lanes = [units[k : k + half // size] for k in range(0, len(units), half // size)]
+            low, high = ([u for lane in lanes for u in part(lane)] for part in (_first_half, _second_half))
+            rows = interleave(size, [[j + k for u in some for k in (0, side) for j in u] for some in (low, high)])
+            size *= 2
+        ends = interleave(half, [[*range(half), *range(side, side + half)], [*range(half, side), *range(side + half, 2 * side)]])
+        rows = ends[::2] + ends[1::2]
         for row, place in zip(rows, places(out, *arguments[3:]), strict=True):
             builder.store(row, place, align=align)
         return context.get_dummy_value()
 
     integers = [types.intp, types.intp]
     return types.void(source, *integers, out, *integers), generate
+
+
+def _first_half(items: list[Any]) -> list[Any]:
+    return items[: len(items) // 2]
+
+
+def _second_half(items: list[Any]) -> list[Any]:
+    return items[len(items) // 2 :]
 
 
 def side_of(dtype: Any) -> int:

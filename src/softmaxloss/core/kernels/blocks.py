@@ -239,27 +239,27 @@ def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
 
 
 @inline
-def scale(block: Any, first: Any, second: Any) -> None:
-    """Multiply exponentials by two factors."""
+def scale(lifted: Any, first: Any, second: Any, block: Any) -> None:
+    """Write exponentials times two factors to a block."""
     for j in range(block.size):
-        block[j] = (block[j] * first) * second
+        block[j] = (lifted[j] * first) * second
 
 
 @fused
-def scale_and_subtract(block: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int) -> None:
-    """Turn LIFT * exp into factor * exp - d * q, but for what q has at the label."""
+def scale_and_subtract(
+    lifted: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int, block: Any
+) -> None:
+    """Write factor * exp - d * q to a block, given LIFT * exp; q without what it has at the label."""
     first, second = factors.first[c], factors.second[c]
     keep, floor = factors.d[c] * tile.keep[c], factors.d[c] * rows.floor
     for j in range(block.size):
         q = class_weight_of(rows.class_weight, start + j) * (keep * probability_of(rows.dense, i, start + j) + floor)
-        block[j] = (block[j] * first) * second - block.dtype.type(q)
+        block[j] = (lifted[j] * first) * second - block.dtype.type(q)
 
 
 @inline
 def store(block: Any, out: Any, past_caches: bool) -> None:
-    """Copy a working block to where it belongs, unless it is there, around the caches if asked to."""
-    if block.ctypes.data == out.ctypes.data:
-        return
+    """Copy a working block to where it belongs, around the caches if asked to."""
     begin = end = 0
     if past_caches and block.itemsize == out.itemsize:
         line = CACHE_LINE // out.itemsize

@@ -15,8 +15,9 @@ from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap,
 from softmaxloss.core.kernels.bits import take
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
-from softmaxloss.core.kernels.lines import exists, next_tile, place_of, read_tile, write_tile
+from softmaxloss.core.kernels.lines import ask_for_next, exists, next_tile, place_of, read_tile, write_tile
 from softmaxloss.core.kernels.tiles import (
+    MOST_ROWS,
     Tile,
     TileFactors,
     begin_tile,
@@ -29,10 +30,6 @@ from softmaxloss.core.kernels.tiles import (
     tile_for,
     write_summaries,
 )
-
-# Classes whose terms are added plainly before their sum joins the compensated total.
-RUN = 4
-
 
 def probability_in(dense: Any, group: int, j: int, i: int) -> Any:
     """Return P of class j of row i in its group, which is 0 where no target rows are given."""
@@ -63,19 +60,87 @@ def refer(size: int, tile: Tile, temperature: Temperature) -> None:
 
 
 @inline
-def reduce_line(line: Any, tile: Tile, temperature: Temperature) -> None:
-    """Turn each logit into r, and fill in the powers of two: see `reduced`."""
-    for c in range(line.size):
-        reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], 0.0)
-        line[c], tile.powers[c] = reduced(line[c] - tile.base[c], 0.0, reference, temperature)
+def sum_exponentials(
+    logits: Any, lines: Any, tile: Tile, group: int, start: int, size: int, temperature: Temperature
+) -> None:
+    """Turn logits into LIFT * exp((z - R) / T), 0 for winners, and add them up.
+
+    Four classes at a time, so that a sum takes two additions in a row, and a row's reference is looked up once.
+    """
+    n_classes = logits.n_classes
+    subtract_bases(lines, tile, n_classes, size)
+    powers = tile.powers.reshape(4, MOST_ROWS)
+    p, run = (powers[0][:size], powers[1][:size], powers[2][:size], powers[3][:size]), tile.run[:size]
+    whole = n_classes // 4 * 4
+    for j in range(0, whole, 4):
+        ask_for_next(logits, group, start, size, j, j + 4)
+        four = lines[j][:size], lines[j + 1][:size], lines[j + 2][:size], lines[j + 3][:size]
+        reduce_four(four, p, tile, j, temperature)
+        add_four(four, p, run)
+        fold(run, tile.rest, tile.lost_rest)
+    for j in range(whole, n_classes):
+        reduce_one(lines[j][:size], p[0], tile, j, temperature)
+        take_one(lines[j][:size], p[0])
+        fold(lines[j][:size], tile.rest, tile.lost_rest)
 
 
 @inline
-def add_exponentials(line: Any, tile: Tile) -> None:
-    """Turn each r into LIFT * exp((z - R) / T), and add it to the run."""
+def subtract_bases(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
+    """Subtract the bases of rows, which are nearly always 0."""
+    far = 0
+    for c in range(size):
+        far += tile.base[c] != 0
+    if far > 0:
+        for j in range(n_classes):
+            subtract_base(lines[j][:size], tile)
+
+
+@inline
+def subtract_base(line: Any, tile: Tile) -> None:
     for c in range(line.size):
-        line[c] = power_series(line[c]) * tile.powers[c]
-        tile.run[c] += line[c]
+        line[c] -= tile.base[c]
+
+
+@inline
+def reduce_four(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
+    """Turn logits of four classes into r, and fill in the powers of two: see `reduced`."""
+    for c in range(z[0].size):
+        z[0][c], powers[0][c] = reduced_in(tile, c, z[0][c], j, temperature)
+        z[1][c], powers[1][c] = reduced_in(tile, c, z[1][c], j + 1, temperature)
+        z[2][c], powers[2][c] = reduced_in(tile, c, z[2][c], j + 2, temperature)
+        z[3][c], powers[3][c] = reduced_in(tile, c, z[3][c], j + 3, temperature)
+
+
+@inline
+def reduce_one(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
+    """Do so for one class."""
+    for c in range(z.size):
+        z[c], powers[c] = reduced_in(tile, c, z[c], j, temperature)
+
+
+@inline
+def reduced_in(tile: Tile, c: int, x: Any, j: int, temperature: Temperature) -> tuple[Any, Any]:
+    """Return r and the power of two of class j of row c."""
+    real = tile.peak.dtype.type
+    r, power = reduced(x, 0.0, Reference(real(0), tile.rounder[c], tile.lowest[c], 0.0), temperature)
+    return r, real(0) if tile.winner[c] == np.int32(j) else power
+
+
+@inline
+def add_four(r: Any, powers: Any, run: Any) -> None:
+    """Turn r of four classes into exponentials, and write their sums."""
+    for c in range(run.size):
+        w, x = power_series(r[0][c]) * powers[0][c], power_series(r[1][c]) * powers[1][c]
+        y, z = power_series(r[2][c]) * powers[2][c], power_series(r[3][c]) * powers[3][c]
+        r[0][c], r[1][c], r[2][c], r[3][c] = w, x, y, z
+        run[c] = (w + x) + (y + z)
+
+
+@inline
+def take_one(r: Any, powers: Any) -> None:
+    """Turn r of one class into exponentials."""
+    for c in range(r.size):
+        r[c] = power_series(r[c]) * powers[c]
 
 
 @fused
@@ -100,23 +165,15 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
         if exists(rows.class_mask, j):
             take_higher(lines[j][:size], j, tile.peak, tile.winner)
     for c in range(size):
-        tile.label_logit[c] = lines[max(rows.label[first + c], 0), c]
+        tile.label_logit[c] = lines[max(tile.label[c], 0), c]
     refer(size, tile, rows.temperature)
 
-    tile.run[:] = 0
     tile.rest[:], tile.lost_rest[:], tile.dot[:], tile.lost_dot[:] = 0.0, 0.0, 0.0, 0.0
     if has_spread(rows):
         for j in range(logits.n_classes):
             add_gaps(lines[j][:size], tile, rows, group, j, start)
-    for c in range(size):
-        lines[tile.winner[c], c] = -math.inf
-    for begin in range(0, logits.n_classes, RUN):
-        for j in range(begin, min(begin + RUN, logits.n_classes)):
-            reduce_line(lines[j][:size], tile, rows.temperature)
-            add_exponentials(lines[j][:size], tile)
-        fold(tile.run[:size], tile.rest, tile.lost_rest)
-        tile.run[:] = 0
-    finish_summaries(rows, tile, first, size)
+    sum_exponentials(logits, lines, tile, group, start, size, rows.temperature)
+    finish_summaries(rows, tile, size)
 
 
 @kernel
@@ -151,9 +208,9 @@ def losses_and_gradients(
             summarize_tile(logits, rows, lines, tile, group, start, size)
             finish_losses(rows, tile, row, size, loss)
             if out.flat.size > 0:
-                find_wanted(rows, lines, tile, factors, group, start, row, size)
+                find_wanted(rows, lines, tile, factors, group, start, size)
                 finish_factors(rows, d_loss, tile, factors, row, size)
-                finish_gradients(rows, lines, tile, factors, group, start, row, size)
+                finish_gradients(rows, lines, tile, factors, group, start, size)
                 write_tile(lines, out, group, start, size, past_caches)
             row += size
         row = take(next_row, step)
@@ -161,43 +218,57 @@ def losses_and_gradients(
 
 @inline
 def find_wanted(
-    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
+    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
 ) -> None:
     """Look up the exponentials of labels, and the targets of winners."""
     for c in range(size):
-        factors.label_exp[c] = lines[max(rows.label[first + c], 0), c]
+        factors.label_exp[c] = lines[max(tile.label[c], 0), c]
         factors.q_winner[c] = probability_in(rows.dense, group, tile.winner[c], start + c)
 
 
 @inline
 def finish_gradients(
-    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, first: int, size: int
+    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
 ) -> None:
     """Turn exponentials into gradients; clear rows of weight 0 and classes that do not exist."""
-    for j in range(lines.shape[0]):
-        scale_line(lines[j][:size], rows, tile, factors, group, j, start)
+    idle = 0
     for c in range(size):
-        label = rows.label[first + c]
-        if label >= 0:
-            lines[label, c] = factors.at_label[c]
-        if math.isfinite(tile.peak[c]):
-            lines[tile.winner[c], c] = factors.at_winner[c]
-        if tile.weight[c] == 0.0:
-            lines[:, c] = 0
+        idle += tile.weight[c] == 0.0
+    for j in range(lines.shape[0]):
+        line = lines[j][:size]
+        scale_line(line, rows, tile, factors, group, j, start)
+        if idle > 0:
+            clear_idle(line, tile)
     for j in range(rows.class_mask.size):
         if not rows.class_mask[j]:
             lines[j] = 0
 
 
+@inline
+def clear_idle(line: Any, tile: Tile) -> None:
+    """Set a class to 0 in rows of weight 0."""
+    for c in range(line.size):
+        line[c] = line[c] if tile.weight[c] != 0.0 else 0
+
+
 @fused
 def scale_line(line: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
-    """Turn LIFT * exp of class j into factor * exp - d * q."""
+    """Turn LIFT * exp of class j into factor * exp - d * q, but for the gradients of labels and winners."""
     if has_spread(rows):
         r = class_weight_of(rows.class_weight, j)
         for c in range(line.size):
             p = probability_in(rows.dense, group, j, start + c)
             q = r * (factors.d[c] * tile.keep[c] * p + factors.d[c] * rows.floor)
-            line[c] = (line[c] * factors.first[c]) * factors.second[c] - line.dtype.type(q)
+            scaled = (line[c] * factors.first[c]) * factors.second[c] - line.dtype.type(q)
+            line[c] = unless_wanted(scaled, tile, factors, j, c)
     else:
         for c in range(line.size):
-            line[c] = (line[c] * factors.first[c]) * factors.second[c]
+            line[c] = unless_wanted((line[c] * factors.first[c]) * factors.second[c], tile, factors, j, c)
+
+
+@inline
+def unless_wanted(gradient: Any, tile: Tile, factors: TileFactors, j: int, c: int) -> Any:
+    """Return the gradient of class j of row c, given what it is if that is neither the label nor the winner."""
+    at_label, at_winner = factors.at_label[c], factors.at_winner[c]  # read in any case, for the sake of vector code
+    value = at_label if tile.label[c] == np.int32(j) else gradient
+    return at_winner if tile.winner[c] == np.int32(j) else value

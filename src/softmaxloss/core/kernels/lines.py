@@ -55,10 +55,20 @@ def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, 
     else:
         rows = logits.flat[place_of(logits, group, 0, start) :]
         columns = lines.reshape(lines.size)
-        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes)
+        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes, True)
     for j in range(class_mask.size):
         if not class_mask[j]:
             lines[j][:size] = -math.inf
+
+
+@inline
+def ask_for_next(logits: Any, group: int, start: int, size: int, begin: int, end: int) -> None:
+    """Ask the caches for as much of the rows that follow a tile as some classes of it are, if classes come last."""
+    if logits.class_stride == 1:
+        first = place_of(logits, group, 0, start + size)
+        stop = min(first + end * size, logits.flat.size)
+        for place in range(first + begin * size, stop, CACHE_LINE // logits.flat.itemsize):
+            prefetch(logits.flat, place)
 
 
 @inline
@@ -70,7 +80,7 @@ def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_cac
             store(lines[j][:size], out.flat[at : at + size], past_caches)
     else:
         rows = out.flat[place_of(out, group, 0, start) :]
-        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size)
+        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size, False)
 
 
 @inline
@@ -80,35 +90,46 @@ def copy_line(source: Any, line: Any) -> None:
         line[c] = decoded(source[c])
 
 
-def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]."""
+def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool) -> None:
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]: square by square, down the columns first or not.
+
+    Whichever goes along the lines leaves only a few numbers of each row to be kept in a first-level cache.
+    """
     raise NotImplementedError  # compiled code has the versions below
 
 
 @overload(turn, jit_options=STEP_OPTIONS)
-def _turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
+def _turn(
+    source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
+) -> Callable[..., Any]:
     side = side_of(source.dtype)
 
-    def by_squares(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        rows, columns = n_rows // side * side, n_columns // side * side
-        for i in range(0, rows, side):
-            for j in range(0, columns, side):
+    def by_squares(
+        source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
+    ) -> None:
+        if n_rows < side or n_columns < side:
+            turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
+            return
+        outer, inner = (n_columns, n_rows) if columns_first else (n_rows, n_columns)
+        for first in range(0, outer, side):
+            a = min(first, outer - side)  # the last squares overlap those before them
+            for second in range(0, inner, side):
+                b = min(second, inner - side)
+                i, j = (b, a) if columns_first else (a, b)
                 transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
-        turn_one_by_one(source, stride, 0, rows, out, out_stride, columns, n_columns)
-        turn_one_by_one(source, stride, rows, n_rows, out, out_stride, 0, n_columns)
 
-    def one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        turn_one_by_one(source, stride, 0, n_rows, out, out_stride, 0, n_columns)
+    def one_by_one(
+        source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
+    ) -> None:
+        turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
 
     return by_squares if source.dtype == out.dtype else one_by_one
 
 
 @inline
-def turn_one_by_one(
-    source: Any, stride: int, begin: int, end: int, out: Any, out_stride: int, out_begin: int, out_end: int
-) -> None:
-    """Copy some rows and columns of a matrix to those of its transpose."""
-    for i in range(begin, end):
-        for j in range(out_begin, out_end):
+def turn_one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+    """Do so number by number."""
+    for i in range(n_rows):
+        for j in range(n_columns):
             place = np.uint64(j * out_stride + i)
             out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])

@@ -53,6 +53,7 @@ from softmaxloss.core.kernels.exponential import (
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
     Tile,
+    TileFactors,
     begin_tile,
     factors_for,
     finish_factors,
@@ -65,7 +66,7 @@ from softmaxloss.core.kernels.tiles import (
 )
 
 # The exponentials of so many classes wait together until their rows are finished: half a second-level cache.
-WAITING_ELEMENTS = 1 << 15
+WAITING_ELEMENTS = 1 << 14
 
 
 def rows_that_wait(n_classes: int) -> int:
@@ -144,7 +145,7 @@ def summarize_row(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: 
 
     The rare row that rises far above its first block is swept once more, with the reference of its peak.
     """
-    zero, label = block.dtype.type(0), rows.label[i]
+    zero, label = block.dtype.type(0), tile.label[c]
     tile.label_logit[c] = decoded(logits[i][label]) if label >= 0 else 0.0
     reference, is_given = reference_of(zero, rows.temperature), False
     while True:
@@ -194,7 +195,7 @@ def summarize(logits: Any, rows: Any, next_row: Any, step: int, summary: Any) ->
                     summarize_row(logits, block, work, lanes, rows, first + c, tile, c)
                 else:
                     leave_out(tile, c)
-            finish_summaries(rows, tile, first, size)
+            finish_summaries(rows, tile, size)
             write_summaries(rows, tile, first, size, summary)
         begin = take(next_row, step)
 
@@ -225,14 +226,14 @@ def losses_and_gradients(
                 lifted = work[i % work.shape[0]] if out.size > 0 else spare
                 summarize_row(logits, block, lifted, lanes, rows, i, tile, c)
                 if out.size > 0:
-                    factors.label_exp[c] = lifted[max(rows.label[i], 0)]
+                    factors.label_exp[c] = lifted[max(tile.label[c], 0)]
                     factors.q_winner[c] = probability_of(rows.dense, i, tile.winner[c])
-            finish_summaries(rows, tile, first, size)
+            finish_summaries(rows, tile, size)
             finish_losses(rows, tile, first, size, loss)
             if out.size > 0:
                 finish_factors(rows, d_loss, tile, factors, first, size)
                 for c in range(size):
-                    finish_gradient(rows, work, tile, factors, first + c, c, out, past_caches)
+                    finish_gradient(rows, work, block, tile, factors, first + c, c, out, past_caches)
         begin = take(next_row, step)
 
 
@@ -243,26 +244,28 @@ def rows_at_once(logits: Any, work: Any) -> int:
 
 
 @inline
-def finish_gradient(rows: Any, work: Any, tile: Tile, factors: Any, i: int, c: int, out: Any, past_caches: bool) -> None:
-    """Turn the exponentials of row i into its gradient, in its place."""
-    row, lifted, label, d = out[i], work[i % work.shape[0]], rows.label[i], factors.d[c]
+def finish_gradient(
+    rows: Any, work: Any, block: Any, tile: Tile, factors: TileFactors, i: int, c: int, out: Any, past_caches: bool
+) -> None:
+    """Turn the exponentials of row i into its gradient, in its place, each part of which is written just once."""
+    row, lifted = out[i], work[i % work.shape[0]]
     if tile.weight[c] == 0.0:
         row[:] = 0
         return
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
-        part = lifted[start:stop]
+        part, d_z = lifted[start:stop], block[: stop - start]
         if has_spread(rows):
-            scale_and_subtract(part, tile, factors, c, rows, i, start)
+            scale_and_subtract(part, tile, factors, c, rows, i, start, d_z)
         else:
-            scale(part, factors.first[c], factors.second[c])
-        store(part, row[start:stop], past_caches)
-    real = lifted.dtype.type
-    if label >= 0:
-        row[label] = encoded(real(factors.at_label[c]), row[label])
-    if math.isfinite(tile.peak[c]):
-        row[tile.winner[c]] = encoded(real(factors.at_winner[c]), row[tile.winner[c]])
-    clear_masked(row, rows.class_mask)
+            scale(part, factors.first[c], factors.second[c], d_z)
+        label, winner = tile.label[c] - start, tile.winner[c] - start
+        if 0 <= label < d_z.size:
+            d_z[label] = factors.at_label[c]
+        if 0 <= winner < d_z.size:
+            d_z[winner] = factors.at_winner[c]
+        clear_masked(d_z, rows.class_mask[start:stop])
+        store(d_z, row[start:stop], past_caches)
 
 
 @kernel
@@ -276,7 +279,7 @@ def log_softmax(logits: Any, rows: Any, next_row: Any, step: int, out: Any) -> N
         for i in range(begin, min(begin + step, logits.shape[0])):
             begin_tile(rows, tile, i, 1)
             summarize_row(logits, block, work, lanes, rows, i, tile, 0)
-            finish_summaries(rows, tile, i, 1)
+            finish_summaries(rows, tile, 1)
             peak, rest = tile.peak[0], tile.rest[0] + tile.lost_rest[0]
             log_total = rounded(log_one_plus(rest, 0.0)) if math.isfinite(peak) else math.nan
             for start in range(0, logits.shape[1], BLOCK):

@@ -25,7 +25,7 @@ from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_facto
 
 # What is kept of so many rows, some 200 bytes each, stays in a first-level cache.
 MOST_ROWS = 128
-_numbers = local_array(MOST_ROWS)
+_numbers, _four_numbers = local_array(MOST_ROWS), local_array(4 * MOST_ROWS)
 
 
 class Tile(NamedTuple):
@@ -33,11 +33,12 @@ class Tile(NamedTuple):
 
     peak: Any  # in the precision of the logits
     winner: Any
+    label: Any
     base: Any  # those of Reference, in the precision of the logits
     rounder: Any
     lowest: Any
     exponent: Any
-    powers: Any  # room for one number per row, in the precision of the logits
+    powers: Any  # room for four numbers per row, and for one, in the precision of the logits
     run: Any
     above: Any  # exp((peak - R) / T), carried
     lost_above: Any
@@ -65,7 +66,7 @@ class TileFactors(NamedTuple):
     second: Any
     q_winner: Any
     label_exp: Any  # LIFT * exp((z - R) / T) of labels
-    at_winner: Any  # the gradients there
+    at_winner: Any  # the gradients there, in the precision of the logits
     at_label: Any
 
 
@@ -76,11 +77,12 @@ def tile_for(number: Any) -> Tile:
     return Tile(
         peak=_numbers(number),
         winner=_numbers(integer),
+        label=_numbers(integer),
         base=_numbers(number),
         rounder=_numbers(number),
         lowest=_numbers(number),
         exponent=_numbers(double),
-        powers=_numbers(number),
+        powers=_four_numbers(number),
         run=_numbers(number),
         above=_numbers(double),
         lost_above=_numbers(double),
@@ -111,8 +113,8 @@ def factors_for(number: Any) -> TileFactors:
         second=_numbers(number),
         q_winner=_numbers(double),
         label_exp=_numbers(double),
-        at_winner=_numbers(double),
-        at_label=_numbers(double),
+        at_winner=_numbers(number),
+        at_label=_numbers(number),
     )
 
 
@@ -128,7 +130,8 @@ def begin_tile(rows: Any, tile: Tile, first: int, size: int) -> None:
     of_rows(rows.mass, first, tile.mass[:size])
     of_rows(rows.weight, first, tile.weight[:size])
     for c in range(size):
-        tile.keep[c] = 0.0 if rows.label[first + c] >= 0 else rows.keep
+        tile.label[c] = rows.label[first + c]
+        tile.keep[c] = 0.0 if tile.label[c] >= 0 else rows.keep
 
 
 @inline
@@ -149,7 +152,7 @@ def set_reference(tile: Tile, c: int, reference: Reference) -> None:
 
 
 @inline
-def finish_summaries(rows: Any, tile: Tile, first: int, size: int) -> None:
+def finish_summaries(rows: Any, tile: Tile, size: int) -> None:
     """Turn the sums of rows into rest and dot."""
     like = tile.peak.dtype.type(0)
     for c in range(size):
@@ -162,7 +165,7 @@ def finish_summaries(rows: Any, tile: Tile, first: int, size: int) -> None:
         rest = over(total, carried(tile.above[c], tile.lost_above[c], like))
         tile.rest[c], tile.lost_rest[c] = value_of(rest), lost_of(rest)
     for c in range(size):
-        label = rows.label[first + c]
+        label = tile.label[c]
         tile.spike[c] = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
     for c in range(size):
         half_dot = carried(tile.dot[c], tile.lost_dot[c], like)
@@ -204,7 +207,7 @@ def finish_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, fir
         factors.factor[c] = rounded(over(of.f, carried(tile.above[c], tile.lost_above[c], tile.peak[c])))
         factors.first[c], factors.second[c] = two_factors(tile.peak, factors.factor[c])
     for c in range(size):
-        label, winner = rows.label[first + c], tile.winner[c]
+        label, winner = tile.label[c], tile.winner[c]
         q = tile.keep[c] * factors.q_winner[c] + rows.floor + (rows.keep if winner == label else 0.0)
         factors.q_winner[c] = class_weight_of(rows.class_weight, winner) * q
         q_label = class_weight_of(rows.class_weight, max(label, 0)) * (rows.keep + rows.floor)
