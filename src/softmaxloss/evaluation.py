@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.layout import Layout
+from softmaxloss.core.layout import layout_of
 from softmaxloss.core.rows import describe, per_row
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def metrics(
     entropy         0.8315 nats
     """
     z = checks.logits(logits)
-    layout = Layout(z.shape, checks.axis(axis, z))
+    layout = layout_of(z.shape, checks.axis(axis, z))
     ks = checks.ranks(topk)
     rows, _ = describe(
         targets,

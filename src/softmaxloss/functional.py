@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.layout import Layout
+from softmaxloss.core.layout import Layout, layout_of
 from softmaxloss.core.rows import RowOptions, describe, logits_alone, per_row, with_row_options
 
 Array = NDArray[Any]
@@ -260,7 +260,7 @@ def cross_entropy_and_grad(
 
 def _logits_and_layout(logits: ArrayLike, axis: int) -> tuple[Array, Layout]:
     z = checks.logits(logits)
-    return z, Layout(z.shape, checks.axis(axis, z))
+    return z, layout_of(z.shape, checks.axis(axis, z))
 
 
 class _Output:

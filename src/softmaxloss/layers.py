@@ -8,7 +8,7 @@ import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import computed, result_dtype
-from softmaxloss.core.layout import Layout
+from softmaxloss.core.layout import layout_of
 from softmaxloss.core.rows import RowOptions, describe
 from softmaxloss.functional import cross_entropy, cross_entropy_and_grad
 from softmaxloss.head import linear_cross_entropy, linear_cross_entropy_and_grad
@@ -35,7 +35,7 @@ class _LossLayer:
         """The softmax of the last forward pass, computed when it is first asked for; None before."""
         if self._y is None and self._x is not None:
             logits = self._logits(self._x)
-            layout = Layout(logits.shape, checks.axis(self.axis, logits))
+            layout = layout_of(logits.shape, checks.axis(self.axis, logits))
             rows, _ = describe(self._last_input()[1], layout, **self.options)
             dtype = result_dtype(logits.dtype)
             in_place = logits is not self._x and logits.dtype == dtype

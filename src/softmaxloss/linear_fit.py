@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
 
-from softmaxloss.core.layout import Layout
+from softmaxloss.core.layout import layout_of
 from softmaxloss.core.rows import describe
 from softmaxloss.functional import softmax
 from softmaxloss.head import linear_cross_entropy_and_grad
@@ -81,7 +81,7 @@ class Objective:
             "class_weight": class_weight,
             "label_smoothing": label_smoothing,
         }
-        rows, reduction = describe(targets, Layout((len(targets), len(class_weight))), **self.options)
+        rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
         if reduction.divisor <= 0:
             raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
         self.penalty = 1 / (C * reduction.divisor)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 
 from softmaxloss.core import checks, elementwise, rowwise
-from softmaxloss.core.layout import Layout, Piece
+from softmaxloss.core.layout import Piece, layout_of
 from softmaxloss.core.parallel import for_each
 from softmaxloss.core.rows import RowOptions, describe, with_row_options
 
@@ -194,7 +194,7 @@ class _Problem:
 
     def __init__(self, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> None:
         self.logits = checks.logits(logits)
-        self.layout = Layout(self.logits.shape, checks.axis(axis, self.logits))
+        self.layout = layout_of(self.logits.shape, checks.axis(axis, self.logits))
         self.by_row = self.layout.row_by_row()
         rows, self.reduction = describe(targets, self.layout, **options)
         self.rows = rows.each()
@@ -238,7 +238,7 @@ class _Problem:
     def _point(self, piece: Piece, live: NDArray[np.bool_], x: Float64s) -> _Point:
         dense = None if self.rows.dense is None else self._matrix(self.rows.dense, piece, live)
         rows = self.rows.part(piece.rows, dense)._replace(softcap=0.0)  # the cap is taken off here
-        z, layout, temperature = elementwise.load(x, self.rows.softcap), Layout(x.shape), rows.temperature.value
+        z, layout, temperature = elementwise.load(x, self.rows.softcap), layout_of(x.shape), rows.temperature.value
         summary = rowwise.summarize(z, rows, layout)
         p, d_z = np.empty_like(z), np.empty_like(z)
         rowwise.softmax(z, rows, p, layout)

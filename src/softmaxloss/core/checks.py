@@ -149,7 +149,7 @@ def logits(value: ArrayLike) -> Array:
 
 def axis(value: int, logits: Array) -> int:
     """Return the class axis of logits, counted from 0; there must be classes on it."""
-    number, ndim = integer("axis", value), logits.ndim
+    number, ndim = value if type(value) is int else integer("axis", value), logits.ndim
     if not -ndim <= number < ndim:
         raise ValueError(
             f"axis must lie between {-ndim} and {ndim - 1} for logits of shape {logits.shape}, got {number}"
@@ -360,6 +360,8 @@ def _may_overlap_itself(array: Array) -> bool:
 
 def _array(name: str, value: Any) -> Array:
     """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
     try:

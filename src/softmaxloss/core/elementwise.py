@@ -6,6 +6,7 @@ logits x to softcap * tanh(x / softcap), in float64 whatever they come in; resul
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+@cache
 def is_half(dtype: np.dtype[Any]) -> bool:
     """Return whether a dtype is float16 or bfloat16, which NumPy knows from the ml_dtypes package alone."""
     return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
 
 
+@cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return what numbers of a dtype are computed in: float32 where it holds them all, or float64."""
     single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
     return np.dtype(np.float32 if single else np.float64)
 
 
+@cache
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of results of the shape of the logits: theirs, but float64 for integers."""
     return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)

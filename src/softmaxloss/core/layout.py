@@ -8,6 +8,7 @@ matrix (rows, classes). Few classes, and those that lie further apart in memory 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +58,12 @@ class ClassMajor(NamedTuple):
     row_stride: int
 
 
+@lru_cache(maxsize=256)
+def layout_of(shape: tuple[int, ...], axis: int = -1) -> Layout:
+    """Return the layout of logits of a shape with classes on an axis."""
+    return Layout(shape, axis)
+
+
 class Layout:
     """The shape of the logits, divided into batch and classes.
 
@@ -67,9 +74,15 @@ class Layout:
     axis : int
         Of the classes, counted from 0.
     n_rows, n_classes : int
+    whole : Piece
+        The whole batch.
     class_major : bool
         Whether rows are computed side by side: few classes, or rows that are neighbours in memory. The shape decides,
         not the memory, so that no bit of a result depends on how an array came about.
+    in_order : bool
+        Whether kernels can take an array of this shape as it lies, if it lies in C order.
+    step : int
+        How many neighbouring rows a thread takes at a time.
     """
 
     def __init__(self, shape: tuple[int, ...], axis: int = -1) -> None:
@@ -78,8 +91,13 @@ class Layout:
         self.batch_shape = shape[: self.axis] + shape[self.axis + 1 :]
         self.n_rows = prod(self.batch_shape)
         self.n_classes = shape[self.axis]
+        self.whole = Piece(slice(0, self.n_rows), (slice(None),) * len(self.batch_shape))
         self.classes_last = self.axis == len(shape) - 1 or prod(shape[self.axis + 1 :]) < SIDE_BY_SIDE
         self.class_major = not self.classes_last or self.n_classes <= FEW_CLASSES
+        self.in_order = self.axis == len(shape) - 1 or not self.classes_last
+        self.step = self._rows_of(STEP_ELEMENTS)
+        if self.class_major:
+            self.step = -(-self.step // STEP_ROWS) * STEP_ROWS
 
     def row_by_row(self) -> Layout:
         """Return the same layout for what is only computed row by row."""
@@ -91,34 +109,30 @@ class Layout:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
         return list(_split(self.batch_shape, self._rows_of(PIECE_ELEMENTS))) if self.n_rows else []
 
-    def everything(self) -> Piece:
-        """Return the whole batch as one piece."""
-        return Piece(slice(0, self.n_rows), (slice(None),) * len(self.batch_shape))
-
-    def rows_of_a_step(self) -> int:
-        """Return how many neighbouring rows a thread takes at a time."""
-        if self.class_major:
-            return -(-self._rows_of(STEP_ELEMENTS) // STEP_ROWS) * STEP_ROWS
-        return self._rows_of(STEP_ELEMENTS)
-
     def _rows_of(self, elements: int) -> int:
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
         return max(fewest, elements // (self.n_classes + extra))
 
     def part(self, array: Array, piece: Piece) -> Array:
         """Return a piece of an array of this shape; its classes come last unless they lie apart."""
-        part = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
-        return np.moveaxis(part, self.axis, -1) if self.classes_last and self.axis < part.ndim - 1 else part
+        if piece is not self.whole:
+            array = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
+        return np.moveaxis(array, self.axis, -1) if self.classes_last and self.axis < array.ndim - 1 else array
 
-    def arranged(self, part: Array) -> Array | ClassMajor:
-        """Return a part as kernels take it, (rows, classes) or ClassMajor: a view, or a copy if it must be."""
+    def arranged(self, part: Array, *, read_only: bool = False) -> Array | ClassMajor:
+        """Return a part as kernels take it, (rows, classes) or ClassMajor: a view, or a copy if it must be.
+
+        Kernels that only read it are compiled for arrays that say so.
+        """
         if self.classes_last:
             matrix = part.reshape(-1, self.n_classes)
-            if not (matrix.flags.c_contiguous and matrix.flags.aligned):
+            flags = matrix.flags
+            if not (flags.c_contiguous and flags.aligned):
                 matrix = np.require(matrix, requirements=["C_CONTIGUOUS", "ALIGNED"])
             if not self.class_major:
-                return matrix
-            return ClassMajor(matrix.reshape(-1), 1, self.n_classes, len(matrix), matrix.size, 1, self.n_classes)
+                return _view(matrix, read_only=read_only)
+            flat, n_rows, n_classes = _view(matrix.reshape(-1), read_only=read_only), len(matrix), self.n_classes
+            return ClassMajor(flat, 1, n_classes, n_rows, n_rows * n_classes, 1, n_classes)
         groups = prod(part.shape[: self.axis])
         width = prod(part.shape[self.axis + 1 :])
         block = np.require(part.reshape(groups, self.n_classes, width), requirements=["ALIGNED"])
@@ -127,22 +141,17 @@ class Layout:
             # the rows of other pieces between those of this one are skipped, not copied
             length = (self.n_classes - 1) * strides[1] + width
             flat = as_strided(block, (length,), (block.itemsize,), writeable=block.flags.writeable)
-            return ClassMajor(flat, 1, self.n_classes, width, length, strides[1], 1)
-        flat = np.ascontiguousarray(block).reshape(-1)
+            return ClassMajor(_view(flat, read_only=read_only), 1, self.n_classes, width, length, strides[1], 1)
+        flat = _view(np.ascontiguousarray(block).reshape(-1), read_only=read_only)
         return ClassMajor(flat, groups, self.n_classes, width, self.n_classes * width, width, 1)
 
-    def readable(self, part: Array) -> Array | ClassMajor:
-        """Return a part arranged for kernels that only read it; they are compiled for arrays that say so."""
-        arranged = self.arranged(part)
-        if isinstance(arranged, ClassMajor):
-            return arranged._replace(flat=_read_only(arranged.flat))
-        return _read_only(arranged)
 
-
-def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def _view(array: Array, *, read_only: bool) -> Array:
+    """Return an array, or a view of it that cannot be written to."""
+    if read_only:
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _split(shape: tuple[int, ...], most: int, outer: tuple[slice, ...] = (), first: int = 0) -> Iterator[Piece]:

@@ -11,21 +11,22 @@ import contextlib
 import math
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import ThreadPoolExecutor
+    from collections.abc import Sequence
 
 T = TypeVar("T")
 _NOTHING = object()
 
 
 class _Pool:
-    """The helper threads beside the calling one; made at first use, made anew in a forked child."""
+    """The helper threads beside the calling one; made when first asked for, made anew in a forked child."""
 
     def __init__(self) -> None:
         self._threads: int | None = None
@@ -38,26 +39,33 @@ class _Pool:
         return self._threads
 
     def forget(self) -> None:
-        """Drop the helpers without waiting for them: in a forked child they do not exist."""
+        """Drop the helpers without a word: in a forked child they do not exist."""
         self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
+        self._helpers, self._asked = 0, SimpleQueue[Callable[[], None] | None]()
 
     def resize(self, threads: int) -> None:
         with self._lock:
-            old, self._executor, self._threads = self._executor, None, threads
-        if old is not None:
-            old.shutdown(wait=False)
+            helpers, asked = self._helpers, self._asked
+            self._helpers, self._asked, self._threads = 0, SimpleQueue(), threads
+        for _ in range(helpers):
+            asked.put(None)
 
     def start(self, work: Callable[[], None], helpers: int) -> None:
         """Ask so many helpers to run `work`; where no thread can be had, fewer do, or none, or they do later."""
-        with self._lock, contextlib.suppress(RuntimeError):
-            if self._executor is None:
-                # loaded here, as it refuses to load while the interpreter shuts down
-                from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+        if self._helpers < helpers:
+            with self._lock, contextlib.suppress(RuntimeError):
+                while self._helpers < helpers:
+                    threading.Thread(target=_help, args=(self._asked,), name="softmaxloss", daemon=True).start()
+                    self._helpers += 1
+        for _ in range(min(helpers, self._helpers)):
+            self._asked.put(work)
 
-                self._executor = ThreadPoolExecutor(max(self.threads - 1, 1), thread_name_prefix="softmaxloss")
-            for _ in range(helpers):
-                self._executor.submit(work)
+
+def _help(asked: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do what is asked for; nothing of it is kept alive while waiting for more."""
+    while work := asked.get():
+        work()
+        del work
 
 
 def _default_threads() -> int:

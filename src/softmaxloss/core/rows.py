@@ -12,7 +12,7 @@ how logits are to be seen: which classes exist, their temperature and soft cap, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
@@ -22,8 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks
 from softmaxloss.core.elementwise import kernel_dtype
 from softmaxloss.core.kernels import targets as target_kernels
-from softmaxloss.core.kernels.exponential import Temperature, temperature_of
+from softmaxloss.core.kernels.compilation import inline
+from softmaxloss.core.kernels.exponential import Scale, Temperature, temperature_of
 from softmaxloss.core.parallel import for_each
+from softmaxloss.core.summary import total_loss
 
 if TYPE_CHECKING:
     from softmaxloss.core.layout import Layout, Piece
@@ -92,6 +94,10 @@ class Rows(NamedTuple):
         mass, weight = (of if len(of) == 1 else of[rows] for of in (self.mass, self.weight))
         return self._replace(label=self.label[rows], dense=dense, mass=mass, weight=weight)
 
+    def fields(self) -> tuple[Any, ...]:
+        """Return what `rows_of` makes rows of in a kernel: Numba tells the types of plain tuples much faster."""
+        return (*self[:9], self.temperature.fields(), self.softcap)
+
     def each(self) -> Rows:
         """Return the same rows with a mass and a weight for each of them."""
         mass, weight = (np.array(np.broadcast_to(of, len(self.label))) for of in (self.mass, self.weight))
@@ -102,6 +108,13 @@ class Rows(NamedTuple):
         return logits_alone(len(self.label), self.temperature.value)._replace(
             weight=(self.weight != 0) * 1.0, class_mask=self.class_mask, softcap=self.softcap
         )
+
+
+@inline
+def rows_of(fields: Any) -> Rows:
+    """Return rows, given their fields."""
+    value, single, double = fields[9]
+    return Rows(*fields[:9], Temperature(value, Scale(*single), Scale(*double)), fields[10])  # type: ignore[call-arg]
 
 
 class Reduction(NamedTuple):
@@ -115,8 +128,7 @@ class Reduction(NamedTuple):
         """Return the sum of the losses, whose weights hold a mean's divisor, or the losses of the rows."""
         if self.kind == "none":
             return per_row(losses, self.batch_shape, logits_dtype)
-        with np.errstate(all="ignore"):
-            return float(losses.sum())
+        return total_loss(losses)
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
         """Return the gradient from above as one number per row, or one for all."""
@@ -134,6 +146,7 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 ALL_CLASSES = np.ones(0, bool)
 ALL_ONE = np.ones(0)
 ONE = np.ones(1)
+NO_LABELS = np.zeros(0, np.int64)
 
 
 def logits_alone(n_rows: int, temperature: float) -> Rows:
@@ -158,18 +171,19 @@ def describe(
     normalizer: float | None = None,
 ) -> tuple[Rows, Reduction]:
     """Return what targets and options ask for; ValueError or TypeError where they make no sense."""
-    checks.reduction(reduction)
-    eps = checks.fraction("label_smoothing", label_smoothing)
-    zeta = checks.non_negative("z_loss", z_loss)
-    cap = 0.0 if softcap is None else checks.positive("softcap", softcap)
-    t = temperature_of(checks.temperature(temperature))
-    total = checks.normalizer(normalizer, reduction)
+    scalars = _scalars(
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        reduction=reduction,
+        normalizer=normalizer,
+    )
     r = checks.class_weight(class_weight, layout.n_classes)
     exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
     weight = checks.sample_weight(sample_weight, layout.batch_shape)
     target = checks.targets(targets, layout.shape, layout.axis)
-    n_classes = int(exists.sum()) or max(layout.n_classes, 1)
-    if exists.size and (r is not None or eps > 0):
+    if exists.size and (r is not None or scalars.eps > 0):
         r = np.where(exists, 1.0 if r is None else r, 0.0)
 
     share: float | Float64s  # sum_c r_c P_ic; one number, as weight is, where it is the same for all rows
@@ -185,20 +199,87 @@ def describe(
         label, share = _read_dense(dense, weight, r, exists, layout)
         if not np.any((label < 0) & (weight != 0)):
             dense = None
+    if r is None and exists is ALL_CLASSES and isinstance(weight, float) and isinstance(share, float):
+        rows, reduction_of_rows = _plain_rows(scalars, layout)
+    else:
+        rows, reduction_of_rows = _combined(scalars, layout, weight, share, class_weight=r, exists=exists)
+    return Rows(label, dense, *rows[2:]), reduction_of_rows
 
+
+class _Scalars(NamedTuple):
+    """The checked options that are single numbers or words."""
+
+    eps: float
+    z_loss: float
+    softcap: float
+    temperature: Temperature
+    reduction: str
+    normalizer: float | None
+
+
+def _scalars(**options: Any) -> _Scalars:
+    """Return these options, checked."""
+    try:
+        return _checked_scalars(**options)
+    except TypeError:  # arrays of no dimension are numbers, too, but cannot be remembered
+        return _checked_scalars.__wrapped__(**options)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _checked_scalars(
+    *,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    temperature: float,
+    reduction: str,
+    normalizer: float | None,
+) -> _Scalars:
+    checks.reduction(reduction)
+    return _Scalars(
+        checks.fraction("label_smoothing", label_smoothing),
+        checks.non_negative("z_loss", z_loss),
+        0.0 if softcap is None else checks.positive("softcap", softcap),
+        temperature_of(checks.temperature(temperature)),
+        reduction,
+        checks.normalizer(normalizer, reduction),
+    )
+
+
+def _combined(
+    scalars: _Scalars,
+    layout: Layout,
+    weight: float | Float64s,
+    share: float | Float64s,
+    *,
+    class_weight: Float64s | None = None,
+    exists: NDArray[np.bool_] = ALL_CLASSES,
+) -> tuple[Rows, Reduction]:
+    """Return rows that still lack their targets."""
+    eps, total, r = scalars.eps, scalars.normalizer, class_weight
+    n_classes = int(exists.sum()) or max(layout.n_classes, 1)
     keep, floor = 1.0 - eps, eps / n_classes
     mean_class_weight = 1.0 if r is None else float(r.sum()) / n_classes
     # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
     less = eps * (mean_class_weight - share) if eps < 0.5 else eps * mean_class_weight
     mass = (share if eps < 0.5 else keep * share) + less
     divisor = _total(weight, share, layout.n_rows)
-    if reduction == "mean":
+    if scalars.reduction == "mean":
         counts = divisor > 0 or bool(np.any((np.asarray(weight) > 0) & (np.asarray(share) > 0)))
         divisor = checks.divisor(divisor, total, counts=counts and layout.n_rows > 0)
         weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
+    r = ALL_ONE if r is None else r
     mass, weight = np.atleast_1d(mass), np.atleast_1d(weight)
-    rows = Rows(label, dense, mass, weight, ALL_ONE if r is None else r, keep, floor, exists, zeta, t, cap)
-    return rows, Reduction(reduction, layout.batch_shape, divisor)
+    rows = Rows(
+        NO_LABELS, None, mass, weight, r, keep, floor, exists, scalars.z_loss, scalars.temperature, scalars.softcap
+    )
+    return rows, Reduction(scalars.reduction, layout.batch_shape, divisor)
+
+
+@lru_cache(maxsize=256)
+def _plain_rows(scalars: _Scalars, layout: Layout) -> tuple[Rows, Reduction]:
+    """Return rows of weight 1 without class weights or a mask; they only depend on what can be remembered."""
+    return _combined(scalars, layout, 1.0, 1.0)
 
 
 def _per_row(value: float | Float64s, n_rows: int) -> Float64s:
@@ -223,9 +304,12 @@ def _labels(
 ) -> tuple[NDArray[np.int64], float | Float64s]:
     """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
     labels = target.reshape(-1)
-    plain = ignore_index is None and isinstance(weight, float) and not exists.size
-    if plain and (labels.size == 0 or (labels.min() >= 0 and labels.max() < n_classes)):
-        return np.array(labels, np.int64), weight
+    if ignore_index is None and isinstance(weight, float) and not exists.size:
+        flags = labels.flags
+        lies_right = labels.dtype == np.int64 and flags.c_contiguous and flags.aligned and flags.writeable
+        plain = labels if lies_right else np.array(labels, np.int64)
+        if target_kernels.all_within(plain, n_classes):
+            return plain, weight
     if ignore_index is not None:
         weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
     weight = _per_row(weight, labels.size)
@@ -249,7 +333,7 @@ def _read_dense(
 
     def read(piece: Piece) -> None:
         rows = piece.rows
-        block = by_row.readable(by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False))
+        block = by_row.arranged(by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False), read_only=True)
         found = label[rows], share[rows], wrong_class[rows]
         target_kernels.read_dense_rows(block, weight[rows], factors, exists, *found)
 

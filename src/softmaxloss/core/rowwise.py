@@ -50,7 +50,7 @@ def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary]:
         return (*_readable(logits, rows, layout, piece), summary.part(piece.rows))
 
-    _share_out(_summarize, arrange, layout, whole=_lies_as_read(logits, rows))
+    _share_out(_summarize, arrange, layout, whole=_lies_as_read(layout, logits, rows))
     return summary
 
 
@@ -85,13 +85,14 @@ def _losses_and_gradients(
         return piece, z, described, d, loss[piece.rows], result
 
     def run(next_row: Counter, step: int, arranged: tuple[Any, ...]) -> None:
-        piece, z, described, d, loss, result = arranged
-        to = _nowhere(z) if result is None else result.arranged
+        _, z, described, d, loss, result = arranged
+        to: Any = _nowhere(z) if result is None else result.arranged
         if isinstance(z, ClassMajor):
-            class_major.losses_and_gradients(z, described, d, next_row, step, _lines(z), loss, to, past_caches)
+            room, rows, to = _lines(z), described.fields(), tuple(to)
+            class_major.losses_and_gradients(tuple(z), rows, d, next_row, step, room, loss, to, past_caches)
         else:
-            work = _room_for_rows(z, to, layout)
-            row_kernels.losses_and_gradients(z, described, d, next_row, step, work, loss, to, past_caches)
+            room, rows = _room_for_rows(z, to, layout), described.fields()
+            row_kernels.losses_and_gradients(z, rows, d, next_row, step, room, loss, to, past_caches)
 
     def finish(arranged: tuple[Any, ...]) -> None:
         piece, *_, result = arranged
@@ -100,7 +101,7 @@ def _losses_and_gradients(
                 elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
             result.finish()
 
-    whole = softcap == 0.0 and _lies_as_read(logits, rows) and (out is None or _lies_as_read(out))
+    whole = _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out))
     _share_out(run, arrange, layout, finish, whole=whole)
     return loss
 
@@ -115,9 +116,9 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
 
     def run(next_row: Counter, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
         z, described, result = arranged
-        row_kernels.log_softmax(z, described, next_row, step, result.arranged)
+        row_kernels.log_softmax(z, described.fields(), next_row, step, result.arranged)
 
-    whole = by_row.axis == len(by_row.shape) - 1 and _lies_as_read(logits, rows) and _lies_as_read(out)
+    whole = _lies_as_read(by_row, logits, rows) and _lies_in_order(out)
     _share_out(run, arrange, by_row, lambda arranged: arranged[2].finish(), whole=whole)
 
 
@@ -137,8 +138,12 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
         if isinstance(z, ClassMajor):
             z, described = _readable(logits, once, by_row, piece)
-        uncapped = by_row.readable(by_row.part(logits, piece).astype(z.dtype, copy=False)) if rows.softcap else z
-        row_kernels.score(z, uncapped, described, 0, n, summary, part)
+        uncapped = (
+            by_row.arranged(by_row.part(logits, piece).astype(z.dtype, copy=False), read_only=True)
+            if rows.softcap
+            else z
+        )
+        row_kernels.score(z, uncapped, described.fields(), 0, n, summary, part)
 
     for_each(work, layout.pieces())
     return scores
@@ -166,9 +171,9 @@ def _share_out(
     Arrays that lie as kernels take them are arranged once, as a `whole`, whose rows all threads take a few at a time;
     of others one piece after the other is copied.
     """
-    step = layout.rows_of_a_step()
+    step = layout.step
     if whole and layout.n_rows:
-        arranged, counter = arrange(layout.everything()), new_counter()
+        arranged, counter = arrange(layout.whole), new_counter()
         helpers = range(min(get_num_threads(), -(-layout.n_rows // step)))
         for_each(lambda _: run(counter, step, arranged), helpers)
         finish(arranged)
@@ -182,26 +187,25 @@ def _share_out(
         for_each(work, layout.pieces())
 
 
-def _lies_as_read(array: Array, rows: Rows | None = None) -> bool:
-    """Return whether kernels can take an array, and the target rows, as they lie."""
-    dense = None if rows is None else rows.dense
-    if rows is not None and (
-        rows.softcap != 0.0 or (dense is not None and dense.dtype not in (np.float32, np.float64))
-    ):
+def _lies_as_read(layout: Layout, logits: Array, rows: Rows) -> bool:
+    """Return whether kernels can take logits and target rows as they lie."""
+    dense = rows.dense
+    if not layout.in_order or rows.softcap != 0.0 or not _lies_in_order(logits):
         return False
-    return all(
-        part.flags.c_contiguous and part.flags.aligned and part.dtype == result_dtype(part.dtype)
-        for part in (array, dense)
-        if part is not None
-    )
+    return dense is None or (dense.dtype in (np.float32, np.float64) and _lies_in_order(dense))
+
+
+def _lies_in_order(array: Array) -> bool:
+    flags, dtype = array.flags, array.dtype
+    return flags.c_contiguous and flags.aligned and dtype == result_dtype(dtype)
 
 
 def _summarize(next_row: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
     logits, rows, summary = arranged
     if isinstance(logits, ClassMajor):
-        class_major.summarize(logits, rows, next_row, step, _lines(logits), summary)
+        class_major.summarize(tuple(logits), rows.fields(), next_row, step, _lines(logits), summary)
     else:
-        row_kernels.summarize(logits, rows, next_row, step, summary)
+        row_kernels.summarize(logits, rows.fields(), next_row, step, summary)
 
 
 def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
@@ -233,10 +237,10 @@ def _computed_dtype(stored: Array) -> np.dtype[Any]:
 
 def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[Any, Rows]:
     """Return a piece of logits and the descriptor of its rows as kernels read them."""
-    z = layout.readable(elementwise.load(layout.part(logits, piece), rows.softcap))
+    z = layout.arranged(elementwise.load(layout.part(logits, piece), rows.softcap), read_only=True)
     dense = None
     if rows.dense is not None:
-        dense = layout.readable(elementwise.computed(layout.part(rows.dense, piece)))
+        dense = layout.arranged(elementwise.computed(layout.part(rows.dense, piece)), read_only=True)
     return z, rows.part(piece.rows, dense)
 
 
@@ -245,6 +249,9 @@ class _Output:
 
     def __init__(self, out: Array, z: Any, layout: Layout, piece: Piece, *, apart: bool = False) -> None:
         self.place = self.array = layout.part(out, piece)
+        if piece is layout.whole:
+            self.arranged = layout.arranged(elementwise.as_bits(self.place))
+            return
         dtype, stored = _computed_dtype(_values(z)), result_dtype(out.dtype)
         same = elementwise.kernel_dtype(stored) == dtype
         if same and out.dtype == stored and not apart:

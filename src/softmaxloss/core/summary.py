@@ -21,7 +21,20 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels.arithmetic import carried, gap_times, of_row, over, plus, rounded, times, two_sum
+from softmaxloss.core.kernels.arithmetic import (
+    carried,
+    clear,
+    fold,
+    gap_times,
+    lanes_for,
+    of_row,
+    over,
+    plus,
+    rounded,
+    sum_of,
+    times,
+    two_sum,
+)
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import Temperature, log_one_plus, temperature_of, times_exp
 
@@ -145,6 +158,16 @@ def row_losses(rows: Any, summary: RowSummary, begin: int, end: int, loss: Any) 
         mass, weight = of_row(rows.mass, i), of_row(rows.weight, i)
         if weight != 0.0:
             loss[i] = row_loss(rows, mass, weight, summary.peak[i], summary.rest[i], summary.dot[i])
+
+
+@kernel
+def total_loss(losses: Any) -> Any:
+    """Return the sum of losses of rows, rounded about once."""
+    lanes = lanes_for(0.0)
+    clear(lanes.total)
+    clear(lanes.lost)
+    fold(losses, lanes.total, lanes.lost)
+    return rounded(sum_of(lanes.total, lanes.lost, 0.0))
 
 
 @kernel

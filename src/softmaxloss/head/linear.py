@@ -9,7 +9,7 @@ import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import kernel_dtype, result_dtype
-from softmaxloss.core.layout import Layout
+from softmaxloss.core.layout import layout_of
 from softmaxloss.core.rows import RowOptions, Rows, describe, with_row_options
 from softmaxloss.head.products import multiply
 
@@ -78,7 +78,7 @@ def linear_cross_entropy(
     rows, reduction = describe(targets, layer.logits_layout, **options)
     losses = np.zeros(len(layer.features))
     for part, _, logits, described in layer.chunks(rows):
-        losses[part] = rowwise.losses(logits, described, Layout(logits.shape))
+        losses[part] = rowwise.losses(logits, described, layout_of(logits.shape))
     return reduction.result(losses, layer.dtype)  # type: ignore[no-any-return]
 
 
@@ -138,7 +138,7 @@ def linear_cross_entropy_and_grad(
     d_bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
     for part, x, logits, described in layer.chunks(rows):
         d = d_loss if len(d_loss) == 1 else d_loss[part]
-        losses[part] = rowwise.losses_and_gradients(logits, described, d, logits, Layout(logits.shape))
+        losses[part] = rowwise.losses_and_gradients(logits, described, d, logits, layout_of(logits.shape))
         d_logits = logits
         if d_features is not None:
             d_x = np.empty_like(x)
@@ -171,7 +171,7 @@ class _Layer:
         self.bias = None if b is None else b.astype(computed, copy=False)
         self.batch_shape = x.shape[:-1]
         self.n_classes, n_features = self.weight.shape
-        self.logits_layout = Layout((*self.batch_shape, self.n_classes))
+        self.logits_layout = layout_of((*self.batch_shape, self.n_classes))
         self.features = x.astype(computed, copy=False).reshape(self.logits_layout.n_rows, n_features)
         row_bytes = (self.n_classes + 2 * n_features) * computed.itemsize
         self.chunk_rows = max(1, checks.count("max_memory", max_memory) // max(row_bytes, 1))

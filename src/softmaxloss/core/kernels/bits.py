@@ -109,34 +109,26 @@ def transpose(
         rows = [builder.load(place, align=align) for place in places(source, *arguments[:3])]
         half, indices = side // 2, ir.VectorType(ir.IntType(32), side)
 
-        def interleave(distance: int, picked: list[list[int]]) -> list[Any]:
-            """Interleave rows so far apart; `picked` are the numbers of the first of them, and of both, for results."""
-            first = [k for k in range(side) if not k & distance]
-            return [builder.shuffle_vector(rows[k], rows[k + distance], indices(p)) for k in first for p in picked]
+        def interleaved(size: int, lane: int) -> list[Any]:
+            """Take runs of so many numbers by turns from two rows so far apart, of lower, or upper halves of lanes."""
+            picks = [
+                [run + k + row for begin in range(lower, side, lane) for run in range(begin, begin + lane // 2, size)
+                 for row in (0, side) for k in range(size)]
+                for lower in (0, lane // 2)
+            ]  # fmt: skip
+            pairs = [(rows[k], rows[k + size]) for k in range(side) if not k & size]
+            return [builder.shuffle_vector(*pair, indices(pick)) for pair in pairs for pick in picks]
 
-        size = 1
-        while size < half:
-            units = [range(k, k + size) for k in range(0, side, size)]
-            lanes = [units[k : k + half // size] for k in range(0, len(units), half // size)]
-            low, high = ([u for lane in lanes for u in part(lane)] for part in (_first_half, _second_half))
-            rows = interleave(size, [[j + k for u in some for k in (0, side) for j in u] for some in (low, high)])
-            size *= 2
-        ends = interleave(half, [[*range(half), *range(side, side + half)], [*range(half, side), *range(side + half, 2 * side)]])
-        rows = ends[::2] + ends[1::2]
+        for level in range(half.bit_length() - 1):
+            rows = interleaved(1 << level, half)
+        rows = interleaved(half, side)
+        rows = rows[::2] + rows[1::2]
         for row, place in zip(rows, places(out, *arguments[3:]), strict=True):
             builder.store(row, place, align=align)
         return context.get_dummy_value()
 
     integers = [types.intp, types.intp]
     return types.void(source, *integers, out, *integers), generate
-
-
-def _first_half(items: list[Any]) -> list[Any]:
-    return items[: len(items) // 2]
-
-
-def _second_half(items: list[Any]) -> list[Any]:
-    return items[len(items) // 2 :]
 
 
 def side_of(dtype: Any) -> int:

@@ -246,9 +246,7 @@ def scale(lifted: Any, first: Any, second: Any, block: Any) -> None:
 
 
 @fused
-def scale_and_subtract(
-    lifted: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int, block: Any
-) -> None:
+def scale_and_subtract(lifted: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int, block: Any) -> None:
     """Write factor * exp - d * q to a block, given LIFT * exp; q without what it has at the label."""
     first, second = factors.first[c], factors.second[c]
     keep, floor = factors.d[c] * tile.keep[c], factors.d[c] * rows.floor

@@ -30,6 +30,9 @@ from softmaxloss.core.kernels.tiles import (
     tile_for,
     write_summaries,
 )
+from softmaxloss.core.layout import ClassMajor
+from softmaxloss.core.rows import rows_of
+
 
 def probability_in(dense: Any, group: int, j: int, i: int) -> Any:
     """Return P of class j of row i in its group, which is 0 where no target rows are given."""
@@ -97,6 +100,7 @@ def subtract_bases(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
 
 @inline
 def subtract_base(line: Any, tile: Tile) -> None:
+    """Do so for one class."""
     for c in range(line.size):
         line[c] -= tile.base[c]
 
@@ -179,6 +183,7 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
 @kernel
 def summarize(logits: Any, rows: Any, next_row: Any, step: int, lines: Any, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time from a counter; those of rows of weight 0, too."""
+    logits, rows = ClassMajor(*logits), rows_of(rows)
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
     row = take(next_row, step)
     while row < n_rows:
@@ -199,6 +204,7 @@ def losses_and_gradients(
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted.
     """
+    logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
     row = take(next_row, step)
     while row < n_rows:
@@ -217,9 +223,7 @@ def losses_and_gradients(
 
 
 @inline
-def find_wanted(
-    rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
-) -> None:
+def find_wanted(rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int) -> None:
     """Look up the exponentials of labels, and the targets of winners."""
     for c in range(size):
         factors.label_exp[c] = lines[max(tile.label[c], 0), c]

@@ -94,6 +94,10 @@ class Temperature(NamedTuple):
     single: Scale
     double: Scale
 
+    def fields(self) -> tuple[Any, ...]:
+        """Return them as plain tuples."""
+        return self.value, tuple(self.single), tuple(self.double)
+
 
 @lru_cache(maxsize=64)
 def temperature_of(value: float) -> Temperature:

@@ -12,7 +12,6 @@ from softmaxloss.core.kernels.blocks import store
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 from softmaxloss.core.kernels.tiles import MOST_ROWS
 
-
 # The logits of a tile stay in a second-level cache.
 FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
@@ -91,9 +90,9 @@ def copy_line(source: Any, line: Any) -> None:
 
 
 def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i]: square by square, down the columns first or not.
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares, down the columns first or not.
 
-    Whichever goes along the lines leaves only a few numbers of each row to be kept in a first-level cache.
+    Whichever goes along the lines needs only a few numbers of each row to stay in a first-level cache.
     """
     raise NotImplementedError  # compiled code has the versions below
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softmaxloss.core.kernels.arithmetic import (
-    class_weight_of,
     clear,
     half_gap,
     lanes_for,
@@ -24,7 +23,7 @@ from softmaxloss.core.kernels.arithmetic import (
     two_sum,
     value_of,
 )
-from softmaxloss.core.kernels.bits import decoded, encoded, take
+from softmaxloss.core.kernels.bits import decoded, take
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
@@ -64,6 +63,7 @@ from softmaxloss.core.kernels.tiles import (
     tile_for,
     write_summaries,
 )
+from softmaxloss.core.rows import rows_of
 
 # The exponentials of so many classes wait together until their rows are finished: half a second-level cache.
 WAITING_ELEMENTS = 1 << 14
@@ -182,7 +182,7 @@ def leave_out(tile: Tile, c: int) -> None:
 @kernel
 def summarize(logits: Any, rows: Any, next_row: Any, step: int, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time from a counter; those of weight 0 are not read."""
-    number = number_in(logits)
+    number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     begin = take(next_row, step)
     while begin < logits.shape[0]:
@@ -209,7 +209,7 @@ def losses_and_gradients(
     `out` may be `logits` itself, or hold nothing where no gradients are wanted. Exponentials wait for their sum in the
     rows of `work`, which may be `out` if that is not `logits`.
     """
-    number = number_in(logits)
+    number, rows = number_in(logits), rows_of(rows)
     block, spare, lanes = block_for(number), block_for(number), lanes_for(number)
     tile, factors, most = tile_for(number), factors_for(number), rows_at_once(logits, work)
     begin = take(next_row, step)
@@ -271,7 +271,7 @@ def finish_gradient(
 @kernel
 def log_softmax(logits: Any, rows: Any, next_row: Any, step: int, out: Any) -> None:
     """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time from a counter; `out` may be `logits`."""
-    number = number_in(logits)
+    number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     real = block.dtype.type
     begin = take(next_row, step)
@@ -306,7 +306,8 @@ def score(logits: Any, uncapped: Any, rows: Any, begin: int, end: int, summary: 
     Rows of weight 0, or without a softmax, are left as they are. Ranks are those of `uncapped` logits, as far beyond a
     soft cap different ones become equal.
     """
-    block, lanes, t = block_for(number_in(logits)), lanes_for(number_in(logits)), rows.temperature
+    number, rows = number_in(logits), rows_of(rows)
+    block, lanes, t = block_for(number), lanes_for(number), rows.temperature
     for i in range(begin, end):
         peak, moment = block.dtype.type(summary.peak[i]), 0.0
         if of_row(rows.weight, i) == 0.0 or not math.isfinite(peak):

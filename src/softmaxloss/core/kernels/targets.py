@@ -9,6 +9,15 @@ from softmaxloss.core.kernels.compilation import inline, kernel
 
 
 @kernel
+def all_within(labels: Any, n_classes: int) -> bool:
+    """Return whether all class indices lie in 0..n_classes-1."""
+    outside = 0
+    for i in range(labels.size):
+        outside += labels[i] < 0 or labels[i] >= n_classes
+    return outside == 0
+
+
+@kernel
 def read_dense_rows(
     dense: Any, weight: Any, class_weight: Any, class_mask: Any, label: Any, share: Any, wrong_class: Any
 ) -> None:
