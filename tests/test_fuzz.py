@@ -800,7 +800,9 @@ def detects_an_index_too_large():
     """Return whether a kernel fails that is given too few rows to write to."""
     logits = np.zeros((2, 3), np.float32)
     with contextlib.suppress(IndexError):
-        row_kernels.log_softmax(logits, rows.logits_alone(2, 1.0), 0, 2, np.zeros((1, 3), np.float32))
+        row_kernels.log_softmax(
+            logits, rows.logits_alone(2, 1.0).fields(), np.zeros(1, np.int64), 2, np.zeros((1, 3), np.float32)
+        )
         return False
     return True
 

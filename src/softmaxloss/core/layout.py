@@ -85,25 +85,24 @@ class Layout:
         How many neighbouring rows a thread takes at a time.
     """
 
-    def __init__(self, shape: tuple[int, ...], axis: int = -1) -> None:
+    def __init__(self, shape: tuple[int, ...], axis: int = -1, *, side_by_side: bool = True) -> None:
         self.shape = shape
         self.axis = axis % len(shape)
         self.batch_shape = shape[: self.axis] + shape[self.axis + 1 :]
         self.n_rows = prod(self.batch_shape)
         self.n_classes = shape[self.axis]
         self.whole = Piece(slice(0, self.n_rows), (slice(None),) * len(self.batch_shape))
-        self.classes_last = self.axis == len(shape) - 1 or prod(shape[self.axis + 1 :]) < SIDE_BY_SIDE
-        self.class_major = not self.classes_last or self.n_classes <= FEW_CLASSES
-        self.in_order = self.axis == len(shape) - 1 or not self.classes_last
+        last = self.axis == len(shape) - 1
+        self.classes_last = last or prod(shape[self.axis + 1 :]) < SIDE_BY_SIDE or not side_by_side
+        self.class_major = side_by_side and (not self.classes_last or self.n_classes <= FEW_CLASSES)
+        self.in_order = last or not self.classes_last
         self.step = self._rows_of(STEP_ELEMENTS)
         if self.class_major:
             self.step = -(-self.step // STEP_ROWS) * STEP_ROWS
 
     def row_by_row(self) -> Layout:
         """Return the same layout for what is only computed row by row."""
-        other = Layout(self.shape, self.axis)
-        other.classes_last, other.class_major = True, False
-        return other
+        return Layout(self.shape, self.axis, side_by_side=False)
 
     def pieces(self) -> list[Piece]:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
