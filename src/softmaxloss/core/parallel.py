@@ -131,6 +131,11 @@ def get_num_threads() -> int:
     return _pool.threads
 
 
+def ask_helpers(work: Callable[[], None], n: int) -> None:
+    """Have work() called in up to n other threads; how many do, and when, is left open."""
+    _pool.start(work, n)
+
+
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
     """Call work(item) for all items, in any order and thread."""
     if len(items) == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.kernels import class_major, lines, row_kernels
+from softmaxloss.core.kernels.progress import FINISHED, TAKEN, wait
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
-from softmaxloss.core.parallel import for_each, get_num_threads
+from softmaxloss.core.parallel import ask_helpers, for_each, get_num_threads
 from softmaxloss.core.rows import ONE, Rows
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
@@ -28,6 +31,7 @@ MANY_ROWS = 4
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 24
+SECONDS_OF_SLEEP = 1e-4
 
 
 class Scores(NamedTuple):
@@ -84,15 +88,15 @@ def _losses_and_gradients(
         result = None if out is None else _Output(out, z, layout, piece, apart=softcap != 0.0)
         return piece, z, described, d, loss[piece.rows], result
 
-    def run(next_row: Counter, step: int, arranged: tuple[Any, ...]) -> None:
+    def run(progress: Progress, step: int, arranged: tuple[Any, ...]) -> None:
         _, z, described, d, loss, result = arranged
         to: Any = _nowhere(z) if result is None else result.arranged
         if isinstance(z, ClassMajor):
             room, rows, to = _lines(z), described.fields(), tuple(to)
-            class_major.losses_and_gradients(tuple(z), rows, d, next_row, step, room, loss, to, past_caches)
+            class_major.losses_and_gradients(tuple(z), rows, d, progress, step, room, loss, to, past_caches)
         else:
             room, rows = _room_for_rows(z, to, layout), described.fields()
-            row_kernels.losses_and_gradients(z, rows, d, next_row, step, room, loss, to, past_caches)
+            row_kernels.losses_and_gradients(z, rows, d, progress, step, room, loss, to, past_caches)
 
     def finish(arranged: tuple[Any, ...]) -> None:
         piece, *_, result = arranged
@@ -114,9 +118,9 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
         z, described = _readable(logits, rows, by_row, piece)
         return z, described, _Output(out, z, by_row, piece)
 
-    def run(next_row: Counter, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
+    def run(progress: Progress, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
         z, described, result = arranged
-        row_kernels.log_softmax(z, described.fields(), next_row, step, result.arranged)
+        row_kernels.log_softmax(z, described.fields(), progress, step, result.arranged)
 
     whole = _lies_as_read(by_row, logits, rows) and _lies_in_order(out)
     _share_out(run, arrange, by_row, lambda arranged: arranged[2].finish(), whole=whole)
@@ -132,7 +136,7 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
         z, described = _readable(logits, once, layout, piece)
         n = len(described.label)
         summary, part = new_summary(n), scores.part(piece.rows)
-        _summarize(new_counter(), n, (z, described, summary))
+        _summarize(new_progress(), n, (z, described, summary))
         row_losses(described._replace(dense=None), summary, 0, n, part.log_probability)
         np.negative(part.log_probability, out=part.log_probability)
 
@@ -150,38 +154,62 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
 
 
 A = TypeVar("A")
-Counter = NDArray[np.int64]  # how many rows are taken, in its only entry
+Progress = NDArray[np.int64]  # how many rows are taken, and how many are finished
 
 
-def new_counter() -> Counter:
-    """Return a counter that kernels take rows from."""
-    return np.zeros(1, np.int64)
+def new_progress() -> Progress:
+    """Return the progress of rows of which none is taken yet."""
+    return np.zeros(2, np.int64)
+
+
+def _share_rows(run: Callable[[Progress], None], n_rows: int, step: int) -> None:
+    """Call run(progress) in as many threads as have something to do, until all rows are finished.
+
+    It takes rows from the progress, `step` at a time, until there are none left.
+    """
+    progress = new_progress()
+
+    def help_out() -> None:
+        if progress[TAKEN] < n_rows:  # else it comes too late
+            with contextlib.suppress(MemoryError):  # the calling thread does it alone
+                run(progress)
+
+    helpers = min(get_num_threads(), -(-n_rows // step)) - 1
+    if helpers > 0:
+        ask_helpers(help_out, helpers)
+    try:
+        run(progress)
+    except BaseException:
+        progress[TAKEN] = n_rows
+        raise
+    if progress[FINISHED] < n_rows and not wait(progress, n_rows):
+        while progress[FINISHED] < n_rows:
+            time.sleep(SECONDS_OF_SLEEP)
 
 
 def _share_out(
-    run: Callable[[Counter, int, A], None],
+    run: Callable[[Progress, int, A], None],
     arrange: Callable[[Piece], A],
     layout: Layout,
     finish: Callable[[A], None] = lambda _: None,
     *,
     whole: bool,
 ) -> None:
-    """Call run(counter, step, arrange(piece)), then finish(...), for pieces that cover the batch.
+    """Call run(progress, step, arrange(piece)), then finish(...), for pieces that cover the batch.
 
     Arrays that lie as kernels take them are arranged once, as a `whole`, whose rows all threads take a few at a time;
     of others one piece after the other is copied.
     """
     step = layout.step
     if whole and layout.n_rows:
-        arranged, counter = arrange(layout.whole), new_counter()
-        helpers = range(min(get_num_threads(), -(-layout.n_rows // step)))
-        for_each(lambda _: run(counter, step, arranged), helpers)
+        arranged = arrange(layout.whole)
+        _share_rows(lambda progress: run(progress, step, arranged), layout.n_rows, step)
         finish(arranged)
     else:
 
         def work(piece: Piece) -> None:
             arranged = arrange(piece)
-            run(new_counter(), step, arranged)
+            run(new_progress(), step, arranged)
             finish(arranged)
 
         for_each(work, layout.pieces())
@@ -200,12 +228,12 @@ def _lies_in_order(array: Array) -> bool:
     return flags.c_contiguous and flags.aligned and dtype == result_dtype(dtype)
 
 
-def _summarize(next_row: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+def _summarize(progress: Progress, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
     logits, rows, summary = arranged
     if isinstance(logits, ClassMajor):
-        class_major.summarize(tuple(logits), rows.fields(), next_row, step, _lines(logits), summary)
+        class_major.summarize(tuple(logits), rows.fields(), progress, step, _lines(logits), summary)
     else:
-        row_kernels.summarize(logits, rows.fields(), next_row, step, summary)
+        row_kernels.summarize(logits, rows.fields(), progress, step, summary)
 
 
 def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:

@@ -176,14 +176,14 @@ def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tupl
 
 
 @intrinsic
-def take(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
-    """Add to the only entry of an int64 array and return what it was, so that no two threads get the same."""
+def atomic_add(context: Any, array: Any, index: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add to array[index], int64, and return what it was; other threads see all that was written before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(counter)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
 
-    return types.int64(counter, types.int64), generate
+    return types.int64(array, types.intp, types.int64), generate
 
 
 @cache

@@ -12,10 +12,10 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_sum
-from softmaxloss.core.kernels.bits import take
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
 from softmaxloss.core.kernels.lines import ask_for_next, exists, next_tile, place_of, read_tile, write_tile
+from softmaxloss.core.kernels.progress import finish, take
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
     Tile,
@@ -181,34 +181,35 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
 
 
 @kernel
-def summarize(logits: Any, rows: Any, next_row: Any, step: int, lines: Any, summary: Any) -> None:
-    """Fill the summaries of rows, taking `step` at a time from a counter; those of rows of weight 0, too."""
+def summarize(logits: Any, rows: Any, progress: Any, step: int, lines: Any, summary: Any) -> None:
+    """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
-    row = take(next_row, step)
-    while row < n_rows:
-        end = min(row + step, n_rows)
+    begin = take(progress, step)
+    while begin < n_rows:
+        row, end = begin, min(begin + step, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, row, end)
             summarize_tile(logits, rows, lines, tile, group, start, size)
             write_summaries(rows, tile, row, size, summary)
             row += size
-        row = take(next_row, step)
+        finish(progress, end - begin)
+        begin = take(progress, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, next_row: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, progress: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the losses of rows, taking `step` at a time from a counter, and their gradients, times d_loss.
+    """Fill the losses of rows, taking `step` at a time, and their gradients, times d_loss.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted.
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
-    row = take(next_row, step)
-    while row < n_rows:
-        end = min(row + step, n_rows)
+    begin = take(progress, step)
+    while begin < n_rows:
+        row, end = begin, min(begin + step, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, row, end)
             summarize_tile(logits, rows, lines, tile, group, start, size)
@@ -219,7 +220,8 @@ def losses_and_gradients(
                 finish_gradients(rows, lines, tile, factors, group, start, size)
                 write_tile(lines, out, group, start, size, past_caches)
             row += size
-        row = take(next_row, step)
+        finish(progress, end - begin)
+        begin = take(progress, step)
 
 
 @inline

@@ -23,7 +23,7 @@ from softmaxloss.core.kernels.arithmetic import (
     two_sum,
     value_of,
 )
-from softmaxloss.core.kernels.bits import decoded, take
+from softmaxloss.core.kernels.bits import decoded
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
@@ -49,6 +49,7 @@ from softmaxloss.core.kernels.exponential import (
     reference_of,
     rises_above,
 )
+from softmaxloss.core.kernels.progress import finish, take
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
     Tile,
@@ -180,11 +181,11 @@ def leave_out(tile: Tile, c: int) -> None:
 
 
 @kernel
-def summarize(logits: Any, rows: Any, next_row: Any, step: int, summary: Any) -> None:
-    """Fill the summaries of rows, taking `step` at a time from a counter; those of weight 0 are not read."""
+def summarize(logits: Any, rows: Any, progress: Any, step: int, summary: Any) -> None:
+    """Fill the summaries of rows, taking `step` at a time; those of weight 0 are not read."""
     number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
-    begin = take(next_row, step)
+    begin = take(progress, step)
     while begin < logits.shape[0]:
         end = min(begin + step, logits.shape[0])
         for first in range(begin, end, MOST_ROWS):
@@ -197,14 +198,15 @@ def summarize(logits: Any, rows: Any, next_row: Any, step: int, summary: Any) ->
                     leave_out(tile, c)
             finish_summaries(rows, tile, size)
             write_summaries(rows, tile, first, size, summary)
-        begin = take(next_row, step)
+        finish(progress, end - begin)
+        begin = take(progress, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, next_row: Any, step: int, work: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, progress: Any, step: int, work: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
-    """Fill the losses of rows, taking `step` at a time from a counter, and their gradients, times d_loss.
+    """Fill the losses of rows, taking `step` at a time, and their gradients, times d_loss.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted. Exponentials wait for their sum in the
     rows of `work`, which may be `out` if that is not `logits`.
@@ -212,7 +214,7 @@ def losses_and_gradients(
     number, rows = number_in(logits), rows_of(rows)
     block, spare, lanes = block_for(number), block_for(number), lanes_for(number)
     tile, factors, most = tile_for(number), factors_for(number), rows_at_once(logits, work)
-    begin = take(next_row, step)
+    begin = take(progress, step)
     while begin < logits.shape[0]:
         end = min(begin + step, logits.shape[0])
         for first in range(begin, end, most):
@@ -234,7 +236,8 @@ def losses_and_gradients(
                 finish_factors(rows, d_loss, tile, factors, first, size)
                 for c in range(size):
                     finish_gradient(rows, work, block, tile, factors, first + c, c, out, past_caches)
-        begin = take(next_row, step)
+        finish(progress, end - begin)
+        begin = take(progress, step)
 
 
 @inline
@@ -269,14 +272,15 @@ def finish_gradient(
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, next_row: Any, step: int, out: Any) -> None:
-    """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time from a counter; `out` may be `logits`."""
+def log_softmax(logits: Any, rows: Any, progress: Any, step: int, out: Any) -> None:
+    """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time; `out` may be `logits`."""
     number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     real = block.dtype.type
-    begin = take(next_row, step)
+    begin = take(progress, step)
     while begin < logits.shape[0]:
-        for i in range(begin, min(begin + step, logits.shape[0])):
+        end = min(begin + step, logits.shape[0])
+        for i in range(begin, end):
             begin_tile(rows, tile, i, 1)
             summarize_row(logits, block, work, lanes, rows, i, tile, 0)
             finish_summaries(rows, tile, 1)
@@ -288,7 +292,8 @@ def log_softmax(logits: Any, rows: Any, next_row: Any, step: int, out: Any) -> N
                 load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
                 log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value))
                 store(z, out[i][start:stop], False)
-        begin = take(next_row, step)
+        finish(progress, end - begin)
+        begin = take(progress, step)
 
 
 @inline
