@@ -1,8 +1,8 @@
-"""Pieces of work over threads.
+"""Work over threads.
 
-Kernels are serial and run without the GIL; here pieces of the rows are handed to a pool of our own threads. Which
-thread takes which piece is left to chance, and no result depends on it, nor on where the pieces begin and end. Numba's
-`prange` is not used: its layers die in a forked child or abort when two Python threads call them at once.
+Kernels are serial and run without the GIL, here in threads of our own. Which thread takes which rows is left to chance,
+and no result depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python
+threads call them at once.
 """
 
 from __future__ import annotations
