@@ -30,7 +30,7 @@ from hypothesis.extra import numpy as hnp
 import softmaxloss as sl
 from agree import assert_same_bits
 from softmaxloss import reference
-from softmaxloss.core import layout, rows, summary
+from softmaxloss.core import layout, rows, rowwise, summary
 from softmaxloss.core.kernels import row_kernels
 from test_errors import FUNCTIONS, names_in
 
@@ -801,7 +801,7 @@ def detects_an_index_too_large():
     logits = np.zeros((2, 3), np.float32)
     with contextlib.suppress(IndexError):
         row_kernels.log_softmax(
-            logits, rows.logits_alone(2, 1.0).fields(), np.zeros(1, np.int64), 2, np.zeros((1, 3), np.float32)
+            logits, rows.logits_alone(2, 1.0).fields(), rowwise.none_taken(), 2, np.zeros((1, 3), np.float32)
         )
         return False
     return True

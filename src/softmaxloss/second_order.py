@@ -195,7 +195,7 @@ class _Problem:
     def __init__(self, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> None:
         self.logits = checks.logits(logits)
         self.layout = layout_of(self.logits.shape, checks.axis(axis, self.logits))
-        self.by_row = self.layout.row_by_row()
+        self.by_row = self.layout.row_by_row
         rows, self.reduction = describe(targets, self.layout, **options)
         self.rows = rows.each()
         self.exists = self.rows.class_mask if self.rows.class_mask.size else np.ones(self.layout.n_classes, bool)

@@ -196,10 +196,8 @@ def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> floa
     return array.reshape(-1)
 
 
-def upstream(value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the gradient from above, one number or an array of the loss's shape, as float64; ones for None."""
-    if value is None:
-        return np.ones(shape)
+def upstream(value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the gradient from above, one number or an array of the loss's shape, as float64."""
     array = numbers("upstream", value).astype(np.float64)
     if array.shape not in {shape, ()}:
         raise ValueError(f"upstream must be a number or have the shape of the loss {shape}, got shape {array.shape}")

@@ -8,7 +8,7 @@ matrix (rows, classes). Few classes, and those that lie further apart in memory 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,6 +100,7 @@ class Layout:
         if self.class_major:
             self.step = -(-self.step // STEP_ROWS) * STEP_ROWS
 
+    @cached_property
     def row_by_row(self) -> Layout:
         """Return the same layout for what is only computed row by row."""
         return Layout(self.shape, self.axis, side_by_side=False)

@@ -8,10 +8,12 @@ threads call them at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
+import sys
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -19,10 +21,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
 T = TypeVar("T")
 _NOTHING = object()
+_SECONDS_OF_SLEEP = 1e-4
+_busy = threading.local()  # `here` is True in threads that take part in shared work
 
 
 class _Pool:
@@ -41,31 +46,115 @@ class _Pool:
     def forget(self) -> None:
         """Drop the helpers without a word: in a forked child they do not exist."""
         self._lock = threading.Lock()
-        self._helpers, self._asked = 0, SimpleQueue[Callable[[], None] | None]()
+        self._helpers: list[_Helper] = []
+        self._asked = SimpleQueue[_Job | None]()
 
     def resize(self, threads: int) -> None:
         with self._lock:
             helpers, asked = self._helpers, self._asked
-            self._helpers, self._asked, self._threads = 0, SimpleQueue(), threads
-        for _ in range(helpers):
+            self._helpers, self._asked, self._threads = [], SimpleQueue(), threads
+        for _ in helpers:
             asked.put(None)
 
-    def start(self, work: Callable[[], None], helpers: int) -> None:
-        """Ask so many helpers to run `work`; where no thread can be had, fewer do, or none, or they do later."""
-        if self._helpers < helpers:
-            with self._lock, contextlib.suppress(RuntimeError):
-                while self._helpers < helpers:
-                    threading.Thread(target=_help, args=(self._asked,), name="softmaxloss", daemon=True).start()
-                    self._helpers += 1
-        for _ in range(min(helpers, self._helpers)):
-            self._asked.put(work)
+    def start(self, job: _Job, helpers: int) -> None:
+        """Ask so many helpers to join; where no thread can be had, or while all are busy, fewer do, or none."""
+        if sys.is_finalizing():
+            return  # a thread started now would never begin
+        with self._lock:
+            with contextlib.suppress(RuntimeError):
+                while len(self._helpers) < helpers:
+                    helper = _Helper(self._asked)
+                    threading.Thread(target=helper.serve, name="softmaxloss", daemon=True).start()
+                    self._helpers.append(helper)
+            here = _processor()
+            for helper in self._helpers:
+                helper.make_way(here)
+            for _ in range(min(helpers, len(self._helpers)) - self._asked.qsize()):
+                self._asked.put(job)
 
 
-def _help(asked: SimpleQueue[Callable[[], None] | None]) -> None:
-    """Do what is asked for; nothing of it is kept alive while waiting for more."""
-    while work := asked.get():
-        work()
+class _Helper:
+    """What a thread does that joins one job after the other, and where."""
+
+    def __init__(self, asked: SimpleQueue[_Job | None]) -> None:
+        self._asked = asked
+        self._thread = 0
+        self._processor = -1  # where it last was
+        self._allowed: set[int] = set()  # where it may be, while it is told to go elsewhere
+
+    def serve(self) -> None:
+        _busy.here, self._thread = True, threading.get_native_id()
+        while job := self._asked.get():
+            if self._allowed:
+                os.sched_setaffinity(0, self._allowed)
+                self._allowed = set()
+            job.join()
+            del job
+            self._processor = _processor()
+
+    def make_way(self, processor: int) -> None:
+        """Have it wake up elsewhere if it last was on this processor, that of the thread which asks for help.
+
+        Linux often wakes it there beside an idle one, and the two then share it for many calls.
+        """
+        if self._processor == processor >= 0 and not self._allowed:
+            with contextlib.suppress(OSError):
+                allowed = os.sched_getaffinity(self._thread)
+                if len(allowed) > 1:
+                    os.sched_setaffinity(self._thread, allowed - {processor})
+                    self._allowed = allowed
+
+
+def _find_processor() -> Callable[[], int]:
+    """Return a function that returns the number of the processor it runs on, or -1 where that is not to be had."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(AttributeError, OSError):
+            return ctypes.CDLL(None).sched_getcpu
+    return lambda: -1
+
+
+_processor = _find_processor()
+
+
+class _Job:
+    """Work that helpers may join until it is closed; nothing of it is kept alive after that."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.failures: list[BaseException] = []
+        self._work: Callable[[], None] | None = work
+        self._lock = threading.Lock()
+        self._joined, self._left = 0, np.zeros(1, np.int64)
+
+    def join(self) -> None:
+        with self._lock:
+            if (work := self._work) is None:
+                return  # too late
+            self._joined += 1
+        try:
+            work()
+        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
+            self.failures.append(failure)
         del work
+        _progress().leave(self._left)
+
+    def close(self) -> None:
+        """Let nobody else join, and return when all have left.
+
+        For a while this thread stays awake, and does not wait for the GIL. One that sleeps is woken up on the processor
+        of the thread that it waits for, and the two then share it for many calls, beside an idle one.
+        """
+        with self._lock:
+            self._work = None
+        if self._joined > 0:
+            while not _progress().have_left(self._left, self._joined):
+                time.sleep(_SECONDS_OF_SLEEP)
+
+
+def _progress() -> ModuleType:
+    """Return a module that is loaded when needed: the number of threads can be had without Numba."""
+    from softmaxloss.core.kernels import progress  # noqa: PLC0415
+
+    return progress
 
 
 def _default_threads() -> int:
@@ -131,49 +220,41 @@ def get_num_threads() -> int:
     return _pool.threads
 
 
-def ask_helpers(work: Callable[[], None], n: int) -> None:
-    """Have work() called in up to n other threads; how many do, and when, is left open."""
-    _pool.start(work, n)
+def share(work: Callable[[], None], most: int) -> None:
+    """Call work() in this thread and in helpers, at most so many in all, and return when all have left it.
+
+    Within shared work nothing is shared once more.
+    """
+    threads = 1 if getattr(_busy, "here", False) else min(_pool.threads, most)
+    if threads == 1:
+        work()
+        return
+    job, _busy.here = _Job(work), True
+    try:
+        _pool.start(job, threads - 1)
+        work()
+    finally:
+        _busy.here = False
+        job.close()
+    if job.failures:
+        raise job.failures[0]
 
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
-    """Call work(item) for all items, in any order and thread."""
-    if len(items) == 1:
-        work(items[0])
-        return
-    todo = iter(items)
-    changed = threading.Condition()
-    helping = 0
-    failures: list[BaseException] = []
+    """Call work(item) for all items, in any order and thread; after a failure no further ones."""
+    todo, lock = iter(items), threading.Lock()
 
     def take() -> None:
-        while True:
-            with changed:
-                item = next(todo, _NOTHING)
-            if item is _NOTHING:
-                return
-            work(item)  # type: ignore[arg-type]
-
-    def help_out() -> None:
-        nonlocal helping
-        with changed:
-            helping += 1
         try:
-            take()
-        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
-            failures.append(failure)
-        with changed:
-            helping -= 1
-            changed.notify_all()
+            while True:
+                with lock:
+                    item = next(todo, _NOTHING)
+                if item is _NOTHING:
+                    return
+                work(item)  # type: ignore[arg-type]
+        except BaseException:
+            with lock:
+                list(todo)
+            raise
 
-    helpers = min(_pool.threads, len(items)) - 1
-    if helpers > 0:
-        _pool.start(help_out, helpers)
-    try:
-        take()
-    finally:
-        with changed:
-            list(todo)  # if this thread failed, nobody shall begin another item; who comes late finds none
-            changed.wait_for(lambda: helping == 0)
-    if failures:
-        raise failures[0]
+    share(take, len(items))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from inspect import Parameter, signature
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
 import numpy as np
@@ -69,10 +70,10 @@ class Rows(NamedTuple):
         Whether a class exists; empty where all do.
     z_loss : float
         Factor of lse**2 in the loss.
-    temperature : Temperature
-        What logits are divided by.
     softcap : float
-        What logits are kept below before that, by a hyperbolic tangent; 0 for no cap.
+        What logits are kept below, by a hyperbolic tangent; 0 for no cap.
+    temperature : Temperature
+        What they are divided by after that.
     """
 
     label: NDArray[np.int64]
@@ -84,8 +85,8 @@ class Rows(NamedTuple):
     floor: float
     class_mask: NDArray[np.bool_]
     z_loss: float
-    temperature: Temperature
     softcap: float
+    temperature: Temperature
 
     def part(self, rows: slice | NDArray[np.intp], dense: Any) -> Self:
         """Return the descriptor of some of the rows, given their dense targets."""
@@ -96,7 +97,7 @@ class Rows(NamedTuple):
 
     def fields(self) -> tuple[Any, ...]:
         """Return what `rows_of` makes rows of in a kernel: Numba tells the types of plain tuples much faster."""
-        return (*self[:9], self.temperature.fields(), self.softcap)
+        return *self[:-1], self.temperature.fields()
 
     def each(self) -> Rows:
         """Return the same rows with a mass and a weight for each of them."""
@@ -113,8 +114,9 @@ class Rows(NamedTuple):
 @inline
 def rows_of(fields: Any) -> Rows:
     """Return rows, given their fields."""
-    value, single, double = fields[9]
-    return Rows(*fields[:9], Temperature(value, Scale(*single), Scale(*double)), fields[10])  # type: ignore[call-arg]
+    value, single, double = fields[-1]
+    temperature = Temperature(value, Scale(*single), Scale(*double))
+    return Rows(*fields[:-1], temperature)  # type: ignore[call-arg]
 
 
 class Reduction(NamedTuple):
@@ -146,13 +148,13 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 ALL_CLASSES = np.ones(0, bool)
 ALL_ONE = np.ones(0)
 ONE = np.ones(1)
-NO_LABELS = np.zeros(0, np.int64)
+NO_LABELS = np.zeros(0, np.int64)  # these arrays are shared: nobody writes to them
 
 
 def logits_alone(n_rows: int, temperature: float) -> Rows:
     """Return rows without targets, which ask for log(sum(exp(z))) alone; its gradient by z is the softmax."""
     t = temperature_of(checks.temperature(temperature))
-    return Rows(np.full(n_rows, -1), None, ONE, ONE, ALL_ONE, 1.0, 0.0, ALL_CLASSES, 0.0, t, 0.0)
+    return Rows(np.full(n_rows, -1), None, ONE, ONE, ALL_ONE, 1.0, 0.0, ALL_CLASSES, 0.0, 0.0, t)
 
 
 def describe(
@@ -195,7 +197,7 @@ def describe(
         if ignore_index is not None:
             message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
             raise ValueError(f"{message}: give such rows sample_weight 0 instead")
-        dense, weight = target, _per_row(weight, layout.n_rows)
+        dense, weight = target, _one_each(weight, layout.n_rows)
         label, share = _read_dense(dense, weight, r, exists, layout)
         if not np.any((label < 0) & (weight != 0)):
             dense = None
@@ -203,7 +205,10 @@ def describe(
         rows, reduction_of_rows = _plain_rows(scalars, layout)
     else:
         rows, reduction_of_rows = _combined(scalars, layout, weight, share, class_weight=r, exists=exists)
-    return Rows(label, dense, *rows[2:]), reduction_of_rows
+    return rows._replace(label=label, dense=dense), reduction_of_rows
+
+
+_CONSTANT = (float, int, str, NoneType)
 
 
 class _Scalars(NamedTuple):
@@ -218,11 +223,9 @@ class _Scalars(NamedTuple):
 
 
 def _scalars(**options: Any) -> _Scalars:
-    """Return these options, checked."""
-    try:
-        return _checked_scalars(**options)
-    except TypeError:  # arrays of no dimension are numbers, too, but cannot be remembered
-        return _checked_scalars.__wrapped__(**options)
+    """Return these options, checked; what may change later, such as an array of no dimension, is not remembered."""
+    constant = all(type(value) in _CONSTANT for value in options.values())
+    return (_checked_scalars if constant else _checked_scalars.__wrapped__)(**options)
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -271,7 +274,7 @@ def _combined(
     r = ALL_ONE if r is None else r
     mass, weight = np.atleast_1d(mass), np.atleast_1d(weight)
     rows = Rows(
-        NO_LABELS, None, mass, weight, r, keep, floor, exists, scalars.z_loss, scalars.temperature, scalars.softcap
+        NO_LABELS, None, mass, weight, r, keep, floor, exists, scalars.z_loss, scalars.softcap, scalars.temperature
     )
     return rows, Reduction(scalars.reduction, layout.batch_shape, divisor)
 
@@ -282,7 +285,7 @@ def _plain_rows(scalars: _Scalars, layout: Layout) -> tuple[Rows, Reduction]:
     return _combined(scalars, layout, 1.0, 1.0)
 
 
-def _per_row(value: float | Float64s, n_rows: int) -> Float64s:
+def _one_each(value: float | Float64s, n_rows: int) -> Float64s:
     """Return one number per row, given that or the one number of all rows."""
     return np.full(n_rows, value) if isinstance(value, float) else value
 
@@ -305,14 +308,12 @@ def _labels(
     """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
     labels = target.reshape(-1)
     if ignore_index is None and isinstance(weight, float) and not exists.size:
-        flags = labels.flags
-        lies_right = labels.dtype == np.int64 and flags.c_contiguous and flags.aligned and flags.writeable
-        plain = labels if lies_right else np.array(labels, np.int64)
+        plain = np.array(labels, np.int64)  # a copy: what kernels rely on must not change under them
         if target_kernels.all_within(plain, n_classes):
             return plain, weight
     if ignore_index is not None:
         weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
-    weight = _per_row(weight, labels.size)
+    weight = _one_each(weight, labels.size)
     live = weight != 0
     checks.labels(labels, live, exists, n_classes, target.shape)
     return np.where(live, labels, 0).astype(np.int64), weight
@@ -329,7 +330,7 @@ def _read_dense(
     label = np.full(layout.n_rows, -1)
     share = np.zeros(layout.n_rows)
     wrong_class = np.full(layout.n_rows, -1)
-    by_row, factors = layout.row_by_row(), ALL_ONE if class_weight is None else class_weight
+    by_row, factors = layout.row_by_row, ALL_ONE if class_weight is None else class_weight
 
     def read(piece: Piece) -> None:
         rows = piece.rows

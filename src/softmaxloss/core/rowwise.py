@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,9 +10,9 @@ from numpy.typing import NDArray
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.kernels import class_major, lines, row_kernels
-from softmaxloss.core.kernels.progress import FINISHED, TAKEN, wait
+from softmaxloss.core.kernels import scores as scores_kernels
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
-from softmaxloss.core.parallel import ask_helpers, for_each, get_num_threads
+from softmaxloss.core.parallel import for_each, get_num_threads, share
 from softmaxloss.core.rows import ONE, Rows
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
@@ -31,7 +29,14 @@ MANY_ROWS = 4
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 24
-SECONDS_OF_SLEEP = 1e-4
+
+
+Counter = NDArray[np.int64]  # of the rows that are taken, in its only entry
+
+
+def none_taken() -> Counter:
+    """Return a counter that kernels take rows from."""
+    return np.zeros(1, np.int64)
 
 
 class Scores(NamedTuple):
@@ -79,7 +84,6 @@ def _losses_and_gradients(
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss = np.empty(layout.n_rows)
-    past_caches = out is not None and out.nbytes >= PAST_CACHES
 
     def arrange(piece: Piece) -> tuple[Any, ...]:
         z, described = _readable(logits, rows, layout, piece)
@@ -88,47 +92,48 @@ def _losses_and_gradients(
         result = None if out is None else _Output(out, z, layout, piece, apart=softcap != 0.0)
         return piece, z, described, d, loss[piece.rows], result
 
-    def run(progress: Progress, step: int, arranged: tuple[Any, ...]) -> None:
+    def run(taken: Counter, step: int, arranged: tuple[Any, ...]) -> None:
         _, z, described, d, loss, result = arranged
         to: Any = _nowhere(z) if result is None else result.arranged
+        past_caches = out is not None and out.nbytes >= PAST_CACHES and result.array is result.place
         if isinstance(z, ClassMajor):
             room, rows, to = _lines(z), described.fields(), tuple(to)
-            class_major.losses_and_gradients(tuple(z), rows, d, progress, step, room, loss, to, past_caches)
+            class_major.losses_and_gradients(tuple(z), rows, d, taken, step, room, loss, to, past_caches)
         else:
             room, rows = _room_for_rows(z, to, layout), described.fields()
-            row_kernels.losses_and_gradients(z, rows, d, progress, step, room, loss, to, past_caches)
+            row_kernels.losses_and_gradients(z, rows, d, taken, step, room, loss, to, past_caches)
 
-    def finish(arranged: tuple[Any, ...]) -> None:
+    def complete(arranged: tuple[Any, ...]) -> None:
         piece, *_, result = arranged
         if result is not None:
             if softcap != 0.0:
                 elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
-            result.finish()
+            result.put_in_place()
 
     whole = _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out))
-    _share_out(run, arrange, layout, finish, whole=whole)
+    _share_out(run, arrange, layout, complete, whole=whole)
     return loss
 
 
 def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the log-softmax of each row to `out`, which may be `logits`."""
-    by_row = layout.row_by_row()
+    by_row = layout.row_by_row
 
     def arrange(piece: Piece) -> tuple[Any, Rows, _Output]:
         z, described = _readable(logits, rows, by_row, piece)
         return z, described, _Output(out, z, by_row, piece)
 
-    def run(progress: Progress, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
+    def run(taken: Counter, step: int, arranged: tuple[Any, Rows, _Output]) -> None:
         z, described, result = arranged
-        row_kernels.log_softmax(z, described.fields(), progress, step, result.arranged)
+        row_kernels.log_softmax(z, described.fields(), taken, step, result.arranged)
 
     whole = _lies_as_read(by_row, logits, rows) and _lies_in_order(out)
-    _share_out(run, arrange, by_row, lambda arranged: arranged[2].finish(), whole=whole)
+    _share_out(run, arrange, by_row, lambda arranged: arranged[2].put_in_place(), whole=whole)
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
     """Return the scores of rows that have a label; of each piece all are found while it is in the cache."""
-    by_row, n = layout.row_by_row(), layout.n_rows
+    by_row, n = layout.row_by_row, layout.n_rows
     scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
     once = rows._replace(weight=(rows.weight != 0) * 1.0)
 
@@ -136,7 +141,7 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
         z, described = _readable(logits, once, layout, piece)
         n = len(described.label)
         summary, part = new_summary(n), scores.part(piece.rows)
-        _summarize(new_progress(), n, (z, described, summary))
+        _summarize(none_taken(), n, (z, described, summary))
         row_losses(described._replace(dense=None), summary, 0, n, part.log_probability)
         np.negative(part.log_probability, out=part.log_probability)
 
@@ -147,55 +152,24 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
             if rows.softcap
             else z
         )
-        row_kernels.score(z, uncapped, described.fields(), 0, n, summary, part)
+        scores_kernels.score(z, uncapped, described.fields(), 0, n, summary, part)
 
     for_each(work, layout.pieces())
     return scores
 
 
 A = TypeVar("A")
-Progress = NDArray[np.int64]  # how many rows are taken, and how many are finished
-
-
-def new_progress() -> Progress:
-    """Return the progress of rows of which none is taken yet."""
-    return np.zeros(2, np.int64)
-
-
-def _share_rows(run: Callable[[Progress], None], n_rows: int, step: int) -> None:
-    """Call run(progress) in as many threads as have something to do, until all rows are finished.
-
-    It takes rows from the progress, `step` at a time, until there are none left.
-    """
-    progress = new_progress()
-
-    def help_out() -> None:
-        if progress[TAKEN] < n_rows:  # else it comes too late
-            with contextlib.suppress(MemoryError):  # the calling thread does it alone
-                run(progress)
-
-    helpers = min(get_num_threads(), -(-n_rows // step)) - 1
-    if helpers > 0:
-        ask_helpers(help_out, helpers)
-    try:
-        run(progress)
-    except BaseException:
-        progress[TAKEN] = n_rows
-        raise
-    if progress[FINISHED] < n_rows and not wait(progress, n_rows):
-        while progress[FINISHED] < n_rows:
-            time.sleep(SECONDS_OF_SLEEP)
 
 
 def _share_out(
-    run: Callable[[Progress, int, A], None],
+    run: Callable[[Counter, int, A], None],
     arrange: Callable[[Piece], A],
     layout: Layout,
-    finish: Callable[[A], None] = lambda _: None,
+    complete: Callable[[A], None] = lambda _: None,
     *,
     whole: bool,
 ) -> None:
-    """Call run(progress, step, arrange(piece)), then finish(...), for pieces that cover the batch.
+    """Call run(taken, step, arrange(piece)), then complete(...), for pieces that cover the batch.
 
     Arrays that lie as kernels take them are arranged once, as a `whole`, whose rows all threads take a few at a time;
     of others one piece after the other is copied.
@@ -203,14 +177,15 @@ def _share_out(
     step = layout.step
     if whole and layout.n_rows:
         arranged = arrange(layout.whole)
-        _share_rows(lambda progress: run(progress, step, arranged), layout.n_rows, step)
-        finish(arranged)
+        taken = none_taken()
+        share(lambda: run(taken, step, arranged), -(-layout.n_rows // step))
+        complete(arranged)
     else:
 
         def work(piece: Piece) -> None:
             arranged = arrange(piece)
-            run(new_progress(), step, arranged)
-            finish(arranged)
+            run(none_taken(), step, arranged)
+            complete(arranged)
 
         for_each(work, layout.pieces())
 
@@ -228,12 +203,12 @@ def _lies_in_order(array: Array) -> bool:
     return flags.c_contiguous and flags.aligned and dtype == result_dtype(dtype)
 
 
-def _summarize(progress: Progress, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+def _summarize(taken: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
     logits, rows, summary = arranged
     if isinstance(logits, ClassMajor):
-        class_major.summarize(tuple(logits), rows.fields(), progress, step, _lines(logits), summary)
+        class_major.summarize(tuple(logits), rows.fields(), taken, step, _lines(logits), summary)
     else:
-        row_kernels.summarize(logits, rows.fields(), progress, step, summary)
+        row_kernels.summarize(logits, rows.fields(), taken, step, summary)
 
 
 def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
@@ -254,6 +229,8 @@ def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
     dtype = _computed_dtype(d_logits)
     private = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
     # a row may be read a second time, so its exponentials must not take the place of the logits
+    if not d_logits.size:
+        return np.empty((row_kernels.rows_that_wait(layout.n_classes), 0), dtype)  # no exponentials wait for gradients
     if private or d_logits.dtype != dtype or np.may_share_memory(logits, d_logits):
         return np.empty((row_kernels.rows_that_wait(layout.n_classes), layout.n_classes), dtype)
     return d_logits
@@ -273,7 +250,10 @@ def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[
 
 
 class _Output:
-    """A piece of `out` for a kernel that reads z to write to, or a stand-in whose content is put there afterwards."""
+    """A piece of `out` for a kernel that reads z to write to, or a stand-in whose content is put there afterwards.
+
+    The whole of it lies as kernels take it, or it would come in pieces.
+    """
 
     def __init__(self, out: Array, z: Any, layout: Layout, piece: Piece, *, apart: bool = False) -> None:
         self.place = self.array = layout.part(out, piece)
@@ -289,8 +269,8 @@ class _Output:
         self.array = np.empty(self.place.shape, stored if same else dtype)
         self.arranged = layout.arranged(elementwise.as_bits(self.array))
 
-    def finish(self) -> None:
-        """Put the result where it belongs."""
+    def put_in_place(self) -> None:
+        """Copy the result to where it belongs, if it is not there."""
         if self.array is not self.place:
             elementwise.store(self.array, self.place)
 

@@ -176,14 +176,25 @@ def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tupl
 
 
 @intrinsic
-def atomic_add(context: Any, array: Any, index: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
-    """Add to array[index], int64, and return what it was; other threads see all that was written before."""
+def atomic_add(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add to the only entry of an int64 array and return what it was, so that no two threads get the same."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
+        data = context.make_array(counter)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
 
-    return types.int64(array, types.intp, types.int64), generate
+    return types.int64(counter, types.int64), generate
+
+
+@intrinsic
+def atomic_load(context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the only entry of an int64 array, after which all is seen that was written before it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(counter)(context, builder, arguments[0]).data
+        return builder.load_atomic(data, "acquire", 8)
+
+    return types.int64(counter), generate
 
 
 @cache

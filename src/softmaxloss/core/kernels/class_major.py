@@ -15,7 +15,7 @@ from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap,
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
 from softmaxloss.core.kernels.lines import ask_for_next, exists, next_tile, place_of, read_tile, write_tile
-from softmaxloss.core.kernels.progress import finish, take
+from softmaxloss.core.kernels.progress import take
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
     Tile,
@@ -181,11 +181,11 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
 
 
 @kernel
-def summarize(logits: Any, rows: Any, progress: Any, step: int, lines: Any, summary: Any) -> None:
+def summarize(logits: Any, rows: Any, taken: Any, step: int, lines: Any, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
-    begin = take(progress, step)
+    begin = take(taken, step)
     while begin < n_rows:
         row, end = begin, min(begin + step, n_rows)
         while row < end:
@@ -193,13 +193,12 @@ def summarize(logits: Any, rows: Any, progress: Any, step: int, lines: Any, summ
             summarize_tile(logits, rows, lines, tile, group, start, size)
             write_summaries(rows, tile, row, size, summary)
             row += size
-        finish(progress, end - begin)
-        begin = take(progress, step)
+        begin = take(taken, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, progress: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, taken: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
     """Fill the losses of rows, taking `step` at a time, and their gradients, times d_loss.
 
@@ -207,7 +206,7 @@ def losses_and_gradients(
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
-    begin = take(progress, step)
+    begin = take(taken, step)
     while begin < n_rows:
         row, end = begin, min(begin + step, n_rows)
         while row < end:
@@ -220,8 +219,7 @@ def losses_and_gradients(
                 finish_gradients(rows, lines, tile, factors, group, start, size)
                 write_tile(lines, out, group, start, size, past_caches)
             row += size
-        finish(progress, end - begin)
-        begin = take(progress, step)
+        begin = take(taken, step)
 
 
 @inline

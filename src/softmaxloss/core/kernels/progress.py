@@ -1,35 +1,34 @@
-"""How threads share rows: each takes a few at a time from an array of two counters, and adds those it has finished."""
+"""What threads tell each other while they compute: who takes which rows, and who is still inside."""
 
 from typing import Any
 
-from softmaxloss.core.kernels.bits import atomic_add
+from softmaxloss.core.kernels.bits import atomic_add, atomic_load
 from softmaxloss.core.kernels.compilation import inline, kernel
 
-TAKEN, FINISHED = 0, 1
-# Looks at a counter before a thread sleeps: some 50 to 100 microseconds, what the others need for their last rows.
-PATIENCE = 1 << 13
+# Looks at a counter before a thread sleeps: some 50 to 100 microseconds, what others need for their last rows.
+_PATIENCE = 1 << 17
+_COURTESY = 1 << 13
 
 
 @inline
-def take(progress: Any, count: int) -> int:
-    """Return the first of the next `count` rows, which no other thread gets."""
-    return atomic_add(progress, TAKEN, count)
-
-
-@inline
-def finish(progress: Any, count: int) -> None:
-    """Count rows as finished, when all of them is written."""
-    atomic_add(progress, FINISHED, count)
+def take(taken: Any, count: int) -> int:
+    """Return the first of the next `count` rows, which no other thread gets, and count them as taken."""
+    return atomic_add(taken, count)
 
 
 @kernel
-def wait(progress: Any, n_rows: int) -> bool:
-    """Return whether all rows become finished within a short while, during which the thread stays awake.
-
-    One that sleeps would be woken up on the processor of the thread that finishes last, and the two would then share it
-    for many calls, beside an idle one.
-    """
+def leave(left: Any) -> None:
+    """Count one thread more that has left, and linger: the thread that waits for that is to have the GIL first."""
+    n = atomic_add(left, 1)
     looks = 0
-    while atomic_add(progress, FINISHED, 0) < n_rows and looks < PATIENCE:
+    while atomic_load(left) > n and looks < _COURTESY:
         looks += 1
-    return looks < PATIENCE
+
+
+@kernel
+def have_left(left: Any, n: int) -> bool:
+    """Return whether so many threads have left within a short while, during which the calling one stays awake."""
+    looks = 0
+    while atomic_load(left) < n and looks < _PATIENCE:
+        looks += 1
+    return looks < _PATIENCE

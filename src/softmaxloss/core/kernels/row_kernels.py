@@ -15,7 +15,6 @@ from softmaxloss.core.kernels.arithmetic import (
     lanes_for,
     lost_of,
     number_in,
-    of_row,
     plus,
     probability_of,
     rounded,
@@ -28,9 +27,6 @@ from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
     clear_masked,
-    count_before,
-    count_masked,
-    entropy_moment,
     exponentials,
     first_index,
     highest,
@@ -49,7 +45,7 @@ from softmaxloss.core.kernels.exponential import (
     reference_of,
     rises_above,
 )
-from softmaxloss.core.kernels.progress import finish, take
+from softmaxloss.core.kernels.progress import take
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
     Tile,
@@ -181,11 +177,11 @@ def leave_out(tile: Tile, c: int) -> None:
 
 
 @kernel
-def summarize(logits: Any, rows: Any, progress: Any, step: int, summary: Any) -> None:
+def summarize(logits: Any, rows: Any, taken: Any, step: int, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time; those of weight 0 are not read."""
     number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
-    begin = take(progress, step)
+    begin = take(taken, step)
     while begin < logits.shape[0]:
         end = min(begin + step, logits.shape[0])
         for first in range(begin, end, MOST_ROWS):
@@ -198,13 +194,12 @@ def summarize(logits: Any, rows: Any, progress: Any, step: int, summary: Any) ->
                     leave_out(tile, c)
             finish_summaries(rows, tile, size)
             write_summaries(rows, tile, first, size, summary)
-        finish(progress, end - begin)
-        begin = take(progress, step)
+        begin = take(taken, step)
 
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, progress: Any, step: int, work: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, taken: Any, step: int, work: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
     """Fill the losses of rows, taking `step` at a time, and their gradients, times d_loss.
 
@@ -213,8 +208,8 @@ def losses_and_gradients(
     """
     number, rows = number_in(logits), rows_of(rows)
     block, spare, lanes = block_for(number), block_for(number), lanes_for(number)
-    tile, factors, most = tile_for(number), factors_for(number), rows_at_once(logits, work)
-    begin = take(progress, step)
+    tile, factors, most = tile_for(number), factors_for(number), min(MOST_ROWS, work.shape[0])
+    begin = take(taken, step)
     while begin < logits.shape[0]:
         end = min(begin + step, logits.shape[0])
         for first in range(begin, end, most):
@@ -236,14 +231,7 @@ def losses_and_gradients(
                 finish_factors(rows, d_loss, tile, factors, first, size)
                 for c in range(size):
                     finish_gradient(rows, work, block, tile, factors, first + c, c, out, past_caches)
-        finish(progress, end - begin)
-        begin = take(progress, step)
-
-
-@inline
-def rows_at_once(logits: Any, work: Any) -> int:
-    """Return how many rows are finished together: as many as `work` has room for, but few where it is all of `out`."""
-    return max(1, min(MOST_ROWS, work.shape[0], WAITING_ELEMENTS // logits.shape[1]))
+        begin = take(taken, step)
 
 
 @inline
@@ -272,12 +260,12 @@ def finish_gradient(
 
 
 @kernel
-def log_softmax(logits: Any, rows: Any, progress: Any, step: int, out: Any) -> None:
+def log_softmax(logits: Any, rows: Any, taken: Any, step: int, out: Any) -> None:
     """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time; `out` may be `logits`."""
     number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     real = block.dtype.type
-    begin = take(progress, step)
+    begin = take(taken, step)
     while begin < logits.shape[0]:
         end = min(begin + step, logits.shape[0])
         for i in range(begin, end):
@@ -292,8 +280,7 @@ def log_softmax(logits: Any, rows: Any, progress: Any, step: int, out: Any) -> N
                 load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
                 log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value))
                 store(z, out[i][start:stop], False)
-        finish(progress, end - begin)
-        begin = take(progress, step)
+        begin = take(taken, step)
 
 
 @inline
@@ -302,47 +289,3 @@ def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
     half = row.dtype.type(0.5)
     for j in range(row.size):
         row[j] = (half * row[j] - half * peak) * (reciprocal + reciprocal) - log_total  # halves do not overflow
-
-
-@kernel
-def score(logits: Any, uncapped: Any, rows: Any, begin: int, end: int, summary: Any, scores: Any) -> None:
-    """Fill argmax, rank and entropy of rows begin to end, which have a label, given their summaries.
-
-    Rows of weight 0, or without a softmax, are left as they are. Ranks are those of `uncapped` logits, as far beyond a
-    soft cap different ones become equal.
-    """
-    number, rows = number_in(logits), rows_of(rows)
-    block, lanes, t = block_for(number), lanes_for(number), rows.temperature
-    for i in range(begin, end):
-        peak, moment = block.dtype.type(summary.peak[i]), 0.0
-        if of_row(rows.weight, i) == 0.0 or not math.isfinite(peak):
-            continue
-        scores.argmax[i], scores.rank[i] = argmax_and_rank(
-            uncapped[i], rows.label[i], rows.class_mask, block, lanes.run
-        )
-        reference = reference_of(peak, t)
-        for start in range(0, logits.shape[1], BLOCK):
-            stop = min(start + BLOCK, logits.shape[1])
-            z = block[: stop - start]
-            load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
-            moment += entropy_moment(z, peak, reference, t, lanes)
-        above, rest = rounded(above_reference(peak, reference, t)), summary.rest[i]
-        scores.entropy[i] = rounded(log_one_plus(rest, 0.0)) + moment / above / (1.0 + rest)
-
-
-@inline
-def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any, room: Any) -> tuple[int, int]:
-    """Return the class of the highest logit and the rank of the label; of equal logits the first ranks first."""
-    top, best, before, logit = work.dtype.type(-math.inf), -1, 0, decoded(logits[label])
-    for start in range(0, logits.size, BLOCK):
-        stop = min(start + BLOCK, logits.size)
-        block = work[: stop - start]
-        peak = load(logits[start:stop], class_mask[start:stop], block, room)
-        if peak > top or best < 0:
-            top, best = peak, start + first_index(block, peak)
-        before += count_before(block, logit, label - start)
-    if logit == -math.inf:
-        before -= count_masked(class_mask, label)
-    while class_mask.size > 0 and not class_mask[best]:
-        best += 1  # all are -inf, as masked classes are
-    return best, before + 1
