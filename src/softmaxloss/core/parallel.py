@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
+    from numpy.typing import NDArray
+
 T = TypeVar("T")
 _NOTHING = object()
 _SECONDS_OF_SLEEP = 1e-4
@@ -146,7 +148,7 @@ class _Job:
         with self._lock:
             self._work = None
         if self._joined > 0:
-            while not _progress().have_left(self._left, self._joined):
+            while not _progress().reaches(self._left, self._joined):
                 time.sleep(_SECONDS_OF_SLEEP)
 
 
@@ -220,16 +222,23 @@ def get_num_threads() -> int:
     return _pool.threads
 
 
-def share(work: Callable[[], None], most: int) -> None:
+def share(work: Callable[[], None], most: int, begun: NDArray[np.int64] | None = None) -> None:
     """Call work() in this thread and in helpers, at most so many in all, and return when all have left it.
 
-    Within shared work nothing is shared once more.
+    Where `begun` is given, helpers wait until work in this thread has made its only entry positive, and go away if that
+    takes long: what is to be compiled first is compiled here, as a helper could not be interrupted. Within shared work
+    nothing is shared once more.
     """
-    threads = 1 if getattr(_busy, "here", False) else min(_pool.threads, most)
-    if threads == 1:
+    threads = 1 if most == 1 or getattr(_busy, "here", False) else min(_pool.threads, most)
+    if threads <= 1:
         work()
         return
-    job, _busy.here = _Job(work), True
+
+    def help_out() -> None:
+        if begun is None or _progress().reaches(begun, 1):
+            work()
+
+    job, _busy.here = _Job(help_out), True
     try:
         _pool.start(job, threads - 1)
         work()

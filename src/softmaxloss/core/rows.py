@@ -208,7 +208,7 @@ def describe(
     return rows._replace(label=label, dense=dense), reduction_of_rows
 
 
-_CONSTANT = (float, int, str, NoneType)
+_CONSTANT = {float, int, str, NoneType}
 
 
 class _Scalars(NamedTuple):
@@ -224,7 +224,7 @@ class _Scalars(NamedTuple):
 
 def _scalars(**options: Any) -> _Scalars:
     """Return these options, checked; what may change later, such as an array of no dimension, is not remembered."""
-    constant = all(type(value) in _CONSTANT for value in options.values())
+    constant = _CONSTANT.issuperset(map(type, options.values()))
     return (_checked_scalars if constant else _checked_scalars.__wrapped__)(**options)
 
 

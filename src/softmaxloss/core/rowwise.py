@@ -178,7 +178,7 @@ def _share_out(
     if whole and layout.n_rows:
         arranged = arrange(layout.whole)
         taken = none_taken()
-        share(lambda: run(taken, step, arranged), -(-layout.n_rows // step))
+        share(lambda: run(taken, step, arranged), -(-layout.n_rows // step), begun=taken)
         complete(arranged)
     else:
 

@@ -26,9 +26,9 @@ def leave(left: Any) -> None:
 
 
 @kernel
-def have_left(left: Any, n: int) -> bool:
-    """Return whether so many threads have left within a short while, during which the calling one stays awake."""
+def reaches(counter: Any, n: int) -> bool:
+    """Return whether a counter reaches n within a short while, during which the calling thread stays awake."""
     looks = 0
-    while atomic_load(left) < n and looks < _PATIENCE:
+    while atomic_load(counter) < n and looks < _PATIENCE:
         looks += 1
     return looks < _PATIENCE
