@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -72,15 +73,32 @@ def test_after_a_failure_no_further_item_is_begun():
 
 
 def test_work_inside_shared_work_asks_nobody_else():
-    seen = []
+    sl.set_num_threads(3)
 
-    def work(_):
-        parallel.for_each(lambda _: seen.append(threading.current_thread()), range(50))
-        assert set(seen[-50:]) == {threading.current_thread()} or len(set(seen)) == 2
+    def work():
+        seen = set()
+        parallel.for_each(lambda _: (time.sleep(0.01), seen.add(threading.current_thread())), range(20))
+        assert seen == {threading.current_thread()}
 
-    parallel.for_each(work, range(4))
+    in_two_threads(lambda: None, lambda: None)  # loads what a helper needs to leave
+    in_two_threads(work, lambda: None)
+    in_two_threads(lambda: None, work)
     sl.hessian_diagonal(np.random.default_rng(0).normal(size=(3000, 300)), np.zeros(3000, int))
     assert parallel._pool._asked.qsize() <= 1
+
+
+def test_a_job_that_is_closed_is_neither_begun_nor_kept_alive():
+    begun = []
+
+    def work():
+        begun.append(True)
+
+    alive, job = weakref.ref(work), parallel._Job(work)
+    job.close()
+    del work
+    assert alive() is None
+    job.join()
+    assert begun == []
 
 
 def test_nothing_is_kept_alive_when_a_call_has_returned():

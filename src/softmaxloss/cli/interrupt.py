@@ -31,7 +31,8 @@ def prompt_interrupt() -> Iterator[None]:
             if received[0] == signal.SIGINT and not left.wait(GRACE):
                 console = Console(stderr=True)
                 console.show_cursor()
-                console.line()
+                if console.is_terminal:
+                    console.line()  # leave that of the progress bar
                 end_by_ctrl_c()
 
     watcher = Thread(target=watch, daemon=True)

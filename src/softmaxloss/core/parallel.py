@@ -88,7 +88,8 @@ class _Helper:
         _busy.here, self._thread = True, threading.get_native_id()
         while job := self._asked.get():
             if self._allowed:
-                os.sched_setaffinity(0, self._allowed)
+                with contextlib.suppress(OSError):  # they may have been taken away since
+                    os.sched_setaffinity(0, self._allowed)
                 self._allowed = set()
             job.join()
             del job

@@ -177,11 +177,14 @@ def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tupl
 
 @intrinsic
 def atomic_add(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
-    """Add to the only entry of an int64 array and return what it was, so that no two threads get the same."""
+    """Add to the only entry of an int64 array and return what it was, so that no two threads get the same.
+
+    Who then reads the sum by atomic_load sees all that this thread has written.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(counter)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
+        return builder.atomic_rmw("add", data, arguments[1], "acq_rel")
 
     return types.int64(counter, types.int64), generate
 

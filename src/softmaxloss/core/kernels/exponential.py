@@ -69,13 +69,11 @@ _BIASED = 1.5 * 2.0**52 + 1023
 # The high part of T ln 2 has so few bits that its product with every exponent n, of up to 10 or 12 bits, is exact.
 _HIGH_BITS = {np.float32: 13, np.float64: 32}
 _LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
+_LN2_LOW = float(_LN2 - Fraction(_LN2_HIGH))
 # Peaks farther than this many T from 0 are their own base. It is over twice the reach of exp, 131 or 752.
 _FAR = {np.float32: 512.0, np.float64: 2048.0}
 # Logits may rise this many T ln 2 above a reference: 2**(64 + 58) is far enough from overflow.
 RISE = 58.0
-
-
-_LN2_LOW = float(_LN2 - Fraction(_LN2_HIGH))
 
 
 class Scale(NamedTuple):

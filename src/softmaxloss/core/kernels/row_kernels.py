@@ -62,7 +62,7 @@ from softmaxloss.core.kernels.tiles import (
 )
 from softmaxloss.core.rows import rows_of
 
-# The exponentials of so many classes wait together until their rows are finished: half a second-level cache.
+# So many exponentials wait together until their rows are finished: 64 or 128 KiB of a second-level cache.
 WAITING_ELEMENTS = 1 << 14
 
 
