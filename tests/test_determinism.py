@@ -11,7 +11,7 @@ from agree import assert_close, assert_same_bits
 from everything import everything, make_problem
 from softmaxloss import reference
 from softmaxloss.core import layout, rowwise
-from softmaxloss.core.kernels import class_major, compilation, row_kernels
+from softmaxloss.core.kernels import class_major, compilation, row_kernels, slices
 
 CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
 over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
@@ -115,6 +115,42 @@ def test_a_late_rise_of_more_classes_than_a_private_row_holds_is_right_in_place(
     assert_same_bits(d_logits, apart)
     assert_close(loss, right_loss, 1e-6)
     assert_close(d_logits, right, 1e-6)
+
+
+@over_kinds
+def test_threads_that_share_long_rows_find_the_same_bits(dtype, softcap, monkeypatch):
+    """Two slices of a row and a bit, with a winner in the first one, in both, or far above it in the second one."""
+    n_classes = 2 * slices.SLICE + 100
+    problem = make_problem(dtype, batch=(5,), n_classes=n_classes, softcap=softcap)
+    rows, winner = problem.logits, slices.SLICE + 7
+    rows[1:4, winner] = rows[1:4, 3] = rows.max() + 120
+    rows[2, 3] = rows[3, : slices.SLICE] = -np.inf
+    problem.labels[:] = n_classes - 1, 3, winner, slices.SLICE, winner
+    sl.set_num_threads(1)
+    right = everything(problem)
+    monkeypatch.setattr(rowwise, "SHARED_CLASSES", n_classes)
+    for n in (2, 8):
+        sl.set_num_threads(n)
+        assert_everything_same(everything(problem), right)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_shared_row_can_be_replaced_by_its_gradient(dtype):
+    n_classes = rowwise.SHARED_CLASSES + 1
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, n_classes)).astype(dtype)
+    logits[1, -1], logits[2, 1000], logits[3, -1000] = 200, np.inf, np.nan
+    options = {"sample_weight": [1, 2, 3, 4, 0], "label_smoothing": 0.1, "class_mask": np.arange(n_classes) % 9 > 0}
+    for row in range(5):
+        sl.set_num_threads(1)
+        one = {**options, "sample_weight": options["sample_weight"][row : row + 1]}
+        right_loss, right = sl.cross_entropy_and_grad(logits[row : row + 1], [40_000], **one)
+        sl.set_num_threads(2)
+        for _ in range(20):
+            out = logits[row : row + 1].copy()
+            loss, _ = sl.cross_entropy_and_grad(out, [40_000], **one, out=out)
+            assert_same_bits(out, right)
+            assert_same_bits(loss, right_loss)
 
 
 @over_axes

@@ -109,6 +109,10 @@ class Layout:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
         return list(_split(self.batch_shape, self._rows_of(PIECE_ELEMENTS))) if self.n_rows else []
 
+    def single_rows(self) -> list[Piece]:
+        """Return pieces of one row each."""
+        return list(_split(self.batch_shape, 1)) if self.n_rows else []
+
     def _rows_of(self, elements: int) -> int:
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
         return max(fewest, elements // (self.n_classes + extra))

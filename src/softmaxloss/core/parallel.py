@@ -149,8 +149,13 @@ class _Job:
         with self._lock:
             self._work = None
         if self._joined > 0:
-            while not _progress().reaches(self._left, self._joined):
-                time.sleep(_SECONDS_OF_SLEEP)
+            wait_until(self._left, self._joined)
+
+
+def wait_until(counter: NDArray[np.int64], n: int) -> None:
+    """Return when other threads have brought a counter to n."""
+    while not _progress().reaches(counter, n):
+        time.sleep(_SECONDS_OF_SLEEP)
 
 
 def _progress() -> ModuleType:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.kernels import class_major, lines, row_kernels
+from softmaxloss.core.kernels import class_major, lines, row_kernels, slices
 from softmaxloss.core.kernels import scores as scores_kernels
 from softmaxloss.core.layout import ClassMajor, Layout, Piece
-from softmaxloss.core.parallel import for_each, get_num_threads, share
+from softmaxloss.core.parallel import for_each, get_num_threads, share, wait_until
 from softmaxloss.core.rows import ONE, Rows
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
@@ -26,6 +26,9 @@ Float64s = NDArray[np.float64]
 # there are so many times more rows than threads that these rows hardly count.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
+# Rows from so many classes on are shared by threads, one after the other, where there are fewer rows than that: the
+# threads meet twice for each, which takes as long as the gradients of some 100,000 classes.
+SHARED_CLASSES = 1 << 18
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 24
@@ -83,7 +86,7 @@ def _losses_and_gradients(
     logits: Array, rows: Rows, d_loss: Float64s, out: Array | None, layout: Layout, *, softcap: float
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
-    loss = np.empty(layout.n_rows)
+    loss, shared = np.empty(layout.n_rows), _shares_rows(layout)
 
     def arrange(piece: Piece) -> tuple[Any, ...]:
         z, described = _readable(logits, rows, layout, piece)
@@ -96,7 +99,10 @@ def _losses_and_gradients(
         _, z, described, d, loss, result = arranged
         to: Any = _nowhere(z) if result is None else result.arranged
         past_caches = out is not None and out.nbytes >= PAST_CACHES and result.array is result.place
-        if isinstance(z, ClassMajor):
+        if shared:
+            room = _room_for_rows(z, to, layout)
+            _share_row(z, described.fields(), d, loss, to, room=room, past_caches=past_caches)
+        elif isinstance(z, ClassMajor):
             room, rows, to = _lines(z), described.fields(), tuple(to)
             class_major.losses_and_gradients(tuple(z), rows, d, taken, step, room, loss, to, past_caches)
         else:
@@ -110,9 +116,40 @@ def _losses_and_gradients(
                 elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
             result.put_in_place()
 
+    if shared:
+        for piece in layout.single_rows():
+            arranged = arrange(piece)
+            run(none_taken(), 1, arranged)
+            complete(arranged)
+        return loss
     whole = _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out))
     _share_out(run, arrange, layout, complete, whole=whole)
     return loss
+
+
+def _shares_rows(layout: Layout) -> bool:
+    """Return whether threads share each row."""
+    threads, few = get_num_threads(), not layout.class_major and layout.n_classes >= SHARED_CLASSES
+    return few and threads > 1 and layout.n_rows < MANY_ROWS * threads
+
+
+def _share_row(
+    z: Array, rows: Any, d_loss: Float64s, loss: Float64s, out: Array, *, room: Array, past_caches: bool
+) -> None:
+    """Fill the loss and the gradients of one row; all its slices are swept before the first one is finished."""
+    n_slices = slices.count(z.shape[1])
+    sweeps = [(none_taken(), none_taken(), slices.room(n_slices), of_peak) for of_peak in (False, True)]
+    taken = none_taken()
+
+    def work() -> None:
+        for begun, swept, sums, of_peak in sweeps:
+            slices.sweep_slices(z, rows, begun, swept, room, sums, of_peak)
+            wait_until(swept, n_slices)
+            if not sums[:, slices.ROSE].any():
+                break
+        slices.finish_slices(rows, d_loss, taken, room, sums, loss, out, past_caches)
+
+    share(work, n_slices, begun=sweeps[0][0])
 
 
 def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:

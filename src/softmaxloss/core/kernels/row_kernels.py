@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softmaxloss.core.kernels.arithmetic import (
+    carried,
     clear,
     half_gap,
     lanes_for,
@@ -64,6 +65,8 @@ from softmaxloss.core.rows import rows_of
 
 # So many exponentials wait together until their rows are finished: 64 or 128 KiB of a second-level cache.
 WAITING_ELEMENTS = 1 << 14
+# The sums of longer rows are made up of those of slices of so many classes, which threads may share: see slices.py.
+SLICE = 1 << 15
 
 
 def rows_that_wait(n_classes: int) -> int:
@@ -86,35 +89,54 @@ def highest_of_row(logits: Any, class_mask: Any, block: Any, work: Any) -> Any:
 
 
 class Sums(NamedTuple):
-    """What a sweep over a row finds."""
+    """What a sweep over some neighbouring classes of a row finds."""
 
     argmax: int
     peak: Any  # in the precision of the logits
     reference: Reference
     rose: bool  # a logit is so high above the reference that the sweep ended there
-    ousted: float  # sum of the exponentials of classes that were the winner for a while
+    total: Any  # of LIFT * exp((z - R) / T) but for the winner's, carried
     dot: float  # half of T times the sum of q (z - peak) / T, but for the label
     lost_dot: float
+    mass: float  # sum of q, but for the label
+
+
+@inline
+def no_sums(lowest: Any, reference: Reference, rose: bool) -> Sums:
+    """Return the sums of no classes, or of a sweep that ended; `lowest` is -inf."""
+    return Sums(0, lowest, reference, rose, carried(0.0, 0.0, lowest), 0.0, 0.0, 0.0)
 
 
 @inline
 def sweep(
-    logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: int, keep: float, given: Any, is_given: bool
+    logits: Any,
+    block: Any,
+    work: Any,
+    lanes: Any,
+    rows: Any,
+    i: int,
+    keep: float,
+    given: Any,
+    is_given: bool,
+    begin: int,
+    end: int,
 ) -> Sums:
-    """Go over row i block by block: exponentials but for the winner's go to `work` and are added to the folded lanes.
+    """Go over classes `begin` to `end` of row i block by block: exponentials but for the winner's go to `work`.
 
     They are relative to the given reference, or else to that of the first block that is not all -inf.
     """
     row, class_mask, t, lowest = logits[i], rows.class_mask, rows.temperature, block.dtype.type(-math.inf)
-    argmax, peak, reference, ousted, dot, lost_dot, mass = 0, lowest, given, 0.0, 0.0, 0.0, 0.0
-    for start in range(0, row.size, BLOCK):
-        stop = min(start + BLOCK, row.size)
+    argmax, peak, reference, ousted, dot, lost_dot, mass = begin, lowest, given, 0.0, 0.0, 0.0, 0.0
+    clear(lanes.total)
+    clear(lanes.lost)
+    for start in range(begin, end, BLOCK):
+        stop = min(start + BLOCK, end)
         z, out = block[: stop - start], work[start % work.size :][: stop - start]
         top = load(row[start:stop], class_mask[start:stop], z, lanes.run)
         if peak == lowest and not is_given:
             reference = reference_of(top, t)
         if math.isnan(top) or rises_above(top, reference, t):
-            return Sums(argmax, top, reference, True, 0.0, 0.0, 0.0)
+            return no_sums(lowest, reference, True)
         if top > peak:
             if peak > lowest:
                 above = rounded(above_reference(peak, reference, t))
@@ -133,7 +155,29 @@ def sweep(
         next_row, next_start = (i, stop) if stop < row.size else (min(i + 1, logits.shape[0] - 1), 0)
         ahead = logits[next_row][next_start : next_start + BLOCK]
         exponentials(z, reference, t, lanes, out, ahead)
-    return Sums(argmax, peak, reference, False, ousted, dot, lost_dot)
+    total = plus(sum_of(lanes.total, lanes.lost, lowest), ousted * LIFT)
+    return Sums(argmax, peak, reference, False, total, dot, lost_dot, mass)
+
+
+@inline
+def together(a: Sums, b: Sums, temperature: Any) -> Sums:
+    """Return the sums over two sets of classes, a before b, with one reference: one winner becomes ordinary."""
+    high, low = (b, a) if b.peak > a.peak else (a, b)
+    total = plus(a.total, b.total)
+    dot, lost_dot = two_sum(a.dot, b.dot)
+    if low.peak > -math.inf:
+        total = plus(total, rounded(above_reference(low.peak, b.reference, temperature)) * LIFT)
+        dot, error = two_sum(dot, low.mass * half_gap(np.float64(low.peak), np.float64(high.peak)))
+        lost_dot += error
+    lost_dot += a.lost_dot + b.lost_dot
+    return Sums(high.argmax, high.peak, b.reference, a.rose or b.rose, total, dot, lost_dot, a.mass + b.mass)
+
+
+@inline
+def put_back(work: Any, sums: Sums, temperature: Any) -> None:
+    """Put in the exponential of a winner that has become an ordinary class."""
+    if sums.peak > -math.inf:
+        work[sums.argmax % work.size] = rounded(above_reference(sums.peak, sums.reference, temperature)) * LIFT
 
 
 @inline
@@ -142,26 +186,38 @@ def summarize_row(logits: Any, block: Any, work: Any, lanes: Any, rows: Any, i: 
 
     The rare row that rises far above its first block is swept once more, with the reference of its peak.
     """
-    zero, label = block.dtype.type(0), tile.label[c]
+    zero, label, t, n_classes = block.dtype.type(0), tile.label[c], rows.temperature, logits.shape[1]
     tile.label_logit[c] = decoded(logits[i][label]) if label >= 0 else 0.0
-    reference, is_given = reference_of(zero, rows.temperature), False
+    reference, is_given = reference_of(zero, t), False
     while True:
-        clear(lanes.total)
-        clear(lanes.lost)
-        sums = sweep(logits, block, work, lanes, rows, i, tile.keep[c], reference, is_given)
+        sums = no_sums(block.dtype.type(-math.inf), reference, False)
+        for begin in range(0, n_classes, SLICE):
+            end = min(begin + SLICE, n_classes)
+            part = sweep(logits, block, work, lanes, rows, i, tile.keep[c], reference, is_given, begin, end)
+            if part.rose or n_classes <= SLICE:
+                sums = part
+                break
+            before, sums = sums, together(sums, part, t)
+            put_back(work, before if sums.argmax == part.argmax else part, t)
+            reference, is_given = part.reference, is_given or part.peak > -math.inf
         peak = sums.peak
         if not sums.rose:
             break
         peak = highest_of_row(logits[i], rows.class_mask, block, lanes.run)
-        reference, is_given = reference_of(peak, rows.temperature), True
+        reference, is_given = reference_of(peak, t), True
         if not math.isfinite(peak):
             break
-    total = plus(sum_of(lanes.total, lanes.lost, zero), sums.ousted * LIFT)
+    keep_sums(tile, c, sums, peak)
+
+
+@inline
+def keep_sums(tile: Tile, c: int, sums: Sums, peak: Any) -> None:
+    """Put the sums of a row in a tile."""
     set_reference(tile, c, sums.reference)
-    tile.winner[c], tile.peak[c] = sums.argmax, peak if value_of(total) >= 0.0 else math.nan
+    tile.winner[c], tile.peak[c] = sums.argmax, peak if value_of(sums.total) >= 0.0 else math.nan
     tile.rest[c], tile.lost_rest[c], tile.dot[c], tile.lost_dot[c] = (
-        value_of(total),
-        lost_of(total),
+        value_of(sums.total),
+        lost_of(sums.total),
         sums.dot,
         sums.lost_dot,
     )
@@ -230,21 +286,31 @@ def losses_and_gradients(
             if out.size > 0:
                 finish_factors(rows, d_loss, tile, factors, first, size)
                 for c in range(size):
-                    finish_gradient(rows, work, block, tile, factors, first + c, c, out, past_caches)
+                    finish_gradient(rows, work, block, tile, factors, first + c, c, out, past_caches, 0, out.shape[1])
         begin = take(taken, step)
 
 
 @inline
 def finish_gradient(
-    rows: Any, work: Any, block: Any, tile: Tile, factors: TileFactors, i: int, c: int, out: Any, past_caches: bool
+    rows: Any,
+    work: Any,
+    block: Any,
+    tile: Tile,
+    factors: TileFactors,
+    i: int,
+    c: int,
+    out: Any,
+    past_caches: bool,
+    begin: int,
+    end: int,
 ) -> None:
-    """Turn the exponentials of row i into its gradient, in its place, each part of which is written just once."""
+    """Turn the exponentials of classes `begin` to `end` of row i into its gradient, which is written just once."""
     row, lifted = out[i], work[i % work.shape[0]]
     if tile.weight[c] == 0.0:
-        row[:] = 0
+        row[begin:end] = 0
         return
-    for start in range(0, row.size, BLOCK):
-        stop = min(start + BLOCK, row.size)
+    for start in range(begin, end, BLOCK):
+        stop = min(start + BLOCK, end)
         part, d_z = lifted[start:stop], block[: stop - start]
         if has_spread(rows):
             scale_and_subtract(part, tile, factors, c, rows, i, start, d_z)
