@@ -1,5 +1,6 @@
 """What arguments may be: every message about shapes, dtypes and ranges."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -326,6 +327,20 @@ def count(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
     return number
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def memory(name: str, value: object) -> int:
+    """Return a positive number of bytes, given that or text such as "64MiB"."""
+    if not isinstance(value, str):
+        return count(name, value)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", value, re.IGNORECASE)
+    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else 0
+    if size < 1:
+        raise ValueError(f'{name} must be a positive number of bytes, or text such as "64MiB", got {value!r}')
+    return size
 
 
 def out(value: object, like: Array) -> Array:

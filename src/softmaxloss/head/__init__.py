@@ -1,5 +1,6 @@
 """Linear layer, softmax and loss as one: the logits are never held in one piece."""
 
-from softmaxloss.head.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_and_grad
+from softmaxloss.head.layer import LinearGradients
+from softmaxloss.head.linear import linear_cross_entropy, linear_cross_entropy_and_grad
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_and_grad"]
