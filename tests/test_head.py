@@ -5,7 +5,7 @@ import pytest
 
 import softmaxloss as sl
 from agree import assert_close, assert_same_bits
-from cases import CASES, over
+from cases import CASES, over, without
 from softmaxloss import reference
 
 over_cases = over([case for case in CASES if case.axis == -1])
@@ -51,6 +51,60 @@ def test_slices_of_the_rows_give_the_whole(case):
     assert_close(sliced_loss, loss, case.precision)
     for got, right in zip(sliced, gradients, strict=True):
         assert_close(got, right, 5 * case.rounding)
+
+
+@over_cases
+def test_the_product_with_the_hessian_equals_the_reference(case):
+    features, weight, bias = layer_of(case)
+    options = without(case.options, "upstream")
+    rng = np.random.default_rng(1)
+    vector = [rng.normal(size=array.shape).astype(array.dtype) for array in (features, weight, bias)]
+    arguments = (features, weight, case.targets)
+    some_rows = 4 * (len(bias) + 12) * features.itemsize
+    right = reference.linear_hvp(*arguments, vector, bias, **options)
+    for memory in (None, some_rows):
+        got = sl.linear_hvp(*arguments, vector, bias, max_memory=memory, **options)
+        for name, part, right in zip(
+            got._fields, got, reference.linear_hvp(*arguments, vector, bias, **options), strict=True
+        ):
+            assert part.dtype == case.logits.dtype, name
+            assert_close(part, right, 20 * case.rounding)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_the_product_with_the_hessian_is_a_difference_of_gradients(which):
+    rng = np.random.default_rng(0)
+    point, vector = ([rng.normal(size=shape) for shape in ((4, 5), (3, 5), (3,))] for _ in range(2))
+    targets, options = [0, 2, 1, 2], {"label_smoothing": 0.1, "z_loss": 0.2, "softcap": 4.0, "temperature": 0.8}
+
+    def gradients(step):
+        features, weight, bias = (
+            a + step * v if i == which else a for i, (a, v) in enumerate(zip(point, vector, strict=True))
+        )
+        return sl.linear_cross_entropy_and_grad(features, weight, targets, bias, **options)[1]
+
+    features, weight, bias = point
+    direction = [v if i == which else None for i, v in enumerate(vector)]
+    product = sl.linear_hvp(features, weight, targets, direction, bias, **options)
+    for got, after, before in zip(product, gradients(1e-4), gradients(-1e-4), strict=True):
+        assert_close(got, (after - before) / 2e-4, 1e-7)
+
+
+def test_metrics_of_a_linear_layer_are_those_of_its_logits():
+    rng = np.random.default_rng(0)
+    features, weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 30, 5), (7, 5), (7,)))
+    targets, options = (
+        rng.integers(0, 7, (2, 30)),
+        {"ignore_index": 3, "softcap": 5.0, "temperature": 0.7, "topk": (1, 2)},
+    )
+    right = sl.metrics(features @ weight.T + bias, targets, **options)
+    for memory in (None, 1, 2000):
+        got = sl.linear_metrics(features, weight, targets, bias, max_memory=memory, **options)
+        assert (got.rows, got.accuracy, got.top_k) == (right.rows, right.accuracy, right.top_k)
+        np.testing.assert_array_equal(got.argmax, right.argmax)
+        np.testing.assert_array_equal(got.rank, right.rank)
+        assert_close(got.log_probability, right.log_probability, 1e-5)
+        assert (got.loss, got.entropy) == pytest.approx((right.loss, right.entropy), rel=1e-6)
 
 
 @pytest.mark.parametrize("dead", [np.nan, np.inf])

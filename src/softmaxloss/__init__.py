@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from softmaxloss.evaluation import Metrics, metrics
     from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
     from softmaxloss.gradient_check import check_gradient
-    from softmaxloss.head import LinearGradients, linear_cross_entropy, linear_cross_entropy_and_grad
+    from softmaxloss.head import (
+        LinearGradients,
+        linear_cross_entropy,
+        linear_cross_entropy_and_grad,
+        linear_hvp,
+        linear_metrics,
+    )
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
     from softmaxloss.second_order import hessian_diagonal, hvp, jvp
     from softmaxloss.warmup import warmup
@@ -33,6 +39,8 @@ __all__ = [
     "jvp",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
+    "linear_hvp",
+    "linear_metrics",
     "log_softmax",
     "logsumexp",
     "metrics",
@@ -56,6 +64,8 @@ _HOME = {
     "jvp": "second_order",
     "linear_cross_entropy": "head",
     "linear_cross_entropy_and_grad": "head",
+    "linear_hvp": "head",
+    "linear_metrics": "head",
     "log_softmax": "functional",
     "logsumexp": "functional",
     "metrics": "evaluation",

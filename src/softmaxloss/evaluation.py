@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import describe, per_row
+from softmaxloss.core.rows import RowOptions, Rows, describe, per_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
+
+    from softmaxloss.core.layout import Layout
+    from softmaxloss.core.rowwise import Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +125,7 @@ def metrics(
     z = checks.logits(logits)
     layout = layout_of(z.shape, checks.axis(axis, z))
     ks = checks.ranks(topk)
-    rows, _ = describe(
+    rows = describe_predicted(
         targets,
         layout,
         sample_weight=sample_weight,
@@ -131,10 +134,19 @@ def metrics(
         softcap=softcap,
         temperature=temperature,
     )
-    rows = rows.each()
+    return metrics_of(rowwise.score(z, rows, layout), rows, layout, ks, z.dtype)
+
+
+def describe_predicted(targets: ArrayLike, layout: Layout, **options: Unpack[RowOptions]) -> Rows:
+    """Return a descriptor of rows whose targets are single classes."""
+    rows = describe(targets, layout, **options)[0].each()
+    checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
+    return rows
+
+
+def metrics_of(scores: Scores, rows: Rows, layout: Layout, topk: Iterable[int], dtype: np.dtype[Any]) -> Metrics:
+    """Return the metrics of rows, given the scores of those that take part."""
     live = rows.weight != 0
-    checks.one_class_per_row(rows.label, live, layout.batch_shape)
-    scores = rowwise.score(z, rows, layout)
     rank = np.where(live & (scores.argmax < 0), layout.n_classes + 1, scores.rank)
 
     def mean(values: NDArray[Any]) -> float:
@@ -149,9 +161,9 @@ def metrics(
         loss=loss,
         perplexity=perplexity,
         accuracy=mean(rank == 1),
-        top_k={k: mean(rank <= min(k, layout.n_classes)) for k in ks},
+        top_k={k: mean(rank <= min(k, layout.n_classes)) for k in topk},
         entropy=mean(scores.entropy),
         argmax=scores.argmax.reshape(layout.batch_shape),
         rank=rank.reshape(layout.batch_shape),
-        log_probability=per_row(np.where(live, scores.log_probability, 0.0), layout.batch_shape, z.dtype),
+        log_probability=per_row(np.where(live, scores.log_probability, 0.0), layout.batch_shape, dtype),
     )

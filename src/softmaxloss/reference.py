@@ -348,6 +348,32 @@ def hvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any
     return rows.write(rows.weight * (in_z * view.slope / rows.temperature + dz * view.bend * v))
 
 
+def linear_hvp(
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    vector: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None],
+    bias: ArrayLike | None = None,
+    **options: Any,
+) -> tuple[Array, Array, Array]:
+    """Return the Hessian of the loss by (features, weight, bias) together times a vector of three such parts.
+
+    Along the vector the logits change by u. With h = H u in the logits, and dz their gradient, which the products with
+    the other factor of each term carry along,
+
+        d_features = h @ weight + dz @ v_weight,    d_weight = h.T @ features + dz.T @ v_features,    d_bias = sum h
+    """
+    x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
+    b = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64)
+    given = zip(vector, (x, w, b), strict=True)
+    v_x, v_w, v_b = (np.zeros_like(a) if v is None else np.asarray(v, np.float64) for v, a in given)
+    logits, u = x @ w.T + b, v_x @ w.T + x @ v_w.T + v_b
+    h = hvp(logits, targets, u, **options)
+    _, dz = cross_entropy_and_grad(logits, targets, **options)
+    flat_h, flat_dz, flat_x, flat_v = (a.reshape(-1, a.shape[-1]) for a in (h, dz, x, v_x))
+    return h @ w + dz @ v_w, flat_h.T @ flat_x + flat_dz.T @ flat_v, flat_h.sum(0)
+
+
 def jvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> tuple[Any, Any]:
     """Return the loss and its derivative along a vector of the shape of the logits, reduced as the loss is.
 

@@ -11,7 +11,7 @@ sum_j p_j u_j = u_k + sum_j p_j (u_j - u_k), where a confident row has only smal
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxloss.core.layout import Layout
+    from softmaxloss.core.rows import Reduction, Rows
+
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
+
+# So many numbers are held at once for each logit of a piece, by each thread.
+PIECES_OF_HVP = 16
 
 
 @with_row_options
@@ -68,7 +74,7 @@ def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, *
         second = point.slope * point.p * point.not_p + 2 * point.z_loss * point.p**2
         return point.weight * second * (point.d_map / point.temperature) ** 2 + point.d_z * point.d2_map
 
-    return _Problem(logits, targets, axis, options).map(diagonal)
+    return _Problem.of(logits, targets, axis, options).map(diagonal)
 
 
 @with_row_options
@@ -107,16 +113,13 @@ def hvp(
     >>> softmaxloss.hvp([[0.3, 2.9, 4.0]], [2], [[1.0, 0.0, 0.0]]).round(3)
     array([[ 0.018, -0.004, -0.013]])
     """
+    problem = _Problem.of(logits, targets, axis, options)
+    return problem.map(_hvp_in_rows, problem.direction(vector))
 
-    def product(point: _Point, v: Float64s) -> Float64s:
-        u_k, gap = point.relative_to_winner(v)
-        mean_gap = np.sum(point.p * gap, axis=-1, keepdims=True)
-        along_z = point.slope * point.p * (gap - mean_gap) + 2 * point.z_loss * point.p * (u_k + mean_gap)
-        along: Float64s = point.weight * along_z * point.d_map / point.temperature
-        return along + point.d_z * point.d2_map * v
 
-    problem = _Problem(logits, targets, axis, options)
-    return problem.map(product, problem.direction(vector))
+def hvp_of(logits: Array, rows: Rows, vector: Array) -> None:
+    """Put the product of the Hessian of rows of logits (N, V) with a vector in its place."""
+    _Problem(logits, layout_of(logits.shape), rows).map(_hvp_in_rows, vector, out=vector)
 
 
 @with_row_options
@@ -152,7 +155,7 @@ def jvp(
     >>> round(loss, 3), round(d_loss, 3)
     (0.306, -0.263)
     """
-    problem = _Problem(logits, targets, axis, options)
+    problem = _Problem.of(logits, targets, axis, options)
     d_losses = np.zeros(problem.layout.n_rows)
 
     def work(piece: Piece, point: _Point, v: Float64s) -> None:
@@ -189,24 +192,46 @@ class _Point(NamedTuple):
         return u_k / self.temperature, (u - u_k) / self.temperature
 
 
-class _Problem:
-    """Checked arguments, and the pieces of the rows in double precision."""
+def _hvp_in_rows(point: _Point, v: Float64s) -> Float64s:
+    u_k, gap = point.relative_to_winner(v)
+    mean_gap = np.sum(point.p * gap, axis=-1, keepdims=True)
+    along_z = point.slope * point.p * (gap - mean_gap) + 2 * point.z_loss * point.p * (u_k + mean_gap)
+    along: Float64s = point.weight * along_z * point.d_map / point.temperature
+    return along + point.d_z * point.d2_map * v
 
-    def __init__(self, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> None:
-        self.logits = checks.logits(logits)
-        self.layout = layout_of(self.logits.shape, checks.axis(axis, self.logits))
-        self.by_row = self.layout.row_by_row
-        rows, self.reduction = describe(targets, self.layout, **options)
-        self.rows = rows.each()
+
+class _Problem:
+    """Logits and what is asked of their rows, whose pieces are taken in double precision."""
+
+    reduction: Reduction
+
+    def __init__(self, logits: Array, layout: Layout, rows: Rows) -> None:
+        self.logits, self.layout, self.by_row, self.rows = logits, layout, layout.row_by_row, rows.each()
         self.exists = self.rows.class_mask if self.rows.class_mask.size else np.ones(self.layout.n_classes, bool)
+
+    @classmethod
+    def of(cls, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Self:
+        """Return the problem of arguments that are yet to be checked."""
+        z = checks.logits(logits)
+        layout = layout_of(z.shape, checks.axis(axis, z))
+        rows, reduction = describe(targets, layout, **options)
+        problem = cls(z, layout, rows)
+        problem.reduction = reduction
+        return problem
 
     def direction(self, vector: ArrayLike) -> Array:
         """Return a vector in the space of the logits, checked."""
         return checks.vector(vector, self.logits.shape)
 
-    def map(self, function: Callable[[_Point, Float64s], Float64s], direction: Array | None = None) -> Array:
-        """Return an array of the shape of the logits, filled with function(point, vector)."""
-        result = np.empty(self.logits.shape, elementwise.result_dtype(self.logits.dtype))
+    def map(
+        self,
+        function: Callable[[_Point, Float64s], Float64s],
+        direction: Array | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Return an array of the shape of the logits, filled with function(point, vector); `out` may be the vector."""
+        dtype = elementwise.result_dtype(self.logits.dtype)
+        result = np.empty(self.logits.shape, dtype) if out is None else out
 
         def work(piece: Piece, point: _Point, v: Float64s) -> None:
             place = self.by_row.part(result, piece)

@@ -205,11 +205,11 @@ def upstream(value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return array
 
 
-def vector(value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Return a direction in the space of the logits."""
-    array = numbers("vector", value)
+def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: str = "vector") -> Array:
+    """Return a direction in the space of the logits, or of another argument."""
+    array = numbers(name, value)
     if array.shape != shape:
-        raise ValueError(f"vector must have the shape of logits {shape}, got {array.shape}")
+        raise ValueError(f"{name} must have the shape of {of} {shape}, got {array.shape}")
     return array
 
 

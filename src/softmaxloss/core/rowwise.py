@@ -168,10 +168,14 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     _share_out(run, arrange, by_row, lambda arranged: arranged[2].put_in_place(), whole=whole)
 
 
+def no_scores(n: int) -> Scores:
+    """Return the scores of rows that take no part."""
+    return Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
+
+
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
     """Return the scores of rows that have a label; of each piece all are found while it is in the cache."""
-    by_row, n = layout.row_by_row, layout.n_rows
-    scores = Scores(np.full(n, -1), np.zeros(n, np.int64), np.full(n, np.nan), np.full(n, np.nan))
+    by_row, scores = layout.row_by_row, no_scores(layout.n_rows)
     once = rows._replace(weight=(rows.weight != 0) * 1.0)
 
     def work(piece: Piece) -> None:

@@ -110,7 +110,7 @@ class Layer:
         double precision as long as the pieces of logits that threads copy.
         """
         dense = None if rows.dense is None else _flat(rows.dense, self.n_rows)
-        self._forget_masked(rows.class_mask)
+        self.weight = forget_masked(self.weight, rows.class_mask)
         live = np.flatnonzero(rows.each().weight)
         everything = len(live) == self.n_rows
         size = self._rows_at_once(len(live), rows, buffers=buffers, pieces=pieces)
@@ -127,25 +127,31 @@ class Layer:
 
     def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int) -> int:
         """Return the number of rows of a chunk: as many as memory allows, and all chunks about alike."""
-        itemsize, threads = self.computed.itemsize, get_num_threads()
-        per_row = buffers * self.n_classes * itemsize + 3 * self.n_features * itemsize
+        itemsize, threads, n_classes = self.computed.itemsize, get_num_threads(), self.n_classes
+        per_row = buffers * n_classes * itemsize + 3 * self.n_features * itemsize
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
-            per_row += self.n_classes * rows.dense.itemsize  # they may have to be gathered
-        fixed = _BYTES_PER_ROW * self.n_rows + 2 * 8 * self.n_classes
-        fixed += threads * max(self.n_classes, WAITING_ELEMENTS) * itemsize
-        fixed += threads * pieces * max(self.n_classes, PIECE_ELEMENTS) * 8
-        room = max(CACHED_BYTES, GOOD_ROWS * per_row) if self.max_memory is None else self.max_memory - fixed
-        most = max(1, int(room // per_row))
+            per_row += n_classes * rows.dense.itemsize  # they may have to be gathered
+        if self.max_memory is None:
+            most = max(CACHED_BYTES // per_row, GOOD_ROWS)
+        else:
+            room = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
+            room -= threads * max(n_classes, WAITING_ELEMENTS) * itemsize
+            # a piece is at most what a thread takes at a time, and all of them are at most the chunk
+            all_pieces = threads * pieces * max(n_classes, PIECE_ELEMENTS) * 8
+            most = max(1, (room - all_pieces) // per_row, room // (per_row + pieces * n_classes * 8))
         most -= most % SMOOTH_ROWS if most > SMOOTH_ROWS else 0
         alike = -(-n_live // max(1, -(-n_live // most)))
-        return min(most, n_live, -(-alike // SMOOTH_ROWS) * SMOOTH_ROWS)
+        size: int = min(most, n_live, -(-alike // SMOOTH_ROWS) * SMOOTH_ROWS)
+        return size
 
-    def _forget_masked(self, class_mask: NDArray[np.bool_]) -> None:
-        """Put 0 in the place of NaN and inf in the weights of classes that do not exist: 0 * NaN is NaN."""
-        if class_mask.size and not np.isfinite(self.weight[~class_mask]).all():
-            self.weight = np.where(class_mask[:, None], self.weight, 0)
+
+def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:
+    """Return weights with 0 in the place of NaN and inf of classes that do not exist: 0 * NaN is NaN."""
+    if class_mask.size and not np.isfinite(weight[~class_mask]).all():
+        return np.where(class_mask[:, None], weight, 0)
+    return weight
 
 
 class Accumulated:

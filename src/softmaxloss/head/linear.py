@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from softmaxloss.core import rowwise
+from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import RowOptions, describe, with_row_options
-from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients
+from softmaxloss.core.rows import ONE, RowOptions, describe, with_row_options
+from softmaxloss.evaluation import Metrics, describe_predicted, metrics_of
+from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
+from softmaxloss.second_order import PIECES_OF_HVP, hvp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -128,3 +130,151 @@ def linear_cross_entropy_and_grad(
         losses[part] = rowwise.losses_and_gradients(logits, described, d, logits, layout_of(logits.shape))
         total.add(part, logits, x, layer.weight)
     return reduction.result(losses, layer.dtype), total.gradients()
+
+
+def linear_metrics(
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_mask: ArrayLike | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    topk: Iterable[int] = (1, 5),
+    max_memory: int | str | None = None,
+) -> Metrics:
+    """Return how well a linear layer predicts its targets, without holding its logits.
+
+    Equals ``metrics(features @ weight.T + bias, targets, ...)``.
+
+    Parameters
+    ----------
+    features, weight, bias, max_memory
+        As in `linear_cross_entropy`.
+    targets, sample_weight, ignore_index, class_mask, softcap, temperature, topk
+        As in `metrics`.
+
+    Returns
+    -------
+    Metrics
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `linear_cross_entropy` and `metrics`.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> scores = softmaxloss.linear_metrics([[1.0, 2.0]], [[0.3, 0.0], [2.9, 0.0], [0.0, 2.0]], [1], topk=(2,))
+    >>> scores.accuracy, scores.top_k, scores.rank
+    (0.0, {2: 1.0}, array([2]))
+    """
+    layer = Layer(features, weight, bias, max_memory)
+    ks = checks.ranks(topk)
+    rows = describe_predicted(
+        targets,
+        layer.layout,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        class_mask=class_mask,
+        softcap=softcap,
+        temperature=temperature,
+    )
+    scores = rowwise.no_scores(layer.n_rows)
+    for part, _, logits, described in layer.chunks(rows):
+        of_chunk = rowwise.score(logits, described, layout_of(logits.shape))
+        for values, found in zip(scores, of_chunk, strict=True):
+            values[part] = found
+    return metrics_of(scores, rows, layer.layout, ks, layer.dtype)
+
+
+@with_row_options
+def linear_hvp(
+    features: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    vector: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None],
+    bias: ArrayLike | None = None,
+    *,
+    wrt: Collection[str] = INPUTS,
+    max_memory: int | str | None = None,
+    **options: Unpack[RowOptions],
+) -> LinearGradients:
+    """Return the product of the Hessian of a linear layer's cross-entropy with a vector, without holding the logits.
+
+    The Hessian is that by features, weight and bias together. With ``d_z = d_logits`` of `cross_entropy_and_grad`,
+    ``u = v_features @ weight.T + features @ v_weight.T + v_bias``, the change of the logits along the vector, and
+    ``h = hvp(logits, targets, u)``, the product is
+
+        h @ weight + d_z @ v_weight,    h.T @ features + d_z.T @ v_features,    h.sum(0)
+
+    Parameters
+    ----------
+    features, weight, targets, bias, max_memory, **options
+        As in `linear_cross_entropy`; reduction "none" and "sum" give the same.
+    vector : LinearGradients, or a tuple of three
+        (features, weight, bias), each of the shape of that input, or None for zeros.
+    wrt : collection of {"features", "weight", "bias"}, default all
+        Which parts of the product to compute.
+
+    Returns
+    -------
+    LinearGradients
+        The parts of the product; None where not asked for, and for a bias not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `linear_cross_entropy`, and if `vector` or `wrt` does not fit.
+
+    References
+    ----------
+    Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 6 (1994).
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> features, weight = [[1.0, 2.0]], [[0.3, 0.0], [2.9, 0.0], [0.0, 2.0]]
+    >>> product = softmaxloss.linear_hvp(features, weight, [2], ([[1.0, 0.0]], None, None))
+    >>> product.features.round(3)
+    array([[ 1.55 , -1.056]])
+    """
+    layer = Layer(features, weight, bias, max_memory)
+    total = Accumulated(layer, wrt)
+    v_features, v_weight, v_bias = _direction(layer, vector)
+    rows, _ = describe(targets, layer.layout, **options)
+    if v_weight is not None:
+        v_weight = forget_masked(v_weight, rows.class_mask)
+    room: NDArray[Any] | None = None
+    for part, x, logits, described in layer.chunks(rows, buffers=2, pieces=PIECES_OF_HVP):
+        v_x = None if v_features is None else layer.rows_of(v_features, part)
+        room = np.empty_like(logits) if room is None else room
+        along = room[: len(logits)]
+        terms = [(x, v_weight), (v_x, layer.weight)]
+        layer.write_logits(along, [(a, b) for a, b in terms if a is not None and b is not None], v_bias)
+        hvp_of(logits, described, along)
+        rowwise.losses_and_gradients(logits, described, ONE, logits, layout_of(logits.shape))
+        total.add_products(part, [(along, x, layer.weight), (logits, v_x, v_weight)])
+        total.add_to_bias(along)
+    return total.gradients()
+
+
+def _direction(layer: Layer, vector: Any) -> LinearGradients:
+    """Return a vector in the space of the inputs as products take it, checked."""
+    if not isinstance(vector, tuple | list) or len(vector) != len(INPUTS):
+        raise TypeError(f"vector must be a tuple (features, weight, bias) of arrays or None, got {vector!r}")
+    shapes = (*layer.batch_shape, layer.n_features), layer.weight.shape, (layer.n_classes,)
+    given = zip(INPUTS, vector, shapes, strict=True)
+    parts = [None if v is None else checks.vector(v, shape, name, f"vector.{name}") for name, v, shape in given]
+    if parts[2] is not None and layer.bias is None:
+        raise ValueError("vector.bias must be None where no bias is given, got an array")
+    v_features, v_weight, v_bias = parts
+    return LinearGradients(
+        None if v_features is None else layer.flat(v_features),
+        None if v_weight is None else layer.parameter(v_weight),
+        None if v_bias is None else v_bias.astype(layer.computed, copy=False),
+    )
