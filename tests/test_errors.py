@@ -44,6 +44,8 @@ FUNCTIONS = {  # each public name, how to call it, and arguments that are right
     "warmup": (sl.warmup, {"dtypes": "float64"}),
     "linear_cross_entropy": (sl.linear_cross_entropy, LINEAR),
     "linear_cross_entropy_and_grad": (sl.linear_cross_entropy_and_grad, LINEAR),
+    "linear_metrics": (sl.linear_metrics, LINEAR),
+    "Sampled": (sl.Sampled, {}),
     "SoftmaxWithLoss": (softmax_with_loss, {"x": LOGITS, "t": LABELS}),
     "AffineSoftmaxWithLoss": (affine_softmax_with_loss, {"weight": WEIGHT, "x": FEATURES, "t": LABELS}),
     "check_gradient": (sl.check_gradient, {"layer": sl.SoftmaxWithLoss(), "x": LOGITS, "t": LABELS}),
@@ -54,6 +56,7 @@ NOT_HERE = {
     "LinearGradients": "a result",
     "Metrics": "a result",
     "get_num_threads": "takes nothing",
+    "linear_hvp": "takes a vector of three parts: test_head.py",
 }
 # What the layers of the textbooks call x, t and dout is, in messages, called by what it has to be.
 IN_LAYERS = {"logits": "x", "features": "x", "targets": "t", "upstream": "dout"}
@@ -274,6 +277,17 @@ WRONG = {
         "zero": wrong(ValueError, 0, "at least 1", "0"),
         "negative": wrong(ValueError, -1, "at least 1", "-1"),
     },
+    "threshold": {**no_number("between 0 and 1"), "zero": wrong(ValueError, 0, "above 0", "0")},
+    "seed": {
+        **no_integer(),
+        "negative": wrong(ValueError, -1, "from 0 to 2**63 - 1", "-1"),
+        "too large": wrong(ValueError, 2**63, "from 0 to 2**63 - 1", str(2**63)),
+    },
+    "backward": {
+        "an unknown word": wrong(ValueError, "sampled", "exact", "Sampled", "'sampled'"),
+        "a class": wrong(ValueError, sl.Sampled, "exact", "Sampled", "class"),
+        "None": wrong(ValueError, None, "exact", "Sampled", "None"),
+    },
     "wrt": {
         "a word": wrong(ValueError, "weight", "features", "weight", "bias", "'weight'"),
         "an unknown word": wrong(ValueError, ("weights",), "features", "weight", "bias", "'weights'"),
@@ -311,7 +325,7 @@ WRONG = {
 def parameters_of(name):
     """Return the names of what a public function takes; a layer takes what its methods do, too."""
     public = getattr(sl, name)
-    functions = [public, public.forward, public.backward] if inspect.isclass(public) else [public]
+    functions = [public, public.forward, public.backward] if hasattr(public, "forward") else [public]
     parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
     names = {p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

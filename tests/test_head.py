@@ -160,3 +160,20 @@ def test_wrong_arguments_are_named(arguments, error, fragments):
         sl.linear_cross_entropy(**{**right, **arguments})
     for fragment in fragments:
         assert fragment in str(caught.value)
+
+
+WRONG_VECTORS = {
+    "an array": (np.zeros((2, 5)), TypeError, ["vector", "tuple"]),
+    "two parts": ((None, None), TypeError, ["vector", "(None, None)"]),
+    "weights of a wrong shape": ((None, np.zeros((2, 5)), None), ValueError, ["vector.weight", "(3, 5)", "(2, 5)"]),
+    "features of words": ((np.full((2, 5), "a"), None, None), TypeError, ["vector.features"]),
+    "a bias where there is none": ((None, None, np.zeros(3)), ValueError, ["vector.bias", "None"]),
+}
+
+
+@pytest.mark.parametrize(("vector", "error", "fragments"), WRONG_VECTORS.values(), ids=WRONG_VECTORS)
+def test_wrong_vectors_are_named(vector, error, fragments):
+    with pytest.raises(error) as caught:
+        sl.linear_hvp(np.zeros((2, 5)), np.zeros((3, 5)), [0, 1], vector)
+    for fragment in fragments:
+        assert fragment in str(caught.value)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from softmaxloss.gradient_check import check_gradient
     from softmaxloss.head import (
         LinearGradients,
+        Sampled,
         linear_cross_entropy,
         linear_cross_entropy_and_grad,
         linear_hvp,
@@ -28,6 +29,7 @@ __all__ = [
     "AffineSoftmaxWithLoss",
     "LinearGradients",
     "Metrics",
+    "Sampled",
     "SoftmaxClassifier",
     "SoftmaxWithLoss",
     "check_gradient",
@@ -53,6 +55,7 @@ _HOME = {
     "AffineSoftmaxWithLoss": "layers",
     "LinearGradients": "head",
     "Metrics": "evaluation",
+    "Sampled": "head",
     "SoftmaxClassifier": "classifier",
     "SoftmaxWithLoss": "layers",
     "check_gradient": "gradient_check",

@@ -2,9 +2,11 @@
 
 from softmaxloss.head.layer import LinearGradients
 from softmaxloss.head.linear import linear_cross_entropy, linear_cross_entropy_and_grad, linear_hvp, linear_metrics
+from softmaxloss.head.sampled import Sampled
 
 __all__ = [
     "LinearGradients",
+    "Sampled",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "linear_hvp",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.core import checks, elementwise
+from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.elementwise import kernel_dtype, result_dtype
 from softmaxloss.core.kernels.row_kernels import WAITING_ELEMENTS
 from softmaxloss.core.layout import PIECE_ELEMENTS, layout_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from softmaxloss.core.rows import Rows
 
     Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
     Part = slice | NDArray[np.intp]
 
 INPUTS = ("features", "weight", "bias")
@@ -103,17 +104,17 @@ class Layer:
         for x, weight in terms:
             multiply(x, weight.T, logits, add=True)
 
-    def chunks(self, rows: Rows, *, buffers: int = 1, pieces: int = 0) -> Iterator[Chunk]:
+    def chunks(self, rows: Rows, *, buffers: int = 1, pieces: int = 0, more: int = 0) -> Iterator[Chunk]:
         """Yield chunks of the rows that take part.
 
-        What is done with a chunk may take `buffers` arrays of the size of its logits, these included, and `pieces` of
-        double precision as long as the pieces of logits that threads copy.
+        What is done with a chunk may take `buffers` arrays of the size of its logits, these included, `pieces` of
+        double precision as long as the pieces of logits that threads copy, and `more` bytes per row.
         """
         dense = None if rows.dense is None else _flat(rows.dense, self.n_rows)
         self.weight = forget_masked(self.weight, rows.class_mask)
         live = np.flatnonzero(rows.each().weight)
         everything = len(live) == self.n_rows
-        size = self._rows_at_once(len(live), rows, buffers=buffers, pieces=pieces)
+        size = self._rows_at_once(len(live), rows, buffers=buffers, pieces=pieces, more=more)
         buffer = np.empty((size, self.n_classes), self.computed)
         for start in range(0, len(live), max(size, 1)):
             chosen = live[start : start + size]
@@ -125,10 +126,10 @@ class Layer:
                 self.write_logits(logits, [(x, self.weight)], self.bias)
             yield Chunk(part, x, logits, rows.part(part, None if dense is None else _taken(dense, part)))
 
-    def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int) -> int:
+    def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int, more: int) -> int:
         """Return the number of rows of a chunk: as many as memory allows, and all chunks about alike."""
         itemsize, threads, n_classes = self.computed.itemsize, get_num_threads(), self.n_classes
-        per_row = buffers * n_classes * itemsize + 3 * self.n_features * itemsize
+        per_row = buffers * n_classes * itemsize + 3 * self.n_features * itemsize + more
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
@@ -157,6 +158,8 @@ def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:
 class Accumulated:
     """Gradients of the inputs of a layer that are wanted, added up from those of the logits chunk by chunk."""
 
+    bytes_per_row = 0  # that this takes besides logits
+
     def __init__(self, layer: Layer, wrt: Collection[str]) -> None:
         wanted = _wanted(wrt)
         self._layer = layer
@@ -166,10 +169,13 @@ class Accumulated:
         self._begun = False
         self.bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
 
-    def add(self, part: Part, d_logits: Array, x: Array, weight: Array) -> None:
-        """Add what some rows contribute, given the gradient of their logits."""
-        self.add_products(part, [(d_logits, x, weight)])
-        self.add_to_bias(d_logits)
+    def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
+        """Add what a chunk contributes, in the place of whose logits their gradient is put, and return its losses."""
+        part, x, logits, rows = chunk
+        losses = rowwise.losses_and_gradients(logits, rows, d_loss, logits, layout_of(logits.shape))
+        self.add_products(part, [(logits, x, self._layer.weight)])
+        self.add_to_bias(logits)
+        return losses
 
     def add_products(self, part: Part, terms: Sequence[tuple[Array, Array | None, Array | None]]) -> None:
         """Add d_logits @ weight to the features' gradient and d_logits.T @ x to the weights', where they are given."""

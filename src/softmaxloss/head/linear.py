@@ -11,6 +11,7 @@ from softmaxloss.core.layout import layout_of
 from softmaxloss.core.rows import ONE, RowOptions, describe, with_row_options
 from softmaxloss.evaluation import Metrics, describe_predicted, metrics_of
 from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
+from softmaxloss.head.sampled import Sampled, SampledSum
 from softmaxloss.second_order import PIECES_OF_HVP, hvp_of
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def linear_cross_entropy_and_grad(
     upstream: ArrayLike | None = None,
     wrt: Collection[str] = INPUTS,
     max_memory: int | str | None = None,
+    backward: str | Sampled = "exact",
     **options: Unpack[RowOptions],
 ) -> tuple[float | NDArray[Any], LinearGradients]:
     """Return the cross-entropy of a linear layer and its gradients, without holding the logits or theirs.
@@ -99,18 +101,22 @@ def linear_cross_entropy_and_grad(
         The gradient that arrives from above; 1 by default.
     wrt : collection of {"features", "weight", "bias"}, default all
         Which gradients to compute; the others are None, as is that of a bias not given.
+    backward : "exact" or Sampled, default "exact"
+        With ``Sampled(threshold, seed)`` the gradients are random, with the exact ones as their mean, and cost less
+        where there are many classes.
 
     Returns
     -------
     loss : float or array
         As from `cross_entropy`.
     gradients : LinearGradients
-        (features, weight, bias), of the shapes of the inputs and their common dtype.
+        (features, weight, bias), of the shapes of the inputs and their common dtype. If sampled it has an attribute
+        `sampling_error`, the expected size of the error of each, relative to the gradient.
 
     Raises
     ------
     TypeError, ValueError
-        As `linear_cross_entropy`, and if `upstream` or `wrt` does not fit.
+        As `linear_cross_entropy`, and if `upstream`, `wrt` or `backward` does not fit.
 
     Examples
     --------
@@ -121,15 +127,21 @@ def linear_cross_entropy_and_grad(
     array([[ 0.717, -0.527]])
     """
     layer = Layer(features, weight, bias, max_memory)
-    total = Accumulated(layer, wrt)
+    total = _accumulated(layer, wrt, backward)
     rows, reduction = describe(targets, layer.layout, **options)
     d_loss = reduction.upstream(upstream)
     losses = np.zeros(layer.n_rows)
-    for part, x, logits, described in layer.chunks(rows):
-        d = d_loss if len(d_loss) == 1 else d_loss[part]
-        losses[part] = rowwise.losses_and_gradients(logits, described, d, logits, layout_of(logits.shape))
-        total.add(part, logits, x, layer.weight)
+    for chunk in layer.chunks(rows, more=total.bytes_per_row):
+        losses[chunk.part] = total.backward(chunk, d_loss if len(d_loss) == 1 else d_loss[chunk.part])
     return reduction.result(losses, layer.dtype), total.gradients()
+
+
+def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) -> Accumulated:
+    if isinstance(backward, Sampled):
+        return SampledSum(layer, wrt, backward)
+    if not isinstance(backward, str) or backward != "exact":
+        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {backward!r}')
+    return Accumulated(layer, wrt)
 
 
 def linear_metrics(

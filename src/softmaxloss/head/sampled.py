@@ -1,0 +1,228 @@
+"""A backward pass through a linear layer from a random sample of the gradient of its logits, right in the mean.
+
+Of a large vocabulary nearly all classes are improbable, and each costs the two backward products as much as the target.
+With p the softmax of a row, q its target and f, d the row's factors, the gradient is g = f p - d q. Here each entry of
+f p below t = f * threshold is replaced by
+
+    t with probability f p / t,  0 otherwise:    mean  t * f p / t = f p,    variance  f p (t - f p) < t * f p
+
+and what is at least t, or wanted by q, stays as it is. The products d_features = g @ weight and d_weight = g.T @ x
+are linear in g, so their means are right as well. As draws are independent, their variances add up: for a row
+
+    E |error of d_features|**2 = sum_j f p_j (t - f p_j) |weight_j|**2    over the classes below the threshold
+
+and the same with |x|**2 for d_weight. At most 1 / threshold entries of a row are kept as they are, and about as
+many others at most: their expected number is the sum of p / threshold.
+
+The share of label smoothing, floor = eps / V of every class, would make g dense. But it is the same for all rows but
+for d, so it is taken out of g, and its products are those of one row and one column: floor * d outer class_weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.elementwise import computed
+from softmaxloss.core.kernels import sampling
+from softmaxloss.core.kernels.blocks import BLOCK
+from softmaxloss.core.layout import layout_of
+from softmaxloss.core.parallel import for_each, get_num_threads, share
+from softmaxloss.head.layer import Accumulated, Chunk, Layer, LinearGradients
+from softmaxloss.head.products import multiply
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    from softmaxloss.core.rows import Rows
+    from softmaxloss.head.layer import Part
+
+    Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
+
+# Threads take so many sparse rows of classes at a time.
+_CLASSES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The `backward` of `linear_cross_entropy_and_grad` that takes a random sample of the gradient of the logits.
+
+    Its gradients are right in the mean, and cost a fraction of the exact ones where there are many classes; the loss
+    is exact.
+
+    Parameters
+    ----------
+    threshold : float, default 2**-10
+        Probabilities of at least so much are kept. A smaller one becomes the threshold with probability
+        p / threshold, and else 0. Above 0, at most 1.
+    seed : int, default 0
+        What is drawn for a class of a row depends on the two and on the seed alone: take another one for each step.
+        From 0 to 2**63 - 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no such numbers.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> softmaxloss.Sampled(seed=7)
+    Sampled(threshold=0.0009765625, seed=7)
+    """
+
+    threshold: float = 2.0**-10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if checks.fraction("threshold", self.threshold) == 0.0:
+            raise ValueError(f"threshold must be above 0, got {self.threshold!r}")
+        if not 0 <= checks.integer("seed", self.seed) < 2**63:
+            raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed!r}")
+
+
+class SamplingError(NamedTuple):
+    """The expected size of the error of each gradient, relative to the gradient; None where not asked for.
+
+    It is the root of the mean of |error|**2, over all entries, which is known but for the sampling, over the estimated
+    size of the exact gradient.
+    """
+
+    features: float | None
+    weight: float | None
+    bias: float | None
+
+
+class SampledGradients(LinearGradients):
+    """LinearGradients of a sampled backward pass, with a `sampling_error` besides."""
+
+    sampling_error: SamplingError
+
+
+class SampledSum(Accumulated):
+    """Gradients that are wanted, added up from samples of those of the logits chunk by chunk."""
+
+    def __init__(self, layer: Layer, wrt: Collection[str], options: Sampled) -> None:
+        super().__init__(layer, wrt)
+        self._options = options
+        # expected entries of a row, as rows and as columns, and what sorting them takes
+        entries = min(layer.n_classes, 2 / options.threshold + BLOCK)
+        self.bytes_per_row = int(3 * entries * (4 + layer.computed.itemsize))
+        squares = np.zeros(0) if self.features is None else np.einsum("ij,ij->i", layer.weight, layer.weight)
+        self._norms = squares.astype(layer.computed)
+        self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
+
+    def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
+        """Add what a chunk contributes, and return its losses."""
+        part, x, logits, rows = chunk
+        layout = layout_of(logits.shape)
+        d = np.broadcast_to(d_loss * rows.weight / rows.temperature.value, len(logits))
+        # under a soft cap the share of smoothing differs from logit to logit: it is sampled like the rest
+        apart = rows.floor > 0.0 and rows.softcap == 0.0
+        slope = rows.mass
+        if rows.z_loss > 0.0:
+            summary = rowwise.summarize(logits, rows, layout)
+            slope = rows.mass + 2 * rows.z_loss * (summary.peak / rows.temperature.value + np.log1p(summary.rest))
+        if apart:
+            losses = rowwise.losses(logits, rows, layout)
+            rowwise.losses_and_gradients(logits, rows._replace(floor=0.0), d_loss, logits, layout)
+        else:
+            losses = rowwise.losses_and_gradients(logits, rows, d_loss, logits, layout)
+        sample = self._sample(logits, rows, np.abs(d * slope) * self._options.threshold, x, part)
+        smoothing = self._smoothing(rows) if apart else None
+        if self.features is not None:
+            d_x = _product(sample, self._layer.weight, step=1)
+            if smoothing is not None:
+                d_x += np.outer(d, smoothing @ self._layer.weight)
+            self.features[part] = self._rounded(d_x)
+        if self.weight is not None:
+            _product(sample.tocsc().T, x, step=_CLASSES_AT_ONCE, out=self.weight, add=self._begun)
+            self._begun = True
+            if smoothing is not None:
+                multiply(smoothing[:, None], (d.astype(x.dtype) @ x)[None, :], self.weight, add=True)
+        if self.bias is not None:
+            self.bias += sample.sum(axis=0, dtype=np.float64)
+            if smoothing is not None:
+                self.bias += d.sum() * smoothing
+        return losses
+
+    def _smoothing(self, rows: Rows) -> Array:
+        """Return what label smoothing takes from the gradient of each class, but for the factor d of a row."""
+        r = rows.class_weight if rows.class_weight.size else np.ones(self._layer.n_classes)
+        return (-rows.floor * r).astype(self._layer.computed)
+
+    def _sample(self, gradient: Array, rows: Rows, threshold: Float64s, x: Array, part: Part) -> Any:
+        """Return a sample of the gradient as a sparse array, and note its variance."""
+        n_rows = len(gradient)
+        position = np.arange(self._layer.n_rows)[part]
+        dense = None if rows.dense is None else np.ascontiguousarray(computed(rows.dense))
+        size = -(-n_rows // (4 * get_num_threads()))
+        found: dict[int, tuple[Array, Array, Array]] = {}
+        spread = np.zeros((2, n_rows))
+
+        def work(start: int) -> None:
+            some = slice(start, min(start + size, n_rows))
+            wanted = None if dense is None else dense[some]
+            arguments = gradient[some], wanted, rows.label[some], position[some], threshold[some]
+            found[start] = self._entries(arguments, spread[:, some])
+
+        for_each(work, range(0, n_rows, size))
+        counts, columns, values = (np.concatenate(a) for a in zip(*(found[k] for k in sorted(found)), strict=True))
+        self._variance["features"] += float(spread[1].sum())
+        self._variance["weight"] += float(spread[0] @ np.einsum("ij,ij->i", x, x))
+        self._variance["bias"] += float(spread[0].sum())
+        begins = np.concatenate([[0], np.cumsum(counts)])
+        return sparse.csr_array((values, columns, begins), shape=gradient.shape)
+
+    def _entries(self, rows: tuple[Any, ...], spread: Array) -> tuple[Array, Array, Array]:
+        """Return how many entries each of some rows has, their columns and values; room is made until they fit."""
+        gradient = rows[0]
+        n_rows, n_classes = gradient.shape
+        room = n_rows * min(n_classes, int(0.5 / self._options.threshold)) + max(n_classes, BLOCK)
+        columns, values = np.empty(room, np.int32), np.empty(room, gradient.dtype)
+        ends, first, begin, seed = np.zeros(n_rows, np.int64), 0, 0, self._options.seed
+        while True:
+            first = sampling.sample(*rows, seed, self._norms, first, begin, columns, values, ends, spread)
+            begin = int(ends[first - 1]) if first > 0 else 0
+            if first == n_rows:
+                return np.diff(ends, prepend=0), columns[:begin].copy(), values[:begin].copy()
+            columns, values = (np.concatenate([a[:begin], np.empty(room, a.dtype)]) for a in (columns, values))
+
+    def gradients(self) -> SampledGradients:
+        """Return them with their sampling error."""
+        exact = super().gradients()
+        gradients = SampledGradients(*exact)
+        errors = {name: self._error(name, gradient) for name, gradient in exact._asdict().items()}
+        gradients.sampling_error = SamplingError(**errors)
+        return gradients
+
+    def _error(self, name: str, gradient: Array | None) -> float | None:
+        if gradient is None:
+            return None
+        with np.errstate(all="ignore"):
+            variance, square = self._variance[name], float(np.linalg.norm(computed(gradient))) ** 2
+            exact = square - variance  # in the mean
+            return math.sqrt(variance / exact) if exact > 0 else math.inf if variance > 0 else 0.0
+
+
+def _product(sample: Any, matrix: Array, *, step: int, out: Array | None = None, add: bool = False) -> Array:
+    """Return a sparse array times a matrix, added to `out` if asked; threads take `step` rows at a time."""
+    if out is None:
+        out = np.empty((sample.shape[0], matrix.shape[1]), matrix.dtype)
+    result, taken, matrix = out, rowwise.none_taken(), matrix.view()
+    matrix.flags.writeable = False
+    arrays = sample.indptr.astype(np.int64, copy=False), sample.indices, sample.data
+
+    def work() -> None:
+        sampling.times_rows(*arrays, matrix, taken, step, result, add)
+
+    share(work, -(-len(result) // step), begun=taken)
+    return result
