@@ -28,12 +28,17 @@ if TYPE_CHECKING:
 
 INPUTS = ("features", "weight", "bias")
 
-# Each chunk of rows costs what its products do and, besides, reading and writing all of d_weight once more, and the
-# weights twice. Of the time of the products that is 24 % at 128 rows of a head of 49,152 x 576, 7 % at 256 and 3 % at
-# 512, and as both grow with classes times features, about the same for other heads.
-GOOD_ROWS = 384
-# Where that takes less, chunks are larger, but stay in a last-level cache from one product to the next.
-CACHED_BYTES = 16 * 2**20
+# What a chunk of rows costs beyond its products, over their time, as measured with heads of 49,152 x 576 and 18,710 x
+# 120: it reads and writes all of d_weight, and reads the weights twice, the more often the fewer rows there are, and
+# where its logits do not fit in a last-level cache, they come from memory for each of four steps, which counts the more
+# the fewer features there are:
+#
+#     16 / rows + (16 / features if logits are too large for the cache else 0)
+#
+# So as many rows are taken as fit, or SPILLED_ROWS, whichever is estimated to cost less.
+_ACCUMULATION = _SPILL = 16
+CACHED_BYTES = 24 * 2**20
+SPILLED_ROWS = 512
 # Products take whole blocks of rows: 384 take 4 % less per row than 342.
 SMOOTH_ROWS = 32
 # Labels, weights, losses and positions of a row.
@@ -135,7 +140,7 @@ class Layer:
             pieces += 1
             per_row += n_classes * rows.dense.itemsize  # they may have to be gathered
         if self.max_memory is None:
-            most = max(CACHED_BYTES // per_row, GOOD_ROWS)
+            most = usual_rows(per_row, self.n_features)
         else:
             room = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
             room -= threads * max(n_classes, WAITING_ELEMENTS) * itemsize
@@ -146,6 +151,13 @@ class Layer:
         alike = -(-n_live // max(1, -(-n_live // most)))
         size: int = min(most, n_live, -(-alike // SMOOTH_ROWS) * SMOOTH_ROWS)
         return size
+
+
+def usual_rows(bytes_per_row: int, n_features: int) -> int:
+    """Return how many rows a chunk has where memory is no limit, by the estimate above."""
+    fit = max(1, CACHED_BYTES // bytes_per_row)
+    spilled_cost = _ACCUMULATION / SPILLED_ROWS + _SPILL / max(n_features, 1)
+    return fit if fit >= SPILLED_ROWS or _ACCUMULATION / fit <= spilled_cost else SPILLED_ROWS
 
 
 def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:

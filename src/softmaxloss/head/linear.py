@@ -46,8 +46,9 @@ def linear_cross_entropy(
         One number per class.
     max_memory : int or str, optional
         Bytes, or text such as "64MiB", for all that is held besides inputs and results: logits are computed for so many
-        rows at a time, but at least for one. By default it is what 384 rows take, or 16 MiB where that is more. With
-        fewer than 256 rows the products become slow, and the number of rows may change the last bits of their results.
+        rows at a time, but at least for one. By default that is 24 MiB, which stay in a cache, or 512 rows where this
+        is estimated to be faster. With fewer than 256 rows of many classes the products become slow, and the number of
+        rows may change the last bits of their results.
         Not counted are the memory of BLAS itself, and float32 copies of weights in half precision and of their
         gradient.
 
