@@ -1,5 +1,7 @@
 """The fused linear layer and loss: the same numbers as three products around the loss, in slices of any size."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,40 @@ def test_metrics_of_a_linear_layer_are_those_of_its_logits():
         np.testing.assert_array_equal(got.rank, right.rank)
         assert_close(got.log_probability, right.log_probability, 1e-5)
         assert (got.loss, got.entropy) == pytest.approx((right.loss, right.entropy), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_where_products_are_exact_the_loss_is_that_of_the_logits_to_the_last_bit(dtype):
+    """So it is for every number of rows that share a product."""
+    rng = np.random.default_rng(0)
+    features, weight, bias = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((500, 7), (300, 7), (300,)))
+    targets, options = rng.integers(-1, 300, 500), {"ignore_index": -1, "label_smoothing": 0.1, "z_loss": 0.01}
+    right = sl.cross_entropy(features @ weight.T + bias, targets, **options)
+    for memory in (1, 10_000, "0.1MiB", None):
+        assert_same_bits(sl.linear_cross_entropy(features, weight, targets, bias, max_memory=memory, **options), right)
+        loss, _ = sl.linear_cross_entropy_and_grad(features, weight, targets, bias, max_memory=memory, **options)
+        assert_same_bits(loss, right)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_memory_is_bounded(order, softcap):
+    """Counted by Python, which NumPy tells what it takes; kernels take none."""
+    rng = np.random.default_rng(0)
+    features = np.asfortranarray(rng.normal(size=(2000, 8)).astype(np.float32))
+    weight = np.asarray(rng.normal(size=(3000, 8)), np.float32, order=order)
+    targets, limit = rng.integers(0, 3000, 2000), 6 * 2**20  # all logits would take 24 MB
+    tracemalloc.start()
+    sl.linear_cross_entropy_and_grad(features, weight, targets, max_memory=limit, softcap=softcap)
+    for backward in ("exact", sl.Sampled(threshold=0.01)):
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        _, gradients = sl.linear_cross_entropy_and_grad(
+            features, weight, targets, max_memory=limit, softcap=softcap, backward=backward
+        )
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak - before - sum(array.nbytes for array in gradients if array is not None) < limit
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("dead", [np.nan, np.inf])

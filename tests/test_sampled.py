@@ -149,6 +149,13 @@ def test_what_is_not_asked_for_has_no_error_and_a_row_without_softmax_stays_with
     features, weight, targets, _ = problem()
     _, gradients = sl.linear_cross_entropy_and_grad(features, weight, targets, wrt=("features",), backward=KEEP_ALL)
     assert gradients.sampling_error == (0.0, None, None)
+    masked = np.arange(300) % 7 > 0
+    weight[~masked] = np.nan
+    _, gradients = sl.linear_cross_entropy_and_grad(
+        features, weight, targets, class_mask=masked, backward=sl.Sampled(threshold=0.05)
+    )
+    assert 0 < gradients.sampling_error.features < 1
+    weight[~masked] = 0
     features[3] = np.nan
     _, gradients = sl.linear_cross_entropy_and_grad(features, weight, targets, backward=sl.Sampled())
     assert np.isnan(gradients.features[3]).all()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from softmaxloss.classifier import SoftmaxClassifier
     from softmaxloss.core.parallel import get_num_threads, set_num_threads
     from softmaxloss.evaluation import Metrics, metrics
+    from softmaxloss.explanation import Explanation, explain
     from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
     from softmaxloss.gradient_check import check_gradient
     from softmaxloss.head import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AffineSoftmaxWithLoss",
+    "Explanation",
     "LinearGradients",
     "Metrics",
     "Sampled",
@@ -35,6 +37,7 @@ __all__ = [
     "check_gradient",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "explain",
     "get_num_threads",
     "hessian_diagonal",
     "hvp",
@@ -53,6 +56,7 @@ __all__ = [
 
 _HOME = {
     "AffineSoftmaxWithLoss": "layers",
+    "Explanation": "explanation",
     "LinearGradients": "head",
     "Metrics": "evaluation",
     "Sampled": "head",
@@ -61,6 +65,7 @@ _HOME = {
     "check_gradient": "gradient_check",
     "cross_entropy": "functional",
     "cross_entropy_and_grad": "functional",
+    "explain": "explanation",
     "get_num_threads": "core.parallel",
     "hessian_diagonal": "second_order",
     "hvp": "second_order",

@@ -1,4 +1,4 @@
-"""The three commands and their options; what each does is in the module of its name.
+"""The commands and their options; what each does is in the module of its name.
 
 Those modules load scikit-learn, polars and matplotlib, so a command imports its own when it runs: `--help`
 stays quick.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from softmaxloss import __version__
 from softmaxloss.cli import CommandError
@@ -19,7 +20,7 @@ from softmaxloss.cli.options import Flag, TrainOptions
 
 app = App(
     name="softmaxloss",
-    help="Train a softmax classifier on a table, and use it.",
+    help="Train a softmax classifier on a table, use it, and see how softmax with loss works.",
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
@@ -34,6 +35,7 @@ Data = Annotated[
         ".npz or .parquet."
     ),
 ]
+Numbers = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Model = Annotated[Path, Parameter(help="model.safetensors, or the folder that holds it.")]
 
 
@@ -84,6 +86,47 @@ def predict(model: Model, data: Data, /, *, proba: Flag = False, out: Path | Non
     from softmaxloss.cli.predict import run_predict
 
     run_predict(model, data, proba=proba, out=out)
+
+
+@app.command
+def explain(
+    *,
+    logits: Numbers | None = None,
+    target: Numbers | None = None,
+    labels: str | None = None,
+    label_smoothing: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
+    temperature: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    model: Path | None = None,
+    data: str | None = None,
+    row: int = 1,
+    out: Path | None = None,
+) -> None:
+    """Show every step of softmax with loss, forward and backward: of --logits, or of a prediction of --model.
+
+    Parameters
+    ----------
+    logits
+        Numbers with commas between them, such as 0.3,2.9,4.0.
+    target
+        The number or the label of the right class; or the probability of each class, with commas between them.
+    labels
+        What the classes are called, such as cat,dog,bird.
+    label_smoothing
+        Share of the target that is spread evenly over all classes.
+    temperature
+        What the logits are divided by.
+    model
+        model.safetensors, or the folder that holds it.
+    data
+        The table with the row to explain, as for `evaluate`.
+    row
+        Which row of the data, counted from 1.
+    out
+        File to write: the computational graph as .svg, .png or .pdf, or the table as .md or .txt.
+    """
+    from softmaxloss.cli.explain import Request, run_explain
+
+    run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out))
 
 
 def run(arguments: Sequence[str]) -> None:

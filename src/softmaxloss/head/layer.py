@@ -138,7 +138,7 @@ class Layer:
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
-            per_row += n_classes * rows.dense.itemsize  # they may have to be gathered
+            per_row += n_classes * (rows.dense.itemsize + itemsize)  # they may have to be gathered and converted
         if self.max_memory is None:
             most = usual_rows(per_row, self.n_features)
         else:
@@ -218,9 +218,8 @@ class Accumulated:
         """Return them in the inputs' dtype and shapes."""
         if self.weight is not None and not self._begun:
             self.weight[...] = 0
-        d_features = (
-            None if self.features is None else self.features.reshape(*self._layer.batch_shape, self._layer.n_features)
-        )
+        shape = (*self._layer.batch_shape, self._layer.n_features)
+        d_features = None if self.features is None else self.features.reshape(shape)
         return LinearGradients(d_features, self._rounded(self.weight), self._rounded(self.bias))
 
     def _rounded(self, gradient: Array | None) -> Array | None:

@@ -116,14 +116,15 @@ class SampledSum(Accumulated):
         # expected entries of a row, as rows and as columns, and what sorting them takes
         entries = min(layer.n_classes, 2 / options.threshold + BLOCK)
         self.bytes_per_row = int(3 * entries * (4 + layer.computed.itemsize))
-        squares = np.zeros(0) if self.features is None else np.einsum("ij,ij->i", layer.weight, layer.weight)
-        self._norms = squares.astype(layer.computed)
+        self._norms = np.zeros(0, layer.computed)  # squares of the norms of the weights of each class, where they count
         self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
         """Add what a chunk contributes, and return its losses."""
         part, x, logits, rows = chunk
-        layout = layout_of(logits.shape)
+        layout, weight = layout_of(logits.shape), self._layer.weight
+        if self.features is not None and not self._norms.size:
+            self._norms = np.einsum("ij,ij->i", weight, weight)
         d = np.broadcast_to(d_loss * rows.weight / rows.temperature.value, len(logits))
         # under a soft cap the share of smoothing differs from logit to logit: it is sampled like the rest
         apart = rows.floor > 0.0 and rows.softcap == 0.0
@@ -139,9 +140,9 @@ class SampledSum(Accumulated):
         sample = self._sample(logits, rows, np.abs(d * slope) * self._options.threshold, x, part)
         smoothing = self._smoothing(rows) if apart else None
         if self.features is not None:
-            d_x = _product(sample, self._layer.weight, step=1)
+            d_x = _product(sample, weight, step=1)
             if smoothing is not None:
-                d_x += np.outer(d, smoothing @ self._layer.weight)
+                d_x += np.outer(d, smoothing @ weight)
             self.features[part] = self._rounded(d_x)
         if self.weight is not None:
             _product(sample.tocsc().T, x, step=_CLASSES_AT_ONCE, out=self.weight, add=self._begun)
@@ -207,10 +208,12 @@ class SampledSum(Accumulated):
     def _error(self, name: str, gradient: Array | None) -> float | None:
         if gradient is None:
             return None
+        variance = self._variance[name]
+        if variance == 0.0:
+            return 0.0
         with np.errstate(all="ignore"):
-            variance, square = self._variance[name], float(np.linalg.norm(computed(gradient))) ** 2
-            exact = square - variance  # in the mean
-            return math.sqrt(variance / exact) if exact > 0 else math.inf if variance > 0 else 0.0
+            square = float(np.linalg.norm(computed(gradient))) ** 2 - variance  # that of the exact one, in the mean
+        return math.inf if square <= 0.0 else math.sqrt(variance / square)
 
 
 def _product(sample: Any, matrix: Array, *, step: int, out: Array | None = None, add: bool = False) -> Array:

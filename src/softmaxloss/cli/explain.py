@@ -1,0 +1,148 @@
+"""`softmaxloss explain`: every step from logits to gradient, of numbers given or of a prediction of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from softmaxloss.cli import CommandError, standard_output
+from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.explanation import Explanation, explain
+from softmaxloss.explanation.row import PICTURES, TEXTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MOST_FEATURES = 5
+NAME_WIDTH = 24
+
+
+class Contributions(NamedTuple):
+    """What the features of one row, in standard units, give to the logits of two classes."""
+
+    names: list[str]
+    values: NDArray[np.float64]
+    of_class: dict[str, NDArray[np.float64]]
+
+    def lines(self) -> list[str]:
+        """Return them as text: the largest for each class first."""
+        lines = []
+        for title, given in self.of_class.items():
+            lines += ["", f"features that gave most to the logit of {title}:"]
+            for k in np.argsort(-np.abs(given), kind="stable")[:MOST_FEATURES]:
+                name = self.names[k] if len(self.names[k]) <= NAME_WIDTH else f"{self.names[k][: NAME_WIDTH - 1]}…"
+                lines.append(
+                    f"  {name:<{NAME_WIDTH}} {given[k]:+8.3f}   the feature is {self.values[k]:+.2f} deviations off"
+                )
+        return lines
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; texts are as they were typed."""
+
+    logits: str | None
+    target: str | None
+    labels: str | None
+    label_smoothing: float
+    temperature: float
+    model: Path | None
+    data: str | None
+    row: int
+    out: Path | None
+
+
+def run_explain(request: Request) -> None:
+    """Print the table, and write it or the graph to a file if asked to."""
+    if request.out is not None:
+        _check(request.out)
+    if (request.logits is None) == (request.model is None):
+        raise CommandError("give either --logits and --target, or --model and --data")
+    explanation, more = _of_numbers(request) if request.model is None else _of_prediction(request, request.model)
+    if request.out is not None:
+        try:
+            content = explanation.content(request.out.suffix.lower())
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        write_all(request.out.parent, {request.out.name: content})
+    with standard_output():
+        print("\n".join([explanation.table(), *more]))
+        if request.out is not None:
+            print(f"\nwrote {request.out}")
+
+
+def _of_numbers(request: Request) -> tuple[Explanation, list[str]]:
+    if request.target is None:
+        raise CommandError("--logits need a --target: the number or the label of the right class")
+    if request.data is not None:
+        raise CommandError("--data belongs to --model")
+    logits = _numbers("--logits", str(request.logits))
+    labels = None if request.labels is None else [label.strip() for label in request.labels.split(",")]
+    target: Any
+    if "," in request.target:
+        target = np.array(_numbers("--target", request.target))
+    elif labels is not None and request.target.strip() in labels:
+        target = labels.index(request.target.strip())
+    else:
+        try:
+            target = int(request.target)
+        except ValueError:
+            known = f"one of {', '.join(labels)}" if labels else f"a number from 0 to {len(logits) - 1}"
+            raise CommandError(f"--target must be {known}, got {request.target}") from None
+    return _explained(logits, target, labels, request), []
+
+
+def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]]:
+    from softmaxloss.cli.columns import classes_for, features_for  # noqa: PLC0415 - loads polars
+    from softmaxloss.cli.data import read_model, read_table  # noqa: PLC0415 - loads polars and scikit-learn
+    from softmaxloss.linear_fit import all_classes  # noqa: PLC0415
+
+    if request.data is None:
+        raise CommandError("--model needs --data, a table that holds the row to explain")
+    if request.target is not None or request.labels is not None:
+        raise CommandError("--target and --labels belong to --logits: with --model the data holds the target")
+    model, table = read_model(path), read_table(request.data)
+    n_rows = table.frame.height
+    if not 1 <= request.row <= n_rows:
+        raise CommandError(f"--row must be from 1 to {n_rows}, the rows of {request.data}, got {request.row}")
+    x = features_for(table, model)[request.row - 1].astype(np.float64)
+    target = int(classes_for(table, model)[request.row - 1])
+    classifier = model.classifier
+    weight, bias = all_classes(classifier.coef_.astype(np.float64), classifier.intercept_.astype(np.float64))
+    names = [str(name) for name in classifier.classes_.tolist()]
+    explanation = _explained(weight @ x + bias, target, names, request)
+    winner = int(explanation.y.argmax())
+    given = {f"{names[winner]}, the predicted class": weight[winner] * x}
+    if winner != target:
+        given[f"{names[target]}, the right class"] = weight[target] * x
+    verdict = "right" if winner == target else f"wrong: it is {names[target]}"
+    first = f"row {request.row} of {request.data}: predicted {names[winner]}, which is {verdict}"
+    return explanation, ["", first, *Contributions(model.feature_names, x, given).lines()]
+
+
+def _explained(logits: Any, target: Any, labels: list[str] | None, request: Request) -> Explanation:
+    try:
+        return explain(
+            logits, target, labels=labels, label_smoothing=request.label_smoothing, temperature=request.temperature
+        )
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise CommandError(f"{name} must be numbers with commas between them, got {text}") from None
+
+
+def _check(out: Path) -> None:
+    if out.suffix.lower() not in PICTURES + TEXTS:
+        raise CommandError(f"--out {out} must end in one of {', '.join(PICTURES + TEXTS)}")
+    if not out.parent.is_dir():
+        raise CommandError(f"{out.parent} is not a folder")
+    check_out(out.parent, [out.name], lambda content: not content or b"softmaxloss" in content or b"t log y" in content)

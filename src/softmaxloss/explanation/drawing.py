@@ -1,0 +1,166 @@
+"""The computational graph as a picture: values above the edges, and below them what flows back."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch
+
+if TYPE_CHECKING:
+    from softmaxloss.explanation.graph import Node
+    from softmaxloss.explanation.row import Explanation
+
+# Of the palette of Okabe and Ito, which stays distinct for colour-blind readers and in grey.
+BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#555555", "#eef4f8"
+MOST_CLASSES = 10  # that a picture holds
+RADIUS = 0.22
+COLUMN, ROW = 1.16, 1.08  # inches
+_BELOW = {"sum", "reciprocal"}  # stages under the rows of the classes
+SYMBOLS = {
+    "shift": "−max",
+    "divide": "/T",
+    "exp": "exp",
+    "sum": "+",
+    "reciprocal": "1/x",
+    "times": "×",
+    "log": "log",
+    "times t": "×t",
+    "minus": "−1×",
+}
+
+
+def draw(explanation: Explanation) -> Figure:
+    """Return the figure; ValueError where there are more classes than a picture holds."""
+    n_classes = len(explanation.labels)
+    if n_classes > MOST_CLASSES:
+        raise ValueError(f"logits must have at most {MOST_CLASSES} classes to be drawn as a graph, got {n_classes}")
+    with mpl.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "text.parse_math": False}):
+        return _Drawing(explanation).figure
+
+
+def picture(explanation: Explanation, suffix: str) -> bytes:
+    """Return the figure as the content of a file that ends so."""
+    content = io.BytesIO()
+    made_by = {".svg": {"Creator": "softmaxloss", "Date": None}, ".png": {"Software": "softmaxloss"}}
+    made_by[".pdf"] = {"Creator": "softmaxloss", "CreationDate": None}
+    with mpl.rc_context({"svg.hashsalt": "softmaxloss", "svg.fonttype": "none"}):
+        draw(explanation).savefig(content, format=suffix[1:], dpi=100, metadata=made_by[suffix])
+    return content.getvalue()
+
+
+class _Drawing:
+    """One figure, drawn in inches."""
+
+    def __init__(self, explanation: Explanation) -> None:
+        self._explained, graph = explanation, explanation.graph
+        self._n = len(explanation.labels)
+        self._place: dict[int, tuple[float, float]] = {}
+        columns = self._arrange(graph.stages)
+        width, height = columns * COLUMN + 1.35, self._n * ROW + 1.6
+        self.figure = Figure(figsize=(width, height))
+        self._axes = self.figure.add_axes((0, 0, 1, 1))
+        self._axes.set(xlim=(-1.05, width - 1.05), ylim=(-height + 1.0, 1.0))
+        self._axes.axis("off")
+        for node in graph.nodes:
+            for k, source in enumerate(node.inputs):
+                self._edge(source, node, source.value, node.passed[k])
+        for node in graph.nodes:
+            self._node(node)
+        self._ends(graph.stages["logits"], graph.loss)
+        self._legend(width, height)
+
+    def _arrange(self, stages: dict[str, list[Node]]) -> float:
+        """Find a place for each node; return the number of columns."""
+        column, below = 0.0, -self._n * ROW + 0.1
+        middle = -(self._n - 1) * ROW / 2
+        aside = max(0.68, 0.27 * self._n)  # so that lines from and to all rows pass by the circles of others
+        for name, nodes in stages.items():
+            column += {
+                "sum": aside - 1,
+                "reciprocal": -0.2,
+                "softmax": aside - 1,
+                "sum of all": max(0.0, aside - 1) / 2,
+            }.get(name, 0.0)
+            for node in nodes:
+                height = -node.index * ROW if node.index is not None else below if name in _BELOW else middle
+                self._place[id(node)] = (column * COLUMN, height)
+            column += 1
+        return column
+
+    def _edge(self, source: Node, node: Node, value: float, gradient: float) -> None:
+        start, end = self._place[id(source)], self._place[id(node)]
+        self._arrow(start, end)
+        across, down = end[0] - start[0], end[1] - start[1]
+        if abs(down) < ROW:
+            clear = 0.2 * abs(down / across)  # of a line that leans
+            self._numbers((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, value, gradient, apart=clear)
+            return
+        # half a row from the end that this edge does not share with others, and beside it, where nothing else is
+        apart, together = (end, start) if source.kind == "reciprocal" else (start, end)
+        share = min(0.5, 0.5 * ROW / abs(together[1] - apart[1]))
+        x, y = (a + share * (b - a) for a, b in zip(apart, together, strict=True))
+        beside = 0.04 + 0.17 * abs(across / down)
+        right = source.kind == "reciprocal"
+        self._numbers(x + (beside if right else -beside), y, value, gradient, align="left" if right else "right")
+
+    def _arrow(self, start: tuple[float, float], end: tuple[float, float], gap: float = RADIUS) -> None:
+        inset = 72 * (RADIUS + 0.01), 72 * (gap + 0.01)
+        style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": GREY, "linewidth": 0.8}
+        self._axes.add_patch(FancyArrowPatch(start, end, shrinkA=inset[0], shrinkB=inset[1], **style))
+
+    def _numbers(
+        self, x: float, y: float, value: float, gradient: float, *, align: str = "center", apart: float = 0.0
+    ) -> None:
+        self._axes.text(x, y + 0.03 + apart, written(value), color=BLUE, ha=align, va="bottom")
+        self._axes.text(x, y - 0.03 - apart, written(gradient), color=ORANGE, ha=align, va="top")
+
+    def _node(self, node: Node) -> None:
+        if node.kind == "logit":
+            return
+        place = self._place[id(node)]
+        self._axes.add_patch(Circle(place, RADIUS, facecolor=PALE, edgecolor=BLUE, linewidth=1))
+        symbol = f"×{node.constant:.3g}" if node.kind == "times t" and node.constant is not None else SYMBOLS[node.kind]
+        self._axes.text(*place, symbol, ha="center", va="center", fontsize=7)
+
+    def _ends(self, logits: list[Node], loss: Node) -> None:
+        """Name the logits, with their gradients, and the loss."""
+        for node, label in zip(logits, self._explained.labels, strict=True):
+            x, height = self._place[id(node)]
+            name = label if len(label) <= 12 else f"{label[:11]}…"
+            self._axes.text(x - 0.1, height + 0.16, name, ha="right", va="center", fontweight="bold")
+            self._axes.text(
+                x - 0.1, height, f"z = {node.value:.4g}".replace("-", "−"), ha="right", va="center", color=BLUE
+            )
+            self._axes.text(
+                x - 0.1, height - 0.16, f"dz = {written(node.gradient)}", ha="right", va="center", color=ORANGE
+            )
+        x, height = self._place[id(loss)]
+        self._arrow((x, height), (x + 0.9, height), gap=0)
+        self._numbers(x + 0.55, height, loss.value, loss.gradient)
+        self._axes.text(x + 0.94, height, "loss", ha="left", va="center", fontweight="bold")
+
+    def _legend(self, width: float, height: float) -> None:
+        over = " / T" if self._explained.temperature != 1.0 else ""
+        self._axes.text(
+            -0.95, 0.7, "softmax with loss, forward and backward", fontsize=10, fontweight="bold", va="center"
+        )
+        self._axes.text(width - 1.2, 0.7, "value, computed from left to right", color=BLUE, ha="right", va="center")
+        self._axes.text(
+            width - 1.2, 0.5, "how the loss changes with it, from right to left", color=ORANGE, ha="right", va="center"
+        )
+        rows = zip(self._explained.y, self._explained.t, self._explained.dx, strict=True)
+        results = [f"({written(y)} − {t:.3g}){over} = {written(dx)}" for y, t, dx in rows]
+        text = f"what arrives at the logits is (y − t){over}"
+        text += f":  {',  '.join(results)}" if self._n <= 4 else ""
+        self._axes.text(-0.95, -height + 1.1, text, va="center", color=GREY)
+
+
+def written(value: float) -> str:
+    """Return a number with three digits after the point, or fewer where it is large."""
+    if abs(value) >= 1e4 or 0 < abs(value) < 5e-4:
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    text = f"{value + 0.0:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return text.replace("-0.000", "0.000").replace("-", "−")

@@ -1,0 +1,226 @@
+"""The numbers of one row from logits to gradient, and how they are shown."""
+
+from __future__ import annotations
+
+import html
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmaxloss.core import checks
+from softmaxloss.core.layout import layout_of
+from softmaxloss.core.rows import describe
+from softmaxloss.explanation.graph import Graph
+from softmaxloss.functional import cross_entropy_and_grad, softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
+
+    Float64s = NDArray[np.float64]
+
+COLUMNS = ("logit", "shifted", "exp", "y", "t", "-t log y", "dx = y - t")
+PICTURES = (".svg", ".png", ".pdf")
+TEXTS = (".md", ".txt")
+# A table of more classes shows the most probable ones, and the target's.
+MOST_CLASSES = 12
+
+
+def explain(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    labels: Sequence[str] | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> Explanation:
+    """Return every step of softmax with loss for one row, forward and backward.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (V,)
+        Finite.
+    target : int, or array_like of float, shape (V,)
+        The right class, or how probable each class is in truth.
+    labels : sequence of str, length V, optional
+        What the classes are called; by default by their numbers.
+    label_smoothing, temperature : float
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if logits are not one row of finite numbers, or labels are not one per class.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> print(softmaxloss.explain([0.3, 2.9, 4.0], 2, labels=["cat", "dog", "bird"]))
+           logit  shifted    exp      y  t  -t log y  dx = y - t
+    cat      0.3     -3.7  0.025  0.018  0         0       0.018
+    dog      2.9     -1.1  0.333  0.245  0         0       0.245
+    bird     4.0      0.0  1.000  0.737  1     0.306      -0.263
+    sum                    1.358  1.000  1     0.306       0.000
+    <BLANKLINE>
+    loss = -sum(t log y) = 0.306 nats
+    """
+    return Explanation(logits, target, labels=labels, label_smoothing=label_smoothing, temperature=temperature)
+
+
+class Explanation:
+    """One row of logits, explained; made by `explain`.
+
+    Attributes
+    ----------
+    labels : list of str, length V
+    logits, shifted, exponentials, y, t, terms, dx : float64 arrays, shape (V,)
+        ``logits - max(logits)``, over the temperature; its exponential; the softmax; the target, smoothed;
+        ``-t * log(y)``; the gradient of the loss by the logits, ``(y - t) / temperature``.
+    loss : float
+    temperature : float
+    graph : Graph
+        The steps as nodes, each with its value and its gradient, by backpropagation.
+    """
+
+    def __init__(
+        self,
+        logits: ArrayLike,
+        target: ArrayLike,
+        *,
+        labels: Sequence[str] | None = None,
+        label_smoothing: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        z = checks.logits(logits).astype(np.float64)
+        if z.ndim != 1 or not z.size:
+            raise ValueError(f"logits must be one row, shape (classes,), got shape {z.shape}")
+        if not np.isfinite(z).all():
+            raise ValueError(f"logits must be finite to be explained, got {z[~np.isfinite(z)][0]}")
+        self.logits, n_classes = z, len(z)
+        self.labels = [str(j) for j in range(n_classes)] if labels is None else [str(label) for label in labels]
+        if len(self.labels) != n_classes:
+            raise ValueError(f"labels must be one per class, {n_classes}, got {len(self.labels)}")
+        options: dict[str, Any] = {"label_smoothing": label_smoothing, "temperature": temperature}
+        loss, self.dx = cross_entropy_and_grad(z, target, **options)
+        self.loss, self.temperature = float(loss), float(temperature)
+        self.y: Float64s = softmax(z, temperature=temperature)
+        rows, _ = describe(target, layout_of(z.shape), label_smoothing=label_smoothing)
+        wanted = np.eye(n_classes)[rows.label[0]] if rows.dense is None else np.asarray(rows.dense, np.float64)
+        self.t: Float64s = rows.keep * wanted + rows.floor
+        self.shifted: Float64s = (z - z.max()) / self.temperature
+        self.exponentials: Float64s = np.exp(self.shifted)
+        log_y = self.shifted - np.log(self.exponentials.sum())
+        self.terms: Float64s = np.where(self.t > 0, -self.t * log_y, 0.0) + 0.0
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The steps as nodes."""
+        return Graph(self.logits.tolist(), self.t.tolist(), self.temperature)
+
+    @property
+    def shown(self) -> NDArray[np.intp]:
+        """The classes that a table has rows for: all, or the most probable ones and those wanted most."""
+        if len(self.y) <= MOST_CLASSES:
+            return np.arange(len(self.y))
+        first = np.lexsort((-self.y, -self.t * (self.t > self.t.min())))[:3]
+        others = [j for j in np.argsort(-self.y, kind="stable") if j not in first]
+        return np.sort([*first, *others[: MOST_CLASSES - 3]])
+
+    def table(self, digits: int = 3) -> str:
+        """Return the numbers as text, a line for each class."""
+        cells = self._cells(digits)
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join([name.ljust(widths[0]), *(c.rjust(n) for c, n in zip(rest, widths[1:], strict=True))]).rstrip()
+            for name, *rest in cells
+        ]
+        return "\n".join([*lines, "", self.summary(digits)])
+
+    def markdown(self, digits: int = 3) -> str:
+        """Return the numbers as a table in Markdown."""
+        head, *rows = self._cells(digits)
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + f"\n\n{self.summary(digits)}\n"
+
+    def summary(self, digits: int = 3) -> str:
+        """Return the loss in words."""
+        at = "" if self.temperature == 1.0 else f"; dx = (y - t) / T with T = {self.temperature:g}"
+        return f"loss = -sum(t log y) = {_number(self.loss, digits)} nats{at}"
+
+    def plot(self) -> Figure:
+        """Return the computational graph as a matplotlib figure: values above the edges, gradients below."""
+        from softmaxloss.explanation.drawing import draw  # noqa: PLC0415 - loads matplotlib
+
+        return draw(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph (.svg, .png or .pdf) or the table (.md or .txt), as the name ends."""
+        path = Path(path)
+        path.write_bytes(self.content(path.suffix.lower()))
+
+    def content(self, suffix: str) -> bytes:
+        """Return what a file that ends so holds."""
+        if suffix in PICTURES:
+            from softmaxloss.explanation.drawing import picture  # noqa: PLC0415 - loads matplotlib
+
+            return picture(self, suffix)
+        if suffix not in TEXTS:
+            raise ValueError(f"the file must end in one of {', '.join(PICTURES + TEXTS)}, got {suffix!r}")
+        return (self.markdown() if suffix == ".md" else self.table() + "\n").encode()
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {len(self.y)} classes, loss {self.loss:.3f}>"
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._cells(3)
+        lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
+        lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table>{body}</table><p>{html.escape(self.summary())}</p>"
+
+    def _cells(self, digits: int) -> list[list[str]]:
+        columns = (self.logits, self.shifted, self.exponentials, self.y, self.t, self.terms, self.dx)
+        shown = self.shown
+        written = [_column(values[shown], digits, exact=k < 2) for k, values in enumerate(columns)]
+        names = [_short(self.labels[j]) for j in shown]
+        sums = [_number(float(values.sum()), digits) for values in columns[2:]]
+        rows = [[name, *cells] for name, *cells in zip(names, *written, strict=True)]
+        if len(shown) < len(self.y):
+            rest = np.setdiff1d(np.arange(len(self.y)), shown)
+            others = [_number(float(values[rest].sum()), digits) for values in columns[2:]]
+            rows.append([f"{len(rest)} others", "", "", *others])
+        return [["", *COLUMNS], *rows, ["sum", "", "", *sums]]
+
+
+def _column(values: Float64s, digits: int, *, exact: bool) -> list[str]:
+    """Write numbers with as many digits; those that come from the caller with no more than they need."""
+    if exact:
+        needed = max((len(f"{v:.{digits}f}".rstrip("0").partition(".")[2]) for v in values), default=0)
+        return [f"{v:.{needed}f}" for v in values + 0.0]
+    return [_number(float(v), digits) for v in values]
+
+
+def _number(value: float, digits: int) -> str:
+    """Write a number; 0 and 1 plainly if that is what they are, and what rounds to 0 as a power of ten."""
+    if value in (0.0, 1.0):
+        return f"{value:.0f}"
+    if abs(value) < 0.5 * 10**-digits:
+        return f"{value:.0e}" if abs(value) > 1e-15 else f"{0:.{digits}f}"
+    return f"{value:.{digits}f}"
+
+
+def _short(label: str, limit: int = 14) -> str:
+    label = " ".join(label.split()) or "(blank)"
+    return label if len(label) <= limit else f"{label[: limit - 1]}…"

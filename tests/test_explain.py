@@ -1,0 +1,235 @@
+"""What arrives at the logits by local rules is the gradient of the layer, and tables and pictures say so."""
+
+import io
+import itertools
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import softmaxloss as sl
+from agree import assert_close
+from softmaxloss.cli import main
+from softmaxloss.explanation.drawing import _Drawing, draw
+from softmaxloss.explanation.graph import RULES, Graph
+
+CAT = {"labels": ["cat", "dog", "bird"]}
+PROBLEMS = {
+    "the example": ([0.3, 2.9, 4.0], 2, {}),
+    "two classes": ([1.5, -2.0], 0, {}),
+    "one class": ([3.0], 0, {}),
+    "soft": ([0.1, 0.2, -3.0, 1.0], [0.25, 0.25, 0.5, 0.0], {}),
+    "smoothed, tempered": ([0.3, 2.9, 4.0, -1.0], 1, {"label_smoothing": 0.2, "temperature": 1.7}),
+    "ten classes": (np.linspace(-4, 5, 10), 3, {"temperature": 0.5}),
+    "far apart": ([0.0, 30.0, -400.0], 0, {}),
+    "out of reach": ([0.0, -800.0, 5.0], 2, {}),
+    "many": (np.sin(np.arange(500)), 77, {}),
+}
+
+
+@pytest.mark.parametrize(("logits", "target", "options"), PROBLEMS.values(), ids=PROBLEMS)
+def test_backpropagation_through_the_graph_ends_in_the_gradient_of_the_layer(logits, target, options):
+    explained = sl.explain(logits, target, **options)
+    loss, d_logits = sl.cross_entropy_and_grad(np.array(logits, np.float64), target, **options)
+    graph = explained.graph
+    assert_close([node.gradient for node in graph.stages["logits"]], d_logits, 1e-14)
+    np.testing.assert_allclose(explained.dx, (explained.y - explained.t) / explained.temperature, rtol=0, atol=2e-15)
+    assert_close(graph.loss.value, loss, 1e-13)
+    assert explained.loss == loss
+    assert_close(explained.terms.sum(), loss, 1e-13)
+    assert_close([node.value for node in graph.stages["softmax"]], explained.y, 1e-13)
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_each_local_rule_is_the_derivative_of_its_node(kind):
+    rule, rng = RULES[kind], np.random.default_rng(0)
+    constants = [1.3] if kind in {"shift", "divide", "times t"} else []
+    inputs = rng.uniform(0.5, 2, {"sum": 4, "times": 2}.get(kind, 1))
+    passed = rule.backward(0.7, rule.forward(*constants, *inputs), *constants, *inputs)
+    for k, gradient in enumerate(passed):
+        step = np.zeros(len(inputs))
+        step[k] = 1e-6
+        rise = rule.forward(*constants, *(inputs + step)) - rule.forward(*constants, *(inputs - step))
+        assert gradient == pytest.approx(0.7 * rise / 2e-6, rel=1e-8)
+    assert len(passed) == (0 if kind == "logit" else len(inputs))
+
+
+def test_gradients_of_all_nodes_are_differences_of_the_loss():
+    """Each value is moved a little, and what comes after it computed anew."""
+    graph = Graph([0.3, 2.9, 4.0], [0.1, 0.2, 0.7], temperature=1.5)
+    for node in graph.nodes:
+        value, losses = node.value, []
+        for step in (1e-6, -1e-6):
+            for later in graph.nodes:
+                if later is node:
+                    later.value = value + step
+                else:
+                    later.run()
+            losses.append(graph.loss.value)
+        node.value = value
+        for later in graph.nodes:
+            later.run()
+        assert node.gradient == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-7, abs=1e-9)
+
+
+def test_the_command_prints_the_numbers_of_the_books(capsys):
+    assert main(["explain", "--logits", "0.3,2.9,4.0", "--target", "2"]) == 0
+    output, error = capsys.readouterr()
+    assert not error
+    rows = [line.split() for line in output.splitlines()[1:4]]
+    assert [row[4] for row in rows] == ["0.018", "0.245", "0.737"]
+    assert [row[-1] for row in rows] == ["0.018", "0.245", "-0.263"]
+    assert "= 0.306 nats" in output
+
+
+@pytest.mark.parametrize(("logits", "target", "options"), PROBLEMS.values(), ids=PROBLEMS)
+def test_text_fits_eighty_columns(logits, target, options):
+    labels = [f"a class of a very long name {j}" for j in range(len(logits))]
+    text = str(sl.explain(logits, target, labels=labels, **options))
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 18
+
+
+def test_a_table_of_many_classes_keeps_the_target_and_all_sums():
+    explained = sl.explain(np.sin(np.arange(500)), 77)
+    lines = [line.split() for line in explained.table().splitlines()]
+    assert "77" in [line[0] for line in lines if line]
+    assert ["488", "others"] in [line[:2] for line in lines]
+    assert len(explained.shown) == 12
+
+
+@pytest.mark.parametrize("target", ["2", "bird", "0,0,1"])
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf", ".md", ".txt"])
+def test_the_command_writes_each_kind_of_file(tmp_path, capsys, target, suffix):
+    out = tmp_path / f"graph{suffix}"
+    words = ["explain", "--logits", "0.3,2.9,4.0", "--target", target, "--labels", "cat,dog,bird", "--out", str(out)]
+    for _ in range(2):  # the second time it replaces its own file
+        assert main(words) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    content = out.read_bytes()
+    assert content == sl.explain([0.3, 2.9, 4.0], 2, **CAT).content(suffix)
+    if suffix == ".png":
+        assert matplotlib.image.imread(io.BytesIO(content)).shape[1] > 900
+    elif suffix == ".svg":
+        text = " ".join(ET.fromstring(content).itertext())
+        for word in ("cat", "dog", "bird", "0.306", "−0.263", "−1.358", "exp", "loss"):
+            assert word in text
+    elif suffix == ".md":
+        assert "| bird | 4.0 | 0.0 | 1 | 0.737 | 1 | 0.306 | -0.263 |" in content.decode()
+
+
+@pytest.mark.parametrize("n_classes", range(1, 11))
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_no_two_texts_of_a_picture_overlap_and_none_is_cut(n_classes, temperature):
+    rng = np.random.default_rng(n_classes)
+    explained = sl.explain(
+        5 * rng.normal(size=n_classes), 0, temperature=temperature, labels=["a long name"] * n_classes
+    )
+    figure = draw(explained)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    for a, b in itertools.combinations(boxes, 2):
+        overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(overlap) < 1, (a, b)
+    edges = figure.bbox
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= edges.x1 and box.y1 <= edges.y1 for box in boxes)
+
+
+def test_every_edge_bears_its_value_and_its_gradient():
+    explained = sl.explain([0.3, 2.9, 4.0], 2, **CAT)
+    written = [text.get_text() for text in _Drawing(explained).figure.axes[0].texts]
+    n_edges = sum(len(node.inputs) for node in explained.graph.nodes)
+    numbers = [text for text in written if re.fullmatch(r"−?\d+\.\d{3}", text)]
+    assert len(numbers) == 2 * (n_edges + 1)  # and those of the loss
+
+
+def test_a_notebook_shows_a_table_in_which_labels_are_no_markup():
+    page = sl.explain([0.0, 1.0], 1, labels=["<b>", "a & b"])._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "a &amp; b" in page
+    assert "<b>" not in page
+
+
+WRONG = {
+    "a matrix": (([[0.0, 1.0]], [1]), {}, "logits must be one row"),
+    "no class": (([], 0), {}, "logits must be one row"),
+    "infinity": (([0.0, np.inf], 0), {}, "logits must be finite"),
+    "labels": (([0.0, 1.0], 0), {"labels": ["a"]}, "labels must be one per class, 2, got 1"),
+    "a target too large": (([0.0, 1.0], 2), {}, "targets"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        sl.explain(*arguments, **options)
+
+
+def test_what_a_picture_cannot_hold_is_said():
+    explained = sl.explain(np.zeros(11), 0)
+    with pytest.raises(ValueError, match=r"at most 10 classes.*got 11"):
+        explained.plot()
+    with pytest.raises(ValueError, match=r"must end in.*\.gif"):
+        explained.save("graph.gif")
+
+
+WRONG_WORDS = {
+    "nothing": ("", "either --logits and --target, or --model and --data"),
+    "both": ("--logits 1,2 --target 0 --model m", "either --logits"),
+    "no target": ("--logits 1,2", "--target"),
+    "letters": ("--logits 1,b --target 0", "--logits must be numbers"),
+    "an unknown label": ("--logits 1,2 --target c --labels a,b", "--target must be one of a, b, got c"),
+    "a label without labels": ("--logits 1,2 --target c", "a number from 0 to 1, got c"),
+    "too many classes for a picture": (f"--logits {','.join('0' * 11)} --target 0 --out g.svg", "at most 10 classes"),
+    "an unknown ending": ("--logits 1,2 --target 0 --out g.gif", ".svg"),
+    "no folder": ("--logits 1,2 --target 0 --out there/g.svg", "there is not a folder"),
+    "somebody's file": ("--logits 1,2 --target 0 --out mine.svg", "was not written by this command"),
+    "data without a model": ("--logits 1,2 --target 0 --data iris", "--data belongs to --model"),
+    "a row too many": ("--model MODEL --data iris --row 151", "--row must be from 1 to 150"),
+    "a target beside a model": ("--model MODEL --data iris --target 1", "--target"),
+    "a model without data": ("--model MODEL", "--data"),
+    "a temperature of 0": ("--logits 1,2 --target 0 --temperature 0", "temperature"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    assert main(["train", "iris", "--quiet", "--out", str(folder / "model")]) == 0
+    return str(folder / "model")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG_WORDS.values(), ids=WRONG_WORDS)
+def test_wrong_words_are_named_in_one_line_and_nothing_is_written(words, message, folder, model, capsys):
+    (folder / "mine.svg").write_text("<svg>mine</svg>")
+    capsys.readouterr()
+    assert main(["explain", *words.replace("MODEL", model).split()]) == 2
+    output, error = capsys.readouterr()
+    assert not output
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["mine.svg"]
+
+
+def test_a_prediction_is_explained_with_the_features_that_gave_most(model, capsys):
+    capsys.readouterr()
+    wrong = 0
+    for row in (1, 71, 84, 107, 134):
+        assert main(["explain", "--model", model, "--data", "iris", "--row", str(row)]) == 0
+        output = capsys.readouterr().out
+        assert max(map(len, output.splitlines())) <= 80
+        for name in ("setosa", "versicolor", "virginica"):
+            assert name in output
+        assert f"row {row} of iris: predicted " in output
+        assert "petal width (cm)" in output
+        wrong += "which is wrong" in output
+        assert output.count("features that gave most") == 1 + ("which is wrong" in output)
+    assert 0 < wrong < 5
