@@ -54,8 +54,10 @@ FUNCTIONS = {  # each public name, how to call it, and arguments that are right
 NOT_HERE = {
     "SoftmaxClassifier": "refuses in fit, as scikit-learn does: test_classifier.py",
     "Explanation": "a result",
+    "ExplorerPage": "a result",
     "LinearGradients": "a result",
     "explain": "takes one row: test_explain.py",
+    "explore": "takes nothing",
     "Metrics": "a result",
     "get_num_threads": "takes nothing",
     "linear_hvp": "takes a vector of three parts: test_head.py",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from softmaxloss.core.parallel import get_num_threads, set_num_threads
     from softmaxloss.evaluation import Metrics, metrics
     from softmaxloss.explanation import Explanation, explain
+    from softmaxloss.explorer import ExplorerPage, explore
     from softmaxloss.functional import cross_entropy, cross_entropy_and_grad, log_softmax, logsumexp, softmax
     from softmaxloss.gradient_check import check_gradient
     from softmaxloss.head import (
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AffineSoftmaxWithLoss",
     "Explanation",
+    "ExplorerPage",
     "LinearGradients",
     "Metrics",
     "Sampled",
@@ -38,6 +40,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "explain",
+    "explore",
     "get_num_threads",
     "hessian_diagonal",
     "hvp",
@@ -57,6 +60,7 @@ __all__ = [
 _HOME = {
     "AffineSoftmaxWithLoss": "layers",
     "Explanation": "explanation",
+    "ExplorerPage": "explorer",
     "LinearGradients": "head",
     "Metrics": "evaluation",
     "Sampled": "head",
@@ -66,6 +70,7 @@ _HOME = {
     "cross_entropy": "functional",
     "cross_entropy_and_grad": "functional",
     "explain": "explanation",
+    "explore": "explorer",
     "get_num_threads": "core.parallel",
     "hessian_diagonal": "second_order",
     "hvp": "second_order",

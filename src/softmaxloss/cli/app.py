@@ -129,6 +129,22 @@ def explain(
     run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out))
 
 
+@app.command
+def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = False) -> None:
+    """Write a page to play with softmax and its loss, and open it in a browser.
+
+    Parameters
+    ----------
+    out
+        The file to write.
+    no_open
+        Only write it.
+    """
+    from softmaxloss.cli.explore import run_explore
+
+    run_explore(out, show=not no_open)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run the command that the arguments name; words it cannot read raise CommandError."""
     try:

@@ -1,0 +1,21 @@
+"""`softmaxloss explore`: write the page to play with, and open it."""
+
+import webbrowser
+from pathlib import Path
+
+from softmaxloss.cli import CommandError, standard_output
+from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.explorer import explore
+
+
+def run_explore(out: Path, *, show: bool) -> None:
+    """Write the page; where a browser is found, open it if asked to."""
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise CommandError(f"--out {out} must end in .html")
+    if not out.parent.is_dir():
+        raise CommandError(f"{out.parent} is not a folder")
+    check_out(out.parent, [out.name], lambda content: not content or b"<title>Softmax with loss" in content)
+    write_all(out.parent, {out.name: explore().html.encode()})
+    opened = show and webbrowser.open(out.resolve().as_uri())
+    with standard_output():
+        print(f"wrote {out}" if opened else f"wrote {out}; open it in a browser")

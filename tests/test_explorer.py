@@ -1,0 +1,294 @@
+"""The page to play with: its mathematics in Node, and the page itself in a headless Chromium."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softmaxloss as sl
+from softmaxloss.cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+NODE = shutil.which("node") or shutil.which("nodejs")
+MATHEMATICS = Path(sl.__file__).parent / "explorer" / "mathematics.js"
+WIDTHS = (360, 768, 1440)
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+def problems(n):
+    """Return random logits, targets, smoothing and temperature of the kind that the page offers."""
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        n_classes = int(rng.integers(2, 11))
+        logits = np.round(rng.uniform(-8, 8, n_classes), int(rng.integers(0, 4)))
+        target = np.eye(n_classes)[rng.integers(n_classes)] if rng.random() < 0.5 else rng.dirichlet(np.ones(n_classes))
+        yield {
+            "logits": logits.tolist(),
+            "target": target.tolist(),
+            "label_smoothing": float(rng.choice([0, 0.1, 0.37])),
+            "temperature": float(rng.choice([1, 0.2, 2.5])),
+        }
+
+
+def explained(problem):
+    arguments = {name: value for name, value in problem.items() if name not in {"logits", "target"}}
+    return sl.explain(problem["logits"], problem["target"], **arguments)
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no Node.js here")
+def test_the_mathematics_of_the_page_is_that_of_the_library():
+    given = list(problems(200))
+    script = f"""
+        const S = require({json.dumps(str(MATHEMATICS))});
+        console.log(JSON.stringify({json.dumps(given)}.map((p) => {{
+            const t = S.smoothed(p.target, p.label_smoothing), nodes = S.graph(p.logits, t, p.temperature);
+            const row = S.explain(p.logits, t, p.temperature), n = p.logits.length;
+            return {{...row, t, gradients: nodes.slice(0, n).map((node) => node.gradient), last: nodes.at(-1).value,
+                     stepped: S.step(p.logits, row.dx, 0.5), share: S.redistributed(p.target, 1, 0.25)}};
+        }})));"""
+    results = json.loads(subprocess.run([NODE, "-e", script], check=True, capture_output=True, text=True).stdout)
+    for problem, result in zip(given, results, strict=True):
+        right = explained(problem)
+        for name in ("shifted", "exponentials", "y", "t", "terms", "dx", "loss"):
+            np.testing.assert_allclose(result[name], getattr(right, name), rtol=1e-12, atol=1e-14, err_msg=name)
+        np.testing.assert_allclose(result["gradients"], right.dx, rtol=0, atol=1e-12)
+        assert result["last"] == pytest.approx(right.loss, rel=1e-12)
+        np.testing.assert_allclose(result["stepped"], right.logits - 0.5 * right.dx, rtol=1e-12, atol=1e-14)
+        assert sum(result["share"]) == pytest.approx(1, rel=1e-12)
+        assert result["share"][1] == 0.25
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Open the page at a width; at the end it has asked for nothing, and said nothing on the console."""
+    sl.explore().save(tmp_path / "explorer.html")
+    address, messages, contexts = (tmp_path / "explorer.html").as_uri(), [], []
+
+    def visit(width=1440, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: messages.append(request.url) if request.url != address else None)
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [message for message in messages if message != "data:,"] == []
+
+
+def set_value(page, selector, value):
+    page.eval_on_selector(
+        selector,
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', {bubbles: true})); }",
+        str(value),
+    )
+
+
+def set_problem(page, problem):
+    logits, target = problem["logits"], problem["target"]
+    for _ in range(10):
+        rows = page.locator("#classes tbody tr").count()
+        if rows == len(logits):
+            break
+        page.click("#add" if rows < len(logits) else "#remove")
+    for j, z in enumerate(logits):
+        set_value(page, f"[data-kind=logit][data-class='{j}']", repr(z))
+    page.check(f"[data-kind=truth][data-class='{int(np.argmax(target))}']")
+    set_value(page, "#temperature", problem["temperature"])
+    set_value(page, "#smoothing", problem["label_smoothing"])
+
+
+def numbers(page, table):
+    """Return the numbers of a table, row by row, with all their digits."""
+    script = (
+        "rows => rows.map(row => [...row.querySelectorAll('[data-value]')].map(cell => Number(cell.dataset.value)))"
+    )
+    return np.array(page.eval_on_selector_all(f"#{table} tbody tr", script))
+
+
+def test_the_page_shows_what_the_library_computes(visit):
+    page = visit()
+    for given in problems(12):
+        problem = {**given, "target": np.eye(len(given["logits"]))[int(np.argmax(given["target"]))].tolist()}
+        set_problem(page, problem)
+        right = explained(problem)
+        z, shifted, exponentials, y, t, terms, difference = numbers(page, "numbers").T
+        for got, expected in [(z, right.logits), (exponentials, right.exponentials), (y, right.y), (t, right.t)]:
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(shifted, right.logits - right.logits.max(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(terms, right.terms, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(difference, right.y - right.t, rtol=0, atol=1e-12)
+        assert float(page.get_attribute("#loss", "data-value")) == pytest.approx(right.loss, rel=1e-12)
+        page.click("#all")
+        arrived = page.eval_on_selector_all(
+            "#graph text[data-gradient]", "all => all.map(a => Number(a.dataset.gradient))"
+        )
+        np.testing.assert_allclose(arrived, right.dx, rtol=0, atol=1e-12)
+
+
+def test_a_soft_target_can_be_dragged_and_stays_a_distribution(visit):
+    page = visit()
+    set_value(page, "[data-kind=share][data-class='0']", 0.4)
+    set_value(page, "[data-kind=share][data-class='1']", 0.35)
+    t = numbers(page, "numbers")[:, 4]
+    np.testing.assert_allclose(t, [0.26, 0.35, 0.39], rtol=1e-12)
+    assert "spread" in page.inner_text("#curve-text")
+
+
+def test_steps_go_down_the_gradient_and_the_loss_falls(visit):
+    page = visit()
+    logits, losses = np.array([0.3, 2.9, 4.0]), []
+    for _ in range(3):
+        losses.append(float(page.get_attribute("#loss", "data-value")))
+        logits -= sl.explain(logits, 2).dx
+        page.click("#step")
+        np.testing.assert_allclose(numbers(page, "numbers")[:, 0], logits, rtol=1e-12)
+    page.click("#ten")
+    losses.append(float(page.get_attribute("#loss", "data-value")))
+    assert losses == sorted(losses, reverse=True)
+    assert "13 steps" in page.get_attribute("#descent svg", "aria-label")
+
+
+def test_without_the_shift_softmax_overflows_and_with_it_nothing_changes(visit):
+    page = visit()
+    right = numbers(page, "overflow")[:, 3]
+    for offset, word in ((1000, "infinite"), (-1000, "0/0")):
+        set_value(page, "#offset", offset)
+        rows = numbers(page, "overflow")
+        assert np.isnan(rows[:, 2]).any()
+        np.testing.assert_allclose(rows[:, 3], right, rtol=1e-12)
+        assert word in page.inner_text("#overflow-text")
+
+
+def test_each_step_of_the_graph_shows_a_number_more_and_says_its_rule(visit):
+    page = visit()
+    page.focus("#progress")
+    page.keyboard.press("Home")
+    shown = []
+    steps = int(page.get_attribute("#progress", "max"))
+    for _ in range(steps):
+        page.click("#on")
+        shown.append(page.locator("#graph .value, #graph .gradient").count())
+        assert len(page.inner_text("#rule")) > 20
+    assert shown == sorted(shown)
+    assert page.is_visible("text=Done: at the logits arrives y − t")
+    page.focus("#graph [data-node] >> nth=3")
+    assert "exp" in page.inner_text("#rule")
+
+
+def test_all_of_it_can_be_reached_by_keyboard_alone(visit):
+    page = visit()
+    seen = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.id || document.activeElement.dataset.kind || ''"))
+    assert {
+        "label",
+        "slider",
+        "logit",
+        "truth",
+        "share",
+        "add",
+        "temperature",
+        "keep",
+        "progress",
+        "step",
+        "scale",
+    } <= seen
+    page.focus("[data-kind=slider][data-class='0']")
+    page.keyboard.press("ArrowRight")
+    assert numbers(page, "numbers")[0, 0] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
+def test_no_text_is_cut_or_covers_another(visit, width, n_classes):
+    page = visit(width)
+    set_problem(
+        page, {"logits": [5.0 - j for j in range(n_classes)], "target": [1], "temperature": 2, "label_smoothing": 0.1}
+    )
+    page.click("#step")
+    page.click("#keep")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    overlaps = page.evaluate("""() => [...document.querySelectorAll('svg')].flatMap((svg) => {
+        const f = svg.getBoundingClientRect();
+        const boxes = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
+        const cut = boxes.filter(([, b]) =>
+            b.left < f.left - 1 || b.right > f.right + 1 || b.top < f.top - 1 || b.bottom > f.bottom + 1);
+        const pairs = boxes.flatMap((a, i) => boxes.slice(i + 1).map((b) => [a, b]));
+        const covered = pairs.filter(([[, a], [, b]]) =>
+            Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5);
+        return [...cut.map(([text]) => 'cut: ' + text), ...covered.map(([a, b]) => a[0] + ' and ' + b[0])];
+    })""")
+    assert overlaps == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_there_are_no_violations_of_the_rules_of_accessibility(visit, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(width, color_scheme=scheme)
+    page.click("#step")
+    results = axe.run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_a_change_is_drawn_within_a_frame(visit):
+    page = visit()
+    for _ in range(7):
+        page.click("#add")
+    took = page.evaluate("""() => Array.from({length: 60}, (_, k) => {
+        const slider = document.querySelector('[data-kind=slider]'), start = performance.now();
+        slider.value = k / 10;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));
+        document.body.offsetHeight;
+        return performance.now() - start;
+    })""")
+    assert np.median(took) < 16
+
+
+def test_the_page_is_small_and_a_notebook_can_hold_it():
+    page = sl.explore()
+    assert len(page.html.encode()) < 150_000
+    assert "http://" not in page.html.replace("http://www.w3.org", "")
+    assert "https://" not in page.html
+    assert "srcdoc=" in page._repr_html_()
+    assert "<script>" not in page._repr_html_()
+
+
+def test_the_command_writes_the_page_and_no_other_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["explore", "--no-open"]) == 0
+    assert Path("softmaxloss-explorer.html").read_text() == sl.explore().html
+    assert "wrote softmaxloss-explorer.html" in capsys.readouterr().out
+    Path("mine.html").write_text("mine")
+    for out, message in (
+        ("mine.html", "not written by this command"),
+        ("page.txt", ".html"),
+        ("no/page.html", "folder"),
+    ):
+        assert main(["explore", "--no-open", "--out", out]) == 2
+        assert message in capsys.readouterr().err
