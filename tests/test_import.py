@@ -71,6 +71,8 @@ def below(package):
 
 FLOORS = [
     "cli",
+    "explorer",
+    "explanation",
     "model_file",
     "classifier",
     "linear_fit",

@@ -160,7 +160,7 @@ function drawBars(now, t) {
       const tip = to + (to < from ? 7 : -7);
       parts.push(`<line class="arrow" x1="${x}" x2="${x}" y1="${from}" y2="${tip}"/><path class="head" d="M${x - 5} ${tip} L${x + 5} ${tip} L${x} ${to} Z"/>`);
     }
-    parts.push(text(middle, base + 18, short(label, Math.max(3, Math.floor(across / 8))), "middle bold"));
+    parts.push(text(middle, base + 18, short(label, Math.max(2, Math.floor(across / 11))), "middle bold"));
     if (across < 52) return; // no room for numbers: the table below has them
     parts.push(text(middle, base + 35, `y ${written(y, 2)}`, "middle value"));
     parts.push(text(middle, Math.min(from, to) - 6, written(y - t[j]).replace(/^(?=[\d.])/, "+"), "middle gradient"));
