@@ -44,21 +44,26 @@ function show(place, content) {
 }
 
 function adapt(old, fresh) {
-  const before = [...old.childNodes], after = [...fresh.childNodes];
-  if (before.length !== after.length || before.some((node, i) => node.nodeName !== after[i].nodeName)) {
-    old.replaceChildren(...after);
-    return;
-  }
-  before.forEach((node, i) => {
-    const other = after[i];
+  let [node, other] = [old.firstChild, fresh.firstChild];
+  for (let next; node && other && node.nodeName === other.nodeName; [node, other] = next) {
+    next = [node.nextSibling, other.nextSibling];
+    if (node.isEqualNode(other)) continue;
     if (node.nodeType === Node.TEXT_NODE) {
-      if (node.data !== other.data) node.data = other.data;
-      return;
+      node.data = other.data;
+      continue;
     }
     for (const { name, value } of other.attributes) if (node.getAttribute(name) !== value) node.setAttribute(name, value);
-    for (const { name } of [...node.attributes]) if (!other.hasAttribute(name)) node.removeAttribute(name);
+    if (node.attributes.length > other.attributes.length) for (const { name } of [...node.attributes]) if (!other.hasAttribute(name)) node.removeAttribute(name);
     adapt(node, other);
-  });
+  }
+  for (let next; node; node = next) {
+    next = node.nextSibling;
+    node.remove();
+  }
+  for (let next; other; other = next) {
+    next = other.nextSibling;
+    old.append(other);
+  }
 }
 
 // ---- the table of classes ----
