@@ -39,7 +39,7 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     Returns
     -------
     float
-        max |analytic - numeric| / max |numeric|, the worst of all gradients; 0.0 if all are exactly 0.
+        ``max |analytic - numeric| / max |numeric|``, the worst of all gradients; 0.0 if all are exactly 0.
 
     Raises
     ------

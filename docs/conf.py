@@ -1,0 +1,30 @@
+"""How Sphinx builds the site: python -m sphinx -W docs site."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import softmaxloss
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "softmaxloss"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+exclude_patterns = ["*.py"]
+myst_enable_extensions = ["dollarmath"]
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+html_math_renderer = "mathml"
+html_theme = "furo"
+html_title = "softmaxloss"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
+html_show_sphinx = False
+html_show_copyright = False
+
+
+def setup(app: Any) -> None:
+    """Put the explorer beside the pages."""
+    app.connect("build-finished", lambda app, _: softmaxloss.explore().save(Path(app.outdir) / "explorer.html"))
