@@ -63,7 +63,7 @@ def pytorch(head: Head, *, compiled: bool = False, chunked: bool | str = False) 
     functional = torch.nn.functional
     x, w, t = (torch.from_numpy(array) for array in head[:3])
     b = None if head.bias is None else torch.from_numpy(head.bias)
-    leaves = [tensor.requires_grad_() for tensor in (x, w) if tensor is not None]
+    leaves = [x.requires_grad_(), w.requires_grad_()]
 
     def layers(x: Any, w: Any) -> Any:
         return functional.cross_entropy(functional.linear(x, w, b), t)

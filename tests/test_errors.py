@@ -277,6 +277,7 @@ WRONG = {
         **{kind: case for kind, case in no_integer().items() if kind not in ("a word", "None")},
         "a word": wrong(ValueError, "balanced", "bytes", "64MiB", "'balanced'"),
         "a wrong unit": wrong(ValueError, "64MeB", "bytes", "64MiB", "'64MeB'"),
+        "too many bytes": wrong(ValueError, "9" * 400, "positive", "999"),
         "half a byte": wrong(ValueError, "0.5", "positive", "'0.5'"),
         "zero": wrong(ValueError, 0, "at least 1", "0"),
         "negative": wrong(ValueError, -1, "at least 1", "-1"),

@@ -121,6 +121,33 @@ def test_the_command_writes_each_kind_of_file(tmp_path, capsys, target, suffix):
         assert "| bird | 4.0 | 0.0 | 1 | 0.737 | 1 | 0.306 | -0.263 |" in content.decode()
 
 
+@pytest.mark.parametrize("scale", [1e-5, 1e5, 1e300])
+def test_numbers_of_any_size_fit_and_are_not_made_up(scale, recwarn):
+    explained = sl.explain(np.array([1.0, -1.0, 0.5]) * scale, 0)
+    text = explained.table()
+    assert max(map(len, text.splitlines())) <= 80
+    assert float(text.splitlines()[1].split()[1]) == pytest.approx(scale, rel=1e-3)
+    assert not recwarn.list
+
+
+def test_a_graph_beyond_the_range_of_numbers_is_refused_and_the_table_is_right():
+    explained = sl.explain([0.0, 800.0], 0)
+    assert explained.loss == 800
+    with pytest.raises(ValueError, match=r"y of 0, which is wanted, is exp.-800."):
+        explained.plot()
+
+
+def test_labels_of_other_alphabets_stand_in_columns_and_control_letters_in_no_file(tmp_path, recwarn):
+    explained = sl.explain([1.0, 2.0, 3.0], 1, labels=["猫", "a\x01\nb", "<i>|"])
+    assert explained.labels == ["猫", "a b", "<i>|"]
+    assert "&lt;i&gt;\\|" in explained.markdown()
+    ET.fromstring(explained.content(".svg"))
+    explained.save(tmp_path / "g.png")
+    assert not recwarn.list
+    first, second = explained.table().splitlines()[1:3]
+    assert len(first) + 1 == len(second)  # as that letter is two columns wide
+
+
 @pytest.mark.parametrize("n_classes", range(1, 11))
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_no_two_texts_of_a_picture_overlap_and_none_is_cut(n_classes, temperature):
@@ -159,6 +186,7 @@ WRONG = {
     "infinity": (([0.0, np.inf], 0), {}, "logits must be finite"),
     "labels": (([0.0, 1.0], 0), {"labels": ["a"]}, "labels must be one per class, 2, got 1"),
     "a target too large": (([0.0, 1.0], 2), {}, "targets"),
+    "a target of another sum": (([0.0, 1.0], [0.2, 0.2]), {}, "target must sum to 1 .* got a sum of 0.4"),
 }
 
 
@@ -187,10 +215,15 @@ WRONG_WORDS = {
     "an unknown ending": ("--logits 1,2 --target 0 --out g.gif", ".svg"),
     "no folder": ("--logits 1,2 --target 0 --out there/g.svg", "there is not a folder"),
     "somebody's file": ("--logits 1,2 --target 0 --out mine.svg", "was not written by this command"),
-    "data without a model": ("--logits 1,2 --target 0 --data iris", "--data belongs to --model"),
+    "data without a model": ("--logits 1,2 --target 0 --data iris", "--data and --row belong to --model"),
     "a row too many": ("--model MODEL --data iris --row 151", "--row must be from 1 to 150"),
     "a target beside a model": ("--model MODEL --data iris --target 1", "--target"),
     "a model without data": ("--model MODEL", "--data"),
+    "a row without a model": ("--logits 1,2 --target 0 --row 3", "--data and --row belong to --model"),
+    "a label twice": ("--logits 1,2 --target a --labels a,a", "--labels must differ"),
+    "logits too far apart to draw": ("--logits 0,800 --target 0 --out g.svg", "so far apart"),
+    "a target of another sum": ("--logits 0,8 --target 0.2,0.2", "target must sum to 1"),
+    "notes that mention the loss": ("--logits 1,2 --target 0 --out notes.txt", "was not written by this command"),
     "a temperature of 0": ("--logits 1,2 --target 0 --temperature 0", "temperature"),
 }
 
@@ -211,13 +244,14 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("words", "message"), WRONG_WORDS.values(), ids=WRONG_WORDS)
 def test_wrong_words_are_named_in_one_line_and_nothing_is_written(words, message, folder, model, capsys):
     (folder / "mine.svg").write_text("<svg>mine</svg>")
+    (folder / "notes.txt").write_text("my notes on softmaxloss: t log y is nice")
     capsys.readouterr()
     assert main(["explain", *words.replace("MODEL", model).split()]) == 2
     output, error = capsys.readouterr()
     assert not output
     assert message in error
     assert error.count("\n") == 1
-    assert [path.name for path in folder.iterdir()] == ["mine.svg"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.svg", "notes.txt"]
 
 
 def test_a_prediction_is_explained_with_the_features_that_gave_most(model, capsys):

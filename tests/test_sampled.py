@@ -84,7 +84,7 @@ OPTIONS = {
     "z-loss, upstream and a mask": {"z_loss": 0.1, "upstream": -3.0, "class_mask": np.arange(300) % 7 > 0},
     "rows that differ": {
         "reduction": "none",
-        "upstream": np.linspace(-1, 2, 8),
+        "upstream": [-1, 2, 0.5, 0, 1.5, -0.3, 1, 0.2],
         "sample_weight": [1, 2, 0, 1, 1, 3, 1, 1],
     },
 }
@@ -122,6 +122,18 @@ def test_the_mean_over_seeds_is_the_exact_gradient_and_its_error_the_one_foretol
         assert np.sqrt(square / seeds) == pytest.approx(error * size, rel=0.15)
 
 
+@pytest.mark.parametrize("upstream", [1e-24, 1e-10, 1.0, 1e20])
+def test_the_error_foretold_is_relative_whatever_the_scale(upstream):
+    features, weight, targets, bias = problem(np.float32)
+    errors = [
+        sl.linear_cross_entropy_and_grad(
+            features, weight, targets, bias, upstream=scale, backward=sl.Sampled(threshold=0.02)
+        )[1].sampling_error
+        for scale in (1.0, upstream)
+    ]
+    np.testing.assert_allclose(errors[1], errors[0], rtol=0.02)
+
+
 def test_neither_threads_nor_memory_change_what_is_drawn():
     arguments, backward = problem(np.float32), sl.Sampled(threshold=0.05, seed=3)
     before = sl.get_num_threads()
@@ -129,10 +141,10 @@ def test_neither_threads_nor_memory_change_what_is_drawn():
     _, right = sl.linear_cross_entropy_and_grad(*arguments, backward=backward)
     for threads in (2, 5):
         sl.set_num_threads(threads)
-        for got, expected in zip(
-            sl.linear_cross_entropy_and_grad(*arguments, backward=backward)[1], right, strict=True
-        ):
-            assert_same_bits(got, expected)
+        for limit in (None, "1MiB"):
+            _, gradients = sl.linear_cross_entropy_and_grad(*arguments, backward=backward, max_memory=limit)
+            for got, expected in zip(gradients, right, strict=True):
+                assert_same_bits(got, expected)
     sl.set_num_threads(before)
     for got, expected in zip(
         sl.linear_cross_entropy_and_grad(*arguments, backward=backward, max_memory=1)[1], right, strict=True

@@ -98,7 +98,7 @@ def explain(
     temperature: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     model: Path | None = None,
     data: str | None = None,
-    row: int = 1,
+    row: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Show every step of softmax with loss, forward and backward: of --logits, or of a prediction of --model.
@@ -120,7 +120,7 @@ def explain(
     data
         The table with the row to explain, as for `evaluate`.
     row
-        Which row of the data, counted from 1.
+        Which row of the data, counted from 1; the first by default.
     out
         File to write: the computational graph as .svg, .png or .pdf, or the table as .md or .txt.
     """

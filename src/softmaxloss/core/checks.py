@@ -337,10 +337,10 @@ def memory(name: str, value: object) -> int:
     if not isinstance(value, str):
         return count(name, value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", value, re.IGNORECASE)
-    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else 0
-    if size < 1:
-        raise ValueError(f'{name} must be a positive number of bytes, or text such as "64MiB", got {value!r}')
-    return size
+    size = float(found[1]) * _UNITS[(found[2] or "").lower()] if found else 0.0
+    if not 1 <= size < 2**63:
+        raise ValueError(f'{name} must be a positive number of bytes, or text such as "64MiB", got {_described(value)}')
+    return int(size)
 
 
 def out(value: object, like: Array) -> Array:

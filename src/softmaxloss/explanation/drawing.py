@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -46,7 +48,8 @@ def picture(explanation: Explanation, suffix: str) -> bytes:
     content = io.BytesIO()
     made_by = {".svg": {"Creator": "softmaxloss", "Date": None}, ".png": {"Software": "softmaxloss"}}
     made_by[".pdf"] = {"Creator": "softmaxloss", "CreationDate": None}
-    with mpl.rc_context({"svg.hashsalt": "softmaxloss", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": "softmaxloss", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # drawn as a box
         draw(explanation).savefig(content, format=suffix[1:], dpi=100, metadata=made_by[suffix])
     return content.getvalue()
 
@@ -94,7 +97,7 @@ class _Drawing:
         start, end = self._place[id(source)], self._place[id(node)]
         self._arrow(start, end)
         across, down = end[0] - start[0], end[1] - start[1]
-        if abs(down) < ROW:
+        if abs(down) < 0.8 * ROW:
             clear = 0.2 * abs(down / across)  # of a line that leans
             self._numbers((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, value, gradient, apart=clear)
             return
@@ -161,6 +164,7 @@ class _Drawing:
 def written(value: float) -> str:
     """Return a number with three digits after the point, or fewer where it is large."""
     if abs(value) >= 1e4 or 0 < abs(value) < 5e-4:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    text = f"{value + 0.0:.3f}" if abs(value) < 100 else f"{value:.1f}"
-    return text.replace("-0.000", "0.000").replace("-", "−")
+        text = re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", f"{value:.1e}")
+    else:
+        text = f"{value + 0.0:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return ("0.000" if text == "-0.000" else text).replace("-", "−")

@@ -6,6 +6,7 @@ import html
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -28,6 +29,8 @@ PICTURES = (".svg", ".png", ".pdf")
 TEXTS = (".md", ".txt")
 # A table of more classes shows the most probable ones, and the target's.
 MOST_CLASSES = 12
+# 1 / exp(x), and its square, are numbers down to here.
+_LOWEST = -350.0
 
 
 def explain(
@@ -105,7 +108,7 @@ class Explanation:
         if not np.isfinite(z).all():
             raise ValueError(f"logits must be finite to be explained, got {z[~np.isfinite(z)][0]}")
         self.logits, n_classes = z, len(z)
-        self.labels = [str(j) for j in range(n_classes)] if labels is None else [str(label) for label in labels]
+        self.labels = [str(j) for j in range(n_classes)] if labels is None else [_printable(label) for label in labels]
         if len(self.labels) != n_classes:
             raise ValueError(f"labels must be one per class, {n_classes}, got {len(self.labels)}")
         options: dict[str, Any] = {"label_smoothing": label_smoothing, "temperature": temperature}
@@ -114,15 +117,25 @@ class Explanation:
         self.y: Float64s = softmax(z, temperature=temperature)
         rows, _ = describe(target, layout_of(z.shape), label_smoothing=label_smoothing)
         wanted = np.eye(n_classes)[rows.label[0]] if rows.dense is None else np.asarray(rows.dense, np.float64)
+        if abs(wanted.sum() - 1) > 1e-6:
+            raise ValueError(f"target must sum to 1 to be explained, got a sum of {wanted.sum():.6g}")
         self.t: Float64s = rows.keep * wanted + rows.floor
-        self.shifted: Float64s = (z - z.max()) / self.temperature
+        with np.errstate(over="ignore"):  # a gap beyond the largest number is inf
+            self.shifted: Float64s = (z - z.max()) / self.temperature
         self.exponentials: Float64s = np.exp(self.shifted)
         log_y = self.shifted - np.log(self.exponentials.sum())
-        self.terms: Float64s = np.where(self.t > 0, -self.t * log_y, 0.0) + 0.0
+        self.terms: Float64s = -np.multiply(self.t, log_y, where=self.t > 0, out=np.zeros(n_classes)) + 0.0
 
     @cached_property
     def graph(self) -> Graph:
-        """The steps as nodes."""
+        """The steps as nodes; ValueError where backpropagation in such steps is beyond the range of numbers."""
+        lowest = self.shifted[self.t > 0].min()
+        if lowest < _LOWEST:
+            label = self.labels[int(np.argmin(np.where(self.t > 0, self.shifted, np.inf)))]
+            raise ValueError(
+                f"logits must not be so far apart for a graph: y of {label}, which is wanted, is exp({lowest:.0f}), "
+                "and 1 / y is no number; that is why the layer computes y - t at once"
+            )
         return Graph(self.logits.tolist(), self.t.tolist(), self.temperature)
 
     @property
@@ -130,16 +143,17 @@ class Explanation:
         """The classes that a table has rows for: all, or the most probable ones and those wanted most."""
         if len(self.y) <= MOST_CLASSES:
             return np.arange(len(self.y))
+        # the three that are wanted more than smoothing wants all, or else the most probable, and then the most probable
         first = np.lexsort((-self.y, -self.t * (self.t > self.t.min())))[:3]
         others = [j for j in np.argsort(-self.y, kind="stable") if j not in first]
         return np.sort([*first, *others[: MOST_CLASSES - 3]])
 
     def table(self, digits: int = 3) -> str:
-        """Return the numbers as text, a line for each class."""
+        """Return the numbers as text, a line for each class, with so many digits after the point."""
         cells = self._cells(digits)
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
         lines = [
-            "  ".join([name.ljust(widths[0]), *(c.rjust(n) for c, n in zip(rest, widths[1:], strict=True))]).rstrip()
+            "  ".join([name + " " * (widths[0] - _width(name)), *map(str.rjust, rest, widths[1:])]).rstrip()
             for name, *rest in cells
         ]
         return "\n".join([*lines, "", self.summary(digits)])
@@ -148,7 +162,7 @@ class Explanation:
         """Return the numbers as a table in Markdown."""
         head, *rows = self._cells(digits)
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        escaped = [[html.escape(cell, quote=False).replace("|", "\\|") for cell in line] for line in lines]
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + f"\n\n{self.summary(digits)}\n"
 
     def summary(self, digits: int = 3) -> str:
@@ -191,6 +205,7 @@ class Explanation:
         return f"<table>{body}</table><p>{html.escape(self.summary())}</p>"
 
     def _cells(self, digits: int) -> list[list[str]]:
+        checks.count("digits", digits)
         columns = (self.logits, self.shifted, self.exponentials, self.y, self.t, self.terms, self.dx)
         shown = self.shown
         written = [_column(values[shown], digits, exact=k < 2) for k, values in enumerate(columns)]
@@ -201,15 +216,19 @@ class Explanation:
             rest = np.setdiff1d(np.arange(len(self.y)), shown)
             others = [_number(float(values[rest].sum()), digits) for values in columns[2:]]
             rows.append([f"{len(rest)} others", "", "", *others])
-        return [["", *COLUMNS], *rows, ["sum", "", "", *sums]]
+        over = "/T" if self.temperature != 1.0 else ""
+        head = ["", *COLUMNS[:-1], f"dx = (y - t){over}" if over else COLUMNS[-1]]
+        return [head, *rows, ["sum", "", "", *sums]]
 
 
 def _column(values: Float64s, digits: int, *, exact: bool) -> list[str]:
     """Write numbers with as many digits; those that come from the caller with no more than they need."""
-    if exact:
-        needed = max((len(f"{v:.{digits}f}".rstrip("0").partition(".")[2]) for v in values), default=0)
-        return [f"{v:.{needed}f}" for v in values + 0.0]
-    return [_number(float(v), digits) for v in values]
+    if not exact:
+        return [_number(float(v), digits) for v in values]
+    if any(abs(v) >= 1e6 or 0 < abs(v) < 0.5 * 10**-digits for v in values):
+        return [f"{v:.{digits + 1}g}" for v in values + 0.0]
+    needed = max((len(f"{v:.{digits}f}".rstrip("0").partition(".")[2]) for v in values), default=0)
+    return [f"{v:.{needed}f}" for v in values + 0.0]
 
 
 def _number(value: float, digits: int) -> str:
@@ -218,9 +237,18 @@ def _number(value: float, digits: int) -> str:
         return f"{value:.0f}"
     if abs(value) < 0.5 * 10**-digits:
         return f"{value:.0e}" if abs(value) > 1e-15 else f"{0:.{digits}f}"
-    return f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.{digits + 1}g}"
+
+
+def _printable(label: object) -> str:
+    """Return a label on one line, without what no terminal and no file shows."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(label)).split()) or "(blank)"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for letters such as Chinese ones."""
+    return sum(1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def _short(label: str, limit: int = 14) -> str:
-    label = " ".join(label.split()) or "(blank)"
     return label if len(label) <= limit else f"{label[: limit - 1]}…"

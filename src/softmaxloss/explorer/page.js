@@ -19,6 +19,8 @@ function begin() {
 const steps = () => 2 * (SoftmaxLoss.graph(state.logits, target(), state.temperature).length - state.logits.length);
 const target = () => SoftmaxLoss.smoothed(state.target, state.smoothing);
 
+const overT = () => (state.temperature === 1 ? "" : " / T");
+
 // ---- numbers and text ----
 
 function written(value, digits = 3) {
@@ -66,6 +68,10 @@ function adapt(old, fresh) {
   }
 }
 
+// A button that can do nothing keeps the focus, so that a keyboard does not lose its place.
+const able = (id, can) => element(id).setAttribute("aria-disabled", String(!can));
+const press = (id, action) => element(id).addEventListener("click", ({ currentTarget: button }) => button.getAttribute("aria-disabled") === "true" || action());
+
 // ---- the table of classes ----
 
 function listClasses() {
@@ -88,8 +94,8 @@ function showClasses() {
     if (kind === "truth") input.checked = state.target[j] === 1;
     if (kind === "share") { input.value = state.target[j]; input.nextElementSibling.value = written(state.target[j], 2); }
   }
-  element("add").disabled = state.labels.length >= NAMES.length;
-  element("remove").disabled = state.labels.length <= 2;
+  able("add", state.labels.length < NAMES.length);
+  able("remove", state.labels.length > 2);
 }
 
 element("classes").addEventListener("input", ({ target: input }) => {
@@ -102,7 +108,7 @@ element("classes").addEventListener("input", ({ target: input }) => {
   if (kind !== "label") state.history = [];
   draw();
 });
-element("classes").addEventListener("change", draw);
+element("classes").addEventListener("focusout", showClasses);
 
 function resize(change) {
   change();
@@ -113,12 +119,12 @@ function resize(change) {
   draw();
 }
 
-element("add").addEventListener("click", () => resize(() => {
+press("add", () => resize(() => {
   state.labels.push(NAMES.find((name) => !state.labels.includes(name)) ?? `class ${state.labels.length + 1}`);
   state.logits.push(0);
   state.target.push(0);
 }));
-element("remove").addEventListener("click", () => resize(() => {
+press("remove", () => resize(() => {
   for (const list of [state.labels, state.logits]) list.pop();
   const share = state.target.pop(), left = 1 - share;
   state.target = left > 0 ? state.target.map((p) => p / left) : state.target.map((_, j) => Number(j === 0));
@@ -126,16 +132,16 @@ element("remove").addEventListener("click", () => resize(() => {
 element("reset").addEventListener("click", begin);
 for (const name of ["temperature", "smoothing", "rate", "offset", "scale", "progress"]) {
   element(name).addEventListener("input", ({ target: input }) => {
-    const all = state.progress === steps();
+    const before = steps();
     state[name] = Number(input.value);
-    if (name === "temperature" && all) state.progress = steps();
+    if (steps() !== before) state.progress = steps(); // the graph has other circles now
     if (name === "temperature" || name === "smoothing") state.history = [];
     draw();
   });
 }
 element("keep").addEventListener("click", () => { state.second = state.second ? null : [...state.logits]; draw(); });
 const move = (progress) => { state.progress = Math.max(0, Math.min(steps(), progress)); draw(); };
-element("back").addEventListener("click", () => move(state.progress - 1));
+press("back", () => move(state.progress - 1));
 element("on").addEventListener("click", () => move(state.progress === steps() ? 1 : state.progress + 1));
 element("all").addEventListener("click", () => move(steps()));
 const descend = (count) => {
@@ -157,6 +163,8 @@ function drawBars(now, t) {
   const width = widthOf("bars"), n = state.labels.length, height = 270, base = 220, top = 26, across = (width - 8) / n;
   const at = (p) => base - p * (base - top), bar = Math.min(46, across * 0.3);
   const parts = [`<line class="axis" x1="0" x2="${width}" y1="${base}" y2="${base}"/>`];
+  const signed = (value) => written(value).replace(/^(?=[\d.]*[1-9])/, "+");
+  const longest = Math.max(...now.y.flatMap((y, j) => [written(y, 2).length + 2, signed(y - t[j]).length]));
   state.labels.forEach((label, j) => {
     const middle = 4 + across * (j + 0.5), left = middle - bar * 1.15, x = left + 2 * bar + 10, y = now.y[j], from = at(t[j]), to = at(y);
     parts.push(`<rect class="y" x="${left}" y="${to}" width="${bar}" height="${base - to}"/>`);
@@ -166,9 +174,9 @@ function drawBars(now, t) {
       parts.push(`<line class="arrow" x1="${x}" x2="${x}" y1="${from}" y2="${tip}"/><path class="head" d="M${x - 5} ${tip} L${x + 5} ${tip} L${x} ${to} Z"/>`);
     }
     parts.push(text(middle, base + 18, short(label, Math.max(2, Math.floor(across / 11))), "middle bold"));
-    if (across < 52) return; // no room for numbers: the table below has them
+    if (across < 8.5 * longest) return; // no room for numbers: the table below has them
     parts.push(text(middle, base + 35, `y ${written(y, 2)}`, "middle value"));
-    parts.push(text(middle, Math.min(from, to) - 6, written(y - t[j]).replace(/^(?=[\d.])/, "+"), "middle gradient"));
+    parts.push(text(middle, Math.min(from, to) - 6, signed(y - t[j]), "middle gradient"));
   });
   const label = state.labels.map((name, j) => `${name}: y ${written(now.y[j])}, t ${written(t[j], 2)}`).join("; ");
   show(element("bars"), picture(width, height, `Bars of y beside t. ${label}`, parts.join("")));
@@ -200,12 +208,12 @@ function showNumbers(now, t) {
   const columns = [state.logits, state.logits.map((z) => z - Math.max(...state.logits)), now.exponentials, now.y, t, now.terms, now.y.map((y, j) => y - t[j])];
   const sums = columns.slice(2).map((column) => column.reduce((a, b) => a + b, 0));
   show(element("numbers").tBodies[0], state.labels
-    .map((label, j) => `<tr><th scope="row">${escaped(label)}</th>${columns.map((column) => cell(column[j])).join("")}</tr>`).join(""));
+    .map((label, j) => `<tr><th scope="row">${escaped(short(label, 12))}</th>${columns.map((column) => cell(column[j])).join("")}</tr>`).join(""));
   show(element("numbers").tFoot, `<tr><th scope="row">sum</th><td></td><td></td>${sums.map((value) => cell(Math.abs(value) < 1e-12 ? 0 : value)).join("")}</tr>`);
 }
 
 const SYMBOLS = { shift: "−max", divide: "/T", exp: "exp", sum: "+", reciprocal: "1/x", times: "×", log: "log", minus: "−1×" };
-const COLUMN = 97, ROW = 86, RADIUS = 20;
+const COLUMN = 108, ROW = 86, RADIUS = 20;
 
 function places(nodes) {
   const n = state.labels.length, aside = Math.max(0.72, 0.27 * n), middle = ((n - 1) * ROW) / 2;
@@ -261,9 +269,11 @@ function drawGraph(t) {
   const marker = '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0 L8 4 L0 8 Z"/></marker></defs>';
   show(element("graph"), `<svg width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="group" aria-label="The computational graph, ${state.progress} of ${steps()} steps">${marker}${edges.join("")}${circles.join("")}${numbers.join("")}</svg>`);
   Object.assign(element("progress"), { max: steps(), value: state.progress });
-  element("back").disabled = state.progress === 0;
+  element("progress").setAttribute("aria-valuetext", `${state.progress} of ${steps()}`);
+  able("back", state.progress > 0);
   if (state.progress === 0) say("Nothing is computed yet: the logits are given.");
-  else if (state.progress === steps()) say(`Done: at the logits arrives y − t${state.temperature === 1 ? "" : ", divided by the temperature"}. Point at a circle to read its rule.`);
+  else if (nodes.some((node) => !Number.isFinite(node.gradient))) say("Step by step it cannot be done here: a probability is so small that 1 / y is no number. The layer computes y − t at once.");
+  else if (state.progress === steps()) say(`Done: at the logits arrives ${state.temperature === 1 ? "y − t" : "(y − t) / T"}. Point at a circle to read its rule.`);
   else tell(nodes, current, backward > 0);
 }
 
@@ -278,16 +288,19 @@ function tell(nodes, i, back) {
 const explainNode = ({ target: place }) => {
   const circle = place.closest?.("[data-node]");
   if (!circle) return;
-  tell(SoftmaxLoss.graph(state.logits, target(), state.temperature), Number(circle.dataset.node), state.progress === steps());
+  const nodes = SoftmaxLoss.graph(state.logits, target(), state.temperature), i = Number(circle.dataset.node);
+  if (circle.classList.contains("later")) say(`${circle.getAttribute("aria-label")} comes later. On the way back: ${nodes[i].words}.`);
+  else tell(nodes, i, state.progress === steps());
 };
 for (const event of ["pointerover", "focusin"]) element("graph").addEventListener(event, explainNode);
+for (const event of ["pointerleave", "focusout"]) element("graph").addEventListener(event, () => drawGraph(target()));
 
 function drawDescent(now) {
-  const width = widthOf("descent"), height = 200, left = 40, base = 165, top = 14, losses = state.history.length ? state.history : [now.loss];
+  const width = widthOf("descent"), height = 200, left = 56, base = 165, top = 14, losses = state.history.length ? state.history : [now.loss];
   const highest = Math.max(...losses, 0.1), most = Math.max(10, losses.length - 1);
   const x = (k) => left + (k / most) * (width - left - 16), y = (loss) => base - (loss / highest) * (base - top);
   const parts = [`<line class="axis" x1="${left}" x2="${width}" y1="${base}" y2="${base}"/><line class="axis" x1="${left}" x2="${left}" y1="${top}" y2="${base}"/>`];
-  parts.push(text(left - 6, y(highest) + 5, written(highest, 2), "left faint"), text(left - 6, base + 4, "0", "left faint"));
+  parts.push(text(left - 6, y(highest) + 5, written(highest, highest < 100 ? 2 : 0), "left faint"), text(left - 6, base + 4, "0", "left faint"));
   parts.push(text(x(most), base + 18, String(most), "left faint"), text((left + width) / 2, base + 32, "steps", "middle faint"));
   parts.push(`<polyline class="curve" points="${losses.map((loss, k) => `${x(k).toFixed(1)},${y(loss).toFixed(1)}`).join(" ")}"/>`);
   parts.push(`<circle class="dot" cx="${x(losses.length - 1)}" cy="${y(losses.at(-1))}" r="6"/>`);
@@ -295,10 +308,10 @@ function drawDescent(now) {
 }
 
 function showOverflow() {
-  const moved = state.logits.map((z) => state.scale * z + state.offset), naive = SoftmaxLoss.naive(moved), ours = SoftmaxLoss.explain(moved, target());
+  const moved = state.logits.map((z) => (state.scale * z) / state.temperature + state.offset), naive = SoftmaxLoss.naive(moved), ours = SoftmaxLoss.explain(moved, target());
   const mark = (value) => `<td data-value="${value}" class="${Number.isFinite(value) ? "" : "wrong"}">${written(value)}</td>`;
   show(element("overflow").tBodies[0], state.labels
-    .map((label, j) => `<tr><th scope="row">${escaped(label)}</th>${cell(moved[j], 1)}${mark(naive.exponentials[j])}${mark(naive.y[j])}${mark(ours.y[j])}</tr>`).join(""));
+    .map((label, j) => `<tr><th scope="row">${escaped(short(label, 12))}</th>${cell(moved[j], 1)}${mark(naive.exponentials[j])}${mark(naive.y[j])}${mark(ours.y[j])}</tr>`).join(""));
   const broken = naive.y.some((y) => !Number.isFinite(y));
   element("overflow-text").textContent = !broken ? "Both are right here. Move the sliders."
     : naive.total === 0 ? "Without the shift, all exponentials are 0, and 0/0 is no number." : "Without the shift, an exponential is infinite, and ∞/∞ is no number.";
@@ -307,6 +320,7 @@ function showOverflow() {
 function draw() {
   const t = target(), now = SoftmaxLoss.explain(state.logits, t, state.temperature);
   state.progress = Math.min(state.progress, steps());
+  for (const place of document.querySelectorAll(".over-t")) place.textContent = overT();
   for (const [name, digits] of [["temperature", 1], ["smoothing", 2], ["rate", 1], ["offset", 0], ["scale", 0]]) element(`${name}-value`).value = written(state[name], digits);
   showClasses();
   drawBars(now, t);

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.elementwise import kernel_dtype, result_dtype
 from softmaxloss.core.kernels.row_kernels import WAITING_ELEMENTS
 from softmaxloss.core.layout import PIECE_ELEMENTS, layout_of
-from softmaxloss.core.parallel import get_num_threads
 from softmaxloss.head.products import multiply
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ SPILLED_ROWS = 512
 # Products take whole blocks of rows: 384 take 4 % less per row than 342.
 SMOOTH_ROWS = 32
 # Labels, weights, losses and positions of a row.
-_BYTES_PER_ROW = 64
+_BYTES_PER_ROW = 128
+_CLASSES_CHECKED = 256
 
 
 class LinearGradients(NamedTuple):
@@ -133,8 +133,9 @@ class Layer:
 
     def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int, more: int) -> int:
         """Return the number of rows of a chunk: as many as memory allows, and all chunks about alike."""
-        itemsize, threads, n_classes = self.computed.itemsize, get_num_threads(), self.n_classes
-        per_row = buffers * n_classes * itemsize + 3 * self.n_features * itemsize + more
+        itemsize, n_classes = self.computed.itemsize, self.n_classes
+        threads = os.cpu_count() or 1  # not those that are set: their number changes no bit of a result
+        per_row = max(1, buffers * n_classes * itemsize + 3 * self.n_features * itemsize + more)
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
@@ -162,15 +163,15 @@ def usual_rows(bytes_per_row: int, n_features: int) -> int:
 
 def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:
     """Return weights with 0 in the place of NaN and inf of classes that do not exist: 0 * NaN is NaN."""
-    if class_mask.size and not np.isfinite(weight[~class_mask]).all():
-        return np.where(class_mask[:, None], weight, 0)
+    for start in range(0, class_mask.size, _CLASSES_CHECKED):
+        some = slice(start, start + _CLASSES_CHECKED)
+        if not np.isfinite(weight[some][~class_mask[some]]).all():
+            return np.where(class_mask[:, None], weight, 0)
     return weight
 
 
 class Accumulated:
     """Gradients of the inputs of a layer that are wanted, added up from those of the logits chunk by chunk."""
-
-    bytes_per_row = 0  # that this takes besides logits
 
     def __init__(self, layer: Layer, wrt: Collection[str]) -> None:
         wanted = _wanted(wrt)
@@ -180,6 +181,10 @@ class Accumulated:
         self.weight = np.empty(layer.weight.shape, layer.computed) if "weight" in wanted else None
         self._begun = False
         self.bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
+
+    def bytes_per_row(self, rows: Rows) -> int:  # noqa: ARG002 - of others it depends on them
+        """Return how many bytes this takes for each row of a chunk besides its logits."""
+        return 0
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
         """Add what a chunk contributes, in the place of whose logits their gradient is put, and return its losses."""
@@ -238,8 +243,8 @@ def _taken(array: Array, part: Part) -> Array:
     """Return some of the rows of an array (..., K), as (n, K)."""
     if array.ndim == 2:
         return array[part]
-    batch_shape = array.shape[:-1]
-    taken: Array = array[np.unravel_index(np.arange(prod(batch_shape))[part], batch_shape)]
+    places = np.arange(part.start, part.stop) if isinstance(part, slice) else part
+    taken: Array = array[np.unravel_index(places, array.shape[:-1])]
     return taken
 
 

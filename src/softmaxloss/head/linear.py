@@ -49,8 +49,8 @@ def linear_cross_entropy(
         rows at a time, but at least for one. By default that is 24 MiB, which stay in a cache, or 512 rows where this
         is estimated to be faster. With fewer than 256 rows of many classes the products become slow, and the number of
         rows may change the last bits of their results.
-        Not counted are the memory of BLAS itself, and float32 copies of weights in half precision and of their
-        gradient.
+        Not counted are the memory of BLAS itself, and copies of weights (or vectors) that are in half precision, in
+        another dtype than the features, strided, or NaN for a masked class, nor a gradient before it is rounded.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def linear_cross_entropy_and_grad(
     rows, reduction = describe(targets, layer.layout, **options)
     d_loss = reduction.upstream(upstream)
     losses = np.zeros(layer.n_rows)
-    for chunk in layer.chunks(rows, more=total.bytes_per_row):
+    for chunk in layer.chunks(rows, more=total.bytes_per_row(rows)):
         losses[chunk.part] = total.backward(chunk, d_loss if len(d_loss) == 1 else d_loss[chunk.part])
     return reduction.result(losses, layer.dtype), total.gradients()
 
@@ -270,8 +270,11 @@ def linear_hvp(
         terms = [(x, v_weight), (v_x, layer.weight)]
         layer.write_logits(along, [(a, b) for a, b in terms if a is not None and b is not None], v_bias)
         hvp_of(logits, described, along)
-        rowwise.losses_and_gradients(logits, described, ONE, logits, layout_of(logits.shape))
-        total.add_products(part, [(along, x, layer.weight), (logits, v_x, v_weight)])
+        products: list[tuple[Any, Any, Any]] = [(along, x, layer.weight)]
+        if v_x is not None or v_weight is not None:
+            rowwise.losses_and_gradients(logits, described, ONE, logits, layout_of(logits.shape))
+            products.append((logits, v_x, v_weight))
+        total.add_products(part, products)
         total.add_to_bias(along)
     return total.gradients()
 

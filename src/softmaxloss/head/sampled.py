@@ -49,14 +49,16 @@ if TYPE_CHECKING:
 
 # Threads take so many sparse rows of classes at a time.
 _CLASSES_AT_ONCE = 64
+_NORM_BLOCK = 1 << 16
+_TINY, _HUGE = 1e-25, 1e35  # within these squares of single precision lose nothing that matters
 
 
 @dataclass(frozen=True)
 class Sampled:
     """The `backward` of `linear_cross_entropy_and_grad` that takes a random sample of the gradient of the logits.
 
-    Its gradients are right in the mean, and cost a fraction of the exact ones where there are many classes; the loss
-    is exact.
+    Its gradients are right in the mean, and cost a fraction of the exact ones where there are many classes, most of
+    them improbable; the loss is exact. With dense targets nothing is saved, and weights in Fortran order take longer.
 
     Parameters
     ----------
@@ -64,8 +66,7 @@ class Sampled:
         Probabilities of at least so much are kept. A smaller one becomes the threshold with probability
         p / threshold, and else 0. Above 0, at most 1.
     seed : int, default 0
-        What is drawn for a class of a row depends on the two and on the seed alone: take another one for each step.
-        From 0 to 2**63 - 1.
+        Random numbers depend on it, row and class alone: take another one for each step. From 0 to 2**63 - 1.
 
     Raises
     ------
@@ -83,9 +84,11 @@ class Sampled:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if checks.fraction("threshold", self.threshold) == 0.0:
+        object.__setattr__(self, "threshold", checks.fraction("threshold", self.threshold))
+        object.__setattr__(self, "seed", checks.integer("seed", self.seed))
+        if self.threshold == 0.0:
             raise ValueError(f"threshold must be above 0, got {self.threshold!r}")
-        if not 0 <= checks.integer("seed", self.seed) < 2**63:
+        if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed!r}")
 
 
@@ -113,11 +116,14 @@ class SampledSum(Accumulated):
     def __init__(self, layer: Layer, wrt: Collection[str], options: Sampled) -> None:
         super().__init__(layer, wrt)
         self._options = options
-        # expected entries of a row, as rows and as columns, and what sorting them takes
-        entries = min(layer.n_classes, 2 / options.threshold + BLOCK)
-        self.bytes_per_row = int(3 * entries * (4 + layer.computed.itemsize))
         self._norms = np.zeros(0, layer.computed)  # squares of the norms of the weights of each class, where they count
         self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
+
+    def bytes_per_row(self, rows: Rows) -> int:
+        """Return those of the entries that are expected, as rows and as columns, and what sorting them takes."""
+        n_classes, itemsize = self._layer.n_classes, self._layer.computed.itemsize
+        entries = n_classes if rows.dense is not None else min(n_classes, 2 / self._options.threshold)
+        return int(3 * entries * (4 + itemsize))
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
         """Add what a chunk contributes, and return its losses."""
@@ -142,7 +148,7 @@ class SampledSum(Accumulated):
         if self.features is not None:
             d_x = _product(sample, weight, step=1)
             if smoothing is not None:
-                d_x += np.outer(d, smoothing @ weight)
+                d_x += np.outer(d.astype(x.dtype), smoothing @ weight)
             self.features[part] = self._rounded(d_x)
         if self.weight is not None:
             _product(sample.tocsc().T, x, step=_CLASSES_AT_ONCE, out=self.weight, add=self._begun)
@@ -163,15 +169,14 @@ class SampledSum(Accumulated):
     def _sample(self, gradient: Array, rows: Rows, threshold: Float64s, x: Array, part: Part) -> Any:
         """Return a sample of the gradient as a sparse array, and note its variance."""
         n_rows = len(gradient)
-        position = np.arange(self._layer.n_rows)[part]
-        dense = None if rows.dense is None else np.ascontiguousarray(computed(rows.dense))
+        position = np.arange(part.start, part.stop) if isinstance(part, slice) else part
         size = -(-n_rows // (4 * get_num_threads()))
         found: dict[int, tuple[Array, Array, Array]] = {}
         spread = np.zeros((2, n_rows))
 
         def work(start: int) -> None:
             some = slice(start, min(start + size, n_rows))
-            wanted = None if dense is None else dense[some]
+            wanted = None if rows.dense is None else np.ascontiguousarray(computed(rows.dense[some]))
             arguments = gradient[some], wanted, rows.label[some], position[some], threshold[some]
             found[start] = self._entries(arguments, spread[:, some])
 
@@ -187,7 +192,7 @@ class SampledSum(Accumulated):
         """Return how many entries each of some rows has, their columns and values; room is made until they fit."""
         gradient = rows[0]
         n_rows, n_classes = gradient.shape
-        room = n_rows * min(n_classes, int(0.5 / self._options.threshold)) + max(n_classes, BLOCK)
+        room = n_rows * int(min(n_classes, 0.5 / self._options.threshold)) + max(n_classes, BLOCK)
         columns, values = np.empty(room, np.int32), np.empty(room, gradient.dtype)
         ends, first, begin, seed = np.zeros(n_rows, np.int64), 0, 0, self._options.seed
         while True:
@@ -195,7 +200,7 @@ class SampledSum(Accumulated):
             begin = int(ends[first - 1]) if first > 0 else 0
             if first == n_rows:
                 return np.diff(ends, prepend=0), columns[:begin].copy(), values[:begin].copy()
-            columns, values = (np.concatenate([a[:begin], np.empty(room, a.dtype)]) for a in (columns, values))
+            columns, values = (np.concatenate([a[:begin], np.empty(len(a), a.dtype)]) for a in (columns, values))
 
     def gradients(self) -> SampledGradients:
         """Return them with their sampling error."""
@@ -211,9 +216,21 @@ class SampledSum(Accumulated):
         variance = self._variance[name]
         if variance == 0.0:
             return 0.0
-        with np.errstate(all="ignore"):
-            square = float(np.linalg.norm(computed(gradient))) ** 2 - variance  # that of the exact one, in the mean
-        return math.inf if square <= 0.0 else math.sqrt(variance / square)
+        exact = _square(gradient) - variance  # in the mean
+        return math.inf if exact <= 0.0 else math.sqrt(variance / exact)
+
+
+def _square(array: Array) -> float:
+    """Return the sum of the squares of all entries, block by block, in double precision where that of single ends."""
+    total, flat = 0.0, array.reshape(-1)
+    with np.errstate(all="ignore"):
+        for start in range(0, flat.size, _NORM_BLOCK):
+            block = computed(flat[start : start + _NORM_BLOCK])
+            square = float(np.vdot(block, block))
+            if not _TINY < square < _HUGE:
+                square = float(np.vdot(block.astype(np.float64), block.astype(np.float64)))
+            total += square
+    return total
 
 
 def _product(sample: Any, matrix: Array, *, step: int, out: Array | None = None, add: bool = False) -> Array:

@@ -78,7 +78,7 @@ def sample(
 @inline
 def variance_of(chance: Any) -> Any:
     """Return the variance of an entry that is kept with this chance, over t**2; 0 for one that always is."""
-    return chance * (1 - chance) if chance < 1 else chance * 0
+    return chance * (1 - chance) if chance < 1 else 0.0
 
 
 @inline
