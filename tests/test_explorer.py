@@ -1,5 +1,6 @@
 """The page to play with: its mathematics in Node, and the page itself in a headless Chromium."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import softmaxloss as sl
 from softmaxloss.cli import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-NODE = shutil.which("node") or shutil.which("nodejs")
+DRIVER = importlib.util.find_spec("playwright")  # which brings a Node.js of its own
+NODE = shutil.which("node") or (DRIVER and str(Path(DRIVER.origin).parent / "driver" / "node"))
 MATHEMATICS = Path(sl.__file__).parent / "explorer" / "mathematics.js"
 WIDTHS = (360, 768, 1440)
 ARGUMENTS = [

@@ -277,12 +277,13 @@ function drawGraph(t) {
   else tell(nodes, current, backward > 0);
 }
 
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
 const say = (words) => { element("rule").textContent = words; };
 function tell(nodes, i, back) {
   const node = nodes[i], owner = node.index === undefined ? "" : ` of ${state.labels[node.index]}`;
   const name = `${node.kind === "wanted" ? "×t" : SYMBOLS[node.kind]}${owner}`;
   const inputs = node.inputs.map((k) => written(nodes[k].value)).join(node.kind === "sum" ? " + " : " and ");
-  say(back ? `Back through ${name}: ${written(node.gradient)} arrives, ${node.passed.map((g) => written(g)).join(" and ")} goes on. ${node.words}.`
+  say(back ? `Back through ${name}: ${written(node.gradient)} arrives, ${node.passed.map((g) => written(g)).join(" and ")} goes on. ${sentence(node.words)}`
     : `Forward, ${name}: from ${inputs} comes ${written(node.value)}. On the way back: ${node.words}.`);
 }
 const explainNode = ({ target: place }) => {
