@@ -67,11 +67,11 @@ def explain(
     --------
     >>> import softmaxloss
     >>> print(softmaxloss.explain([0.3, 2.9, 4.0], 2, labels=["cat", "dog", "bird"]))
-           logit  shifted    exp      y  t  -t log y  dx = y - t
-    cat      0.3     -3.7  0.025  0.018  0         0       0.018
-    dog      2.9     -1.1  0.333  0.245  0         0       0.245
-    bird     4.0      0.0  1.000  0.737  1     0.306      -0.263
-    sum                    1.358  1.000  1     0.306       0.000
+          logit  shifted    exp      y  t  -t log y  dx = y - t
+    cat     0.3     -3.7  0.025  0.018  0         0       0.018
+    dog     2.9     -1.1  0.333  0.245  0         0       0.245
+    bird    4.0      0.0      1  0.737  1     0.306      -0.263
+    sum                   1.358      1  1     0.306           0
     <BLANKLINE>
     loss = -sum(t log y) = 0.306 nats
     """

@@ -17,8 +17,8 @@ def explore() -> ExplorerPage:
     Examples
     --------
     >>> import softmaxloss
-    >>> softmaxloss.explore()
-    <ExplorerPage of 37 kB; save(path) writes it>
+    >>> softmaxloss.explore()  # doctest: +ELLIPSIS
+    <ExplorerPage of ... kB; save(path) writes it>
     """
     files = resources.files(__name__)
     text = files.joinpath("page.html").read_text("utf-8")
