@@ -226,9 +226,11 @@ def _square(array: Array) -> float:
     with np.errstate(all="ignore"):
         for start in range(0, flat.size, _NORM_BLOCK):
             block = computed(flat[start : start + _NORM_BLOCK])
-            square = float(np.vdot(block, block))
+            square = float(
+                np.einsum("i,i->", block, block)
+            )  # not by NumPy's BLAS, whose threads would spin beside SciPy's
             if not _TINY < square < _HUGE:
-                square = float(np.vdot(block.astype(np.float64), block.astype(np.float64)))
+                square = float(np.einsum("i,i->", block, block, dtype=np.float64))
             total += square
     return total
 
