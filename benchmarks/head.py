@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,8 @@ def _answer(contender: str, path: str) -> Any:
 
 def measure(name: str, n_rows: int, repeats: int, contenders: list[str]) -> str:
     """Return a table of how long the contenders take for a head, each in a process of its own, taking turns."""
-    path = Path(f".{name}.npz")
-    head = HEADS[name](n_rows)
+    folder = TemporaryDirectory()
+    path, head = Path(folder.name, "head.npz"), HEADS[name](n_rows)
     np.savez(path, **{field: array for field, array in head._asdict().items() if array is not None})
     context = multiprocessing.get_context("spawn")
     pools = {contender: ProcessPoolExecutor(1, context) for contender in contenders}
@@ -137,7 +138,7 @@ def measure(name: str, n_rows: int, repeats: int, contenders: list[str]) -> str:
             for contender in (name for name in contenders if name not in notes):
                 seconds[contender].append(pools[contender].submit(_seconds, contender, str(path)).result())
     finally:
-        path.unlink()
+        folder.cleanup()
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
     title = "### {}: {:,} rows, {:,} classes, {:,} features".format(name, len(head.features), *head.weight.shape)
