@@ -19,20 +19,19 @@ class Rule(NamedTuple):
 
     forward: Callable[..., float]
     backward: Callable[..., tuple[float, ...]]  # given the gradient that arrives and its own value, too
-    words: str
 
 
 RULES = {
-    "logit": Rule(lambda z: z, lambda _g, _y, _z: (), "where the gradient arrives"),
-    "shift": Rule(lambda m, x: x - m, lambda g, _y, _m, _x: (g,), "minus a constant: passes on what arrives"),
-    "divide": Rule(lambda t, x: x / t, lambda g, _y, t, _x: (g / t,), "divided by a constant: so is what arrives"),
-    "exp": Rule(math.exp, lambda g, y, _x: (g * y,), "times its own value"),
-    "sum": Rule(lambda *x: math.fsum(x), lambda g, _y, *x: (g,) * len(x), "passes on what arrives, to each input"),
-    "reciprocal": Rule(lambda x: 1 / x, lambda g, y, _x: (-g * y * y,), "times minus the square of its own value"),
-    "times": Rule(lambda a, b: a * b, lambda g, _y, a, b: (g * b, g * a), "times the other input"),
-    "log": Rule(lambda x: math.log(x) if x > 0 else -math.inf, lambda g, _y, x: (_over(g, x),), "over its input"),
-    "times t": Rule(lambda t, x: _times(t, x), lambda g, _y, t, _x: (g * t,), "times t"),  # noqa: PLW0108 - is below
-    "minus": Rule(lambda x: -x, lambda g, _y, _x: (-g,), "changes the sign"),
+    "logit": Rule(lambda z: z, lambda _g, _y, _z: ()),
+    "shift": Rule(lambda m, x: x - m, lambda g, _y, _m, _x: (g,)),
+    "divide": Rule(lambda t, x: x / t, lambda g, _y, t, _x: (g / t,)),
+    "exp": Rule(math.exp, lambda g, y, _x: (g * y,)),
+    "sum": Rule(lambda *x: math.fsum(x), lambda g, _y, *x: (g,) * len(x)),
+    "reciprocal": Rule(lambda x: 1 / x, lambda g, y, _x: (-g * y * y,)),
+    "times": Rule(lambda a, b: a * b, lambda g, _y, a, b: (g * b, g * a)),
+    "log": Rule(lambda x: math.log(x) if x > 0 else -math.inf, lambda g, _y, x: (_over(g, x),)),
+    "times t": Rule(lambda t, x: _times(t, x), lambda g, _y, t, _x: (g * t,)),  # noqa: PLW0108 - is below
+    "minus": Rule(lambda x: -x, lambda g, _y, _x: (-g,)),
 }
 
 
