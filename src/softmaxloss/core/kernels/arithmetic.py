@@ -15,7 +15,7 @@ from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 # folded into fewer, which last over all blocks, and those are added up with two_sum. So the order of all additions is
 # fixed here, not by the compiler or the width of its vectors.
 LANES = 512
-FOLDED = 64
+FOLDED = 64  # 4 * 4 * 4
 
 # An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
 _UNSIGNED = np.uint64
@@ -216,24 +216,33 @@ def _sum_of(total: Any, lost: Any, like: Any) -> Callable[..., Any]:
 
 
 def _sum_exactly(total: Any, lost: Any, like: Any) -> Any:
-    n = total.size
-    while n > 1:
-        half = (n + 1) // 2
-        for lane in range(n - half):
-            total[lane], error = two_sum(total[lane], total[half + lane])
-            lost[lane] += lost[half + lane] + error
-        n = half
+    _add_quarters_exactly(total, lost, 16)
+    _add_quarters_exactly(total, lost, 4)
+    _add_quarters_exactly(total, lost, 1)
     return Carried(total[0], lost[0])
 
 
+@inline
+def _add_quarters_exactly(total: Any, lost: Any, n: int) -> None:
+    for lane in range(n):
+        a, lost_a = two_sum(total[lane], total[n + lane])
+        b, lost_b = two_sum(total[2 * n + lane], total[3 * n + lane])
+        total[lane], error = two_sum(a, b)
+        before = (lost[lane] + lost[n + lane]) + (lost[2 * n + lane] + lost[3 * n + lane])
+        lost[lane] = before + (lost_a + lost_b + error)
+
+
 def _sum_plainly(total: Any, lost: Any, like: Any) -> Any:
-    n = total.size
-    while n > 1:
-        half = (n + 1) // 2
-        for lane in range(n - half):
-            total[lane] += total[half + lane]
-        n = half
+    _add_quarters(total, 16)
+    _add_quarters(total, 4)
+    _add_quarters(total, 1)
     return total[0]
+
+
+@inline
+def _add_quarters(total: Any, n: int) -> None:
+    for lane in range(n):
+        total[lane] = (total[lane] + total[n + lane]) + (total[2 * n + lane] + total[3 * n + lane])
 
 
 @inline

@@ -47,7 +47,7 @@ def number_of_key(context: Any, key: Any) -> tuple[Any, Callable[..., Any]]:
 
 @intrinsic
 def power_of_two(context: Any, shifted: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return 2**(n - bias) for the integer n in the lowest bits of the float `shifted`; it must be a normal number.
+    """Return 2**(n - bias), a normal number, for the integer n in the lowest bits of the float `shifted`; 0 for n = 0.
 
     The bias is that of the format: 127 in single precision, 1023 in double.
     """

@@ -126,7 +126,7 @@ class Reference(NamedTuple):
 
     base: Any
     rounder: Any  # adding it to an exponent n rounds, and leaves the biased n - m + 64 in the lowest bits
-    lowest: Any  # z - base below which exponentials are 0
+    lowest: Any  # z - base from which down exponentials are 0
     exponent: float  # m
 
 
@@ -140,7 +140,7 @@ def _reference_of(peak: Any, temperature: Any) -> Callable[..., Any]:
     real: type[np.floating[Any]] = np.float32 if peak == types.float32 else np.float64
     info = np.finfo(real)
     bias = 1.5 * 2.0**info.nmant + (1 - info.minexp) + _LIFT_EXPONENT
-    reach = (info.minexp - _LIFT_EXPONENT + 1) * math.log(2)
+    last = info.minexp - 1 - _LIFT_EXPONENT  # the exponent whose power of two is 0
     far = _FAR[real]
 
     def implementation(peak: Any, temperature: Any) -> Any:
@@ -148,7 +148,8 @@ def _reference_of(peak: Any, temperature: Any) -> Callable[..., Any]:
         base = top if abs(top) >= real(far * temperature.value) else real(0)
         x = np.float64(top) - np.float64(base)
         exponent = np.rint(x * temperature.double.log2_e)
-        return Reference(base, real(bias - exponent), real(x + reach * temperature.value), exponent)
+        lowest = (exponent + last) * temperature.value * math.log(2)
+        return Reference(base, real(bias - exponent), real(lowest), exponent)
 
     return implementation
 
@@ -172,7 +173,7 @@ def _reduced(x: Any, lost: Any, reference: Any, temperature: Any) -> Callable[..
         shifted = inside * scale.log2_e + reference.rounder
         n = shifted - reference.rounder
         r = ((inside - n * scale.high) - n * scale.low + real(lost)) * scale.reciprocal
-        return r, real(0) if x < reference.lowest else power_of_two(shifted)
+        return r, power_of_two(shifted)
 
     return implementation
 

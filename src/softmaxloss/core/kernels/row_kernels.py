@@ -23,7 +23,7 @@ from softmaxloss.core.kernels.arithmetic import (
     two_sum,
     value_of,
 )
-from softmaxloss.core.kernels.bits import decoded
+from softmaxloss.core.kernels.bits import decoded, encoded
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
@@ -63,8 +63,8 @@ from softmaxloss.core.kernels.tiles import (
 )
 from softmaxloss.core.rows import rows_of
 
-# So many exponentials wait together until their rows are finished: 64 or 128 KiB of a second-level cache.
-WAITING_ELEMENTS = 1 << 14
+# So many exponentials wait together until their rows are finished: 32 or 64 KiB of a second-level cache.
+WAITING_ELEMENTS = 1 << 13
 # The sums of longer rows are made up of those of slices of so many classes, which threads may share: see slices.py.
 SLICE = 1 << 15
 
@@ -80,8 +80,8 @@ def highest_of_row(logits: Any, class_mask: Any, block: Any, work: Any) -> Any:
     top = block.dtype.type(-math.inf)
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        load(logits[start:stop], class_mask[start:stop], block[: stop - start], work)
-        peak = highest(block[: stop - start])
+        z, _ = load(logits[start:stop], class_mask[start:stop], block, work)
+        peak = highest(z)
         top = peak if peak > top or math.isnan(peak) else top
         if math.isnan(top):
             break
@@ -131,8 +131,8 @@ def sweep(
     clear(lanes.lost)
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
-        z, out = block[: stop - start], work[start % work.size :][: stop - start]
-        top = load(row[start:stop], class_mask[start:stop], z, lanes.run)
+        z, top = load(row[start:stop], class_mask[start:stop], block, lanes.run)
+        out = work[start % work.size :][: stop - start]
         if peak == lowest and not is_given:
             reference = reference_of(top, t)
         if math.isnan(top) or rises_above(top, reference, t):
@@ -150,11 +150,10 @@ def sweep(
             dot, error = two_sum(dot, block_dot)
             lost_dot += error
             mass += block_mass
-        if argmax >= start and peak > lowest:
-            z[argmax - start] = lowest
+        winner = argmax - start if peak > lowest else -1
         next_row, next_start = (i, stop) if stop < row.size else (min(i + 1, logits.shape[0] - 1), 0)
         ahead = logits[next_row][next_start : next_start + BLOCK]
-        exponentials(z, reference, t, lanes, out, ahead)
+        exponentials(z, winner, reference, t, lanes, out, ahead)
     total = plus(sum_of(lanes.total, lanes.lost, lowest), ousted * LIFT)
     return Sums(argmax, peak, reference, False, total, dot, lost_dot, mass)
 
@@ -311,18 +310,30 @@ def finish_gradient(
         return
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
-        part, d_z = lifted[start:stop], block[: stop - start]
-        if has_spread(rows):
-            scale_and_subtract(part, tile, factors, c, rows, i, start, d_z)
+        part, place = lifted[start:stop], row[start:stop]
+        if past_caches or part.ctypes.data == place.ctypes.data:
+            d_z = block[: stop - start]
+            gradients(part, rows, tile, factors, i, c, start, d_z)
+            store(d_z, place, past_caches)
         else:
-            scale(part, factors.first[c], factors.second[c], d_z)
-        label, winner = tile.label[c] - start, tile.winner[c] - start
-        if 0 <= label < d_z.size:
-            d_z[label] = factors.at_label[c]
-        if 0 <= winner < d_z.size:
-            d_z[winner] = factors.at_winner[c]
-        clear_masked(d_z, rows.class_mask[start:stop])
-        store(d_z, row[start:stop], past_caches)
+            gradients(part, rows, tile, factors, i, c, start, place)
+
+
+@inline
+def gradients(
+    lifted: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any
+) -> None:
+    """Turn exponentials of neighbouring classes of row i into gradients."""
+    if has_spread(rows):
+        scale_and_subtract(lifted, tile, factors, c, rows, i, start, out)
+    else:
+        scale(lifted, factors.first[c], factors.second[c], out)
+    label, winner = tile.label[c] - start, tile.winner[c] - start
+    if 0 <= label < out.size:
+        out[label] = encoded(factors.at_label[c], out[label])
+    if 0 <= winner < out.size:
+        out[winner] = encoded(factors.at_winner[c], out[winner])
+    clear_masked(out, rows.class_mask[start : start + out.size])
 
 
 @kernel
@@ -330,6 +341,7 @@ def log_softmax(logits: Any, rows: Any, taken: Any, step: int, out: Any) -> None
     """Fill (z - peak) / T - log1p(rest) of rows, taking `step` at a time; `out` may be `logits`."""
     number, rows = number_in(logits), rows_of(rows)
     block, work, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
+    shares = block_for(number)
     real = block.dtype.type
     begin = take(taken, step)
     while begin < logits.shape[0]:
@@ -342,16 +354,15 @@ def log_softmax(logits: Any, rows: Any, taken: Any, step: int, out: Any) -> None
             log_total = rounded(log_one_plus(rest, 0.0)) if math.isfinite(peak) else math.nan
             for start in range(0, logits.shape[1], BLOCK):
                 stop = min(start + BLOCK, logits.shape[1])
-                z = block[: stop - start]
-                load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
-                log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value))
-                store(z, out[i][start:stop], False)
+                z, _ = load(logits[i][start:stop], rows.class_mask[start:stop], block, lanes.run)
+                log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value), shares[: stop - start])
+                store(shares[: stop - start], out[i][start:stop], False)
         begin = take(taken, step)
 
 
 @inline
-def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any) -> None:
+def log_shares(row: Any, peak: Any, log_total: Any, reciprocal: Any, out: Any) -> None:
     """Subtract in two steps: both differences have one sign, so that nothing cancels."""
     half = row.dtype.type(0.5)
     for j in range(row.size):
-        row[j] = (half * row[j] - half * peak) * (reciprocal + reciprocal) - log_total  # halves do not overflow
+        out[j] = (half * row[j] - half * peak) * (reciprocal + reciprocal) - log_total  # halves do not overflow

@@ -38,8 +38,7 @@ def score(logits: Any, uncapped: Any, rows: Any, begin: int, end: int, summary: 
         reference = reference_of(peak, t)
         for start in range(0, logits.shape[1], BLOCK):
             stop = min(start + BLOCK, logits.shape[1])
-            z = block[: stop - start]
-            load(logits[i][start:stop], rows.class_mask[start:stop], z, lanes.run)
+            z, _ = load(logits[i][start:stop], rows.class_mask[start:stop], block, lanes.run)
             moment += entropy_moment(z, peak, reference, t, lanes)
         above, rest = rounded(above_reference(peak, reference, t)), summary.rest[i]
         scores.entropy[i] = rounded(log_one_plus(rest, 0.0)) + moment / above / (1.0 + rest)
@@ -51,11 +50,10 @@ def argmax_and_rank(logits: Any, label: int, class_mask: Any, work: Any, room: A
     top, best, before, logit = work.dtype.type(-math.inf), -1, 0, decoded(logits[label])
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        block = work[: stop - start]
-        peak = load(logits[start:stop], class_mask[start:stop], block, room)
+        z, peak = load(logits[start:stop], class_mask[start:stop], work, room)
         if peak > top or best < 0:
-            top, best = peak, start + first_index(block, peak)
-        before += count_before(block, logit, label - start)
+            top, best = peak, start + first_index(z, peak)
+        before += count_before(z, logit, label - start)
     if logit == -math.inf:
         before -= count_masked(class_mask, label)
     while class_mask.size > 0 and not class_mask[best]:

@@ -61,7 +61,7 @@ def shared_reference(logits: Any, rows: Any, block: Any, work: Any, of_peak: boo
     top = block.dtype.type(-math.inf)
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
-        top = load(row[start:stop], rows.class_mask[start:stop], block[: stop - start], work)
+        _, top = load(row[start:stop], rows.class_mask[start:stop], block, work)
         if top != -math.inf:
             break
     return reference_of(top, rows.temperature)
