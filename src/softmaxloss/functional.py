@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.layout import Layout, layout_of
-from softmaxloss.core.rows import RowOptions, describe, logits_alone, per_row, with_row_options
+from softmaxloss.core.rows import RowOptions, describe, logits_alone, per_row
+from softmaxloss.core.signatures import with_row_options
 
 Array = NDArray[Any]
 Loss = float | Array

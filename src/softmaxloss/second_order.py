@@ -18,7 +18,8 @@ import numpy as np
 from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.layout import Piece, layout_of
 from softmaxloss.core.parallel import for_each
-from softmaxloss.core.rows import RowOptions, describe, with_row_options
+from softmaxloss.core.rows import RowOptions, describe
+from softmaxloss.core.signatures import with_row_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

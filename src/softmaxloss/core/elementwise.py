@@ -51,7 +51,7 @@ def load(part: Array, softcap: float = 0.0) -> Array:
 
 def as_bits(part: Array) -> Array:
     """Return a view of float16 as int16, of bfloat16 as uint16, and of other numbers as they are: see `decoded`."""
-    if not is_half(part.dtype):
+    if part.itemsize != 2 or not is_half(part.dtype):
         return part
     return part.view(np.int16 if part.dtype.kind == "f" else np.uint16)
 

@@ -81,8 +81,8 @@ class Layout:
         not the memory, so that no bit of a result depends on how an array came about.
     in_order : bool
         Whether kernels can take an array of this shape as it lies, if it lies in C order.
-    step : int
-        How many neighbouring rows a thread takes at a time.
+    step, n_steps : int
+        How many neighbouring rows a thread takes at a time, and how many times that is.
     """
 
     def __init__(self, shape: tuple[int, ...], axis: int = -1, *, side_by_side: bool = True) -> None:
@@ -96,9 +96,15 @@ class Layout:
         self.classes_last = last or prod(shape[self.axis + 1 :]) < SIDE_BY_SIDE or not side_by_side
         self.class_major = side_by_side and (not self.classes_last or self.n_classes <= FEW_CLASSES)
         self.in_order = last or not self.classes_last
+        self._size = self.n_rows * self.n_classes
+        # those of ClassMajor, if the whole of an array lies in order
+        width = self.n_rows if self.classes_last else prod(shape[self.axis + 1 :])
+        apart = (1, self.n_classes) if self.classes_last else (width, 1)
+        self._strides = (self.n_rows // max(width, 1), self.n_classes, width, self.n_classes * width, *apart)
         self.step = self._rows_of(STEP_ELEMENTS)
         if self.class_major:
             self.step = -(-self.step // STEP_ROWS) * STEP_ROWS
+        self.n_steps = -(-self.n_rows // self.step)
 
     @cached_property
     def row_by_row(self) -> Layout:
@@ -128,10 +134,14 @@ class Layout:
 
         Kernels that only read it are compiled for arrays that say so.
         """
+        flags = part.flags
+        if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:
+            if self.class_major:
+                return ClassMajor(_view(part.reshape(-1), read_only=read_only), *self._strides)
+            return _view(part.reshape(self.n_rows, self.n_classes), read_only=read_only)
         if self.classes_last:
             matrix = part.reshape(-1, self.n_classes)
-            flags = matrix.flags
-            if not (flags.c_contiguous and flags.aligned):
+            if not (matrix.flags.c_contiguous and matrix.flags.aligned):
                 matrix = np.require(matrix, requirements=["C_CONTIGUOUS", "ALIGNED"])
             if not self.class_major:
                 return _view(matrix, read_only=read_only)
@@ -151,9 +161,8 @@ class Layout:
 
 
 def _view(array: Array, *, read_only: bool) -> Array:
-    """Return an array, or a view of it that cannot be written to."""
+    """Return an array that nobody else has, which can be written to or not."""
     if read_only:
-        array = array.view()
         array.flags.writeable = False
     return array
 

@@ -11,11 +11,10 @@ how logits are to be seen: which classes exist, their temperature and soft cap, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from inspect import Parameter, signature
+from dataclasses import dataclass
+from functools import lru_cache
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +23,7 @@ from softmaxloss.core import checks
 from softmaxloss.core.elementwise import kernel_dtype
 from softmaxloss.core.kernels import targets as target_kernels
 from softmaxloss.core.kernels.compilation import inline
-from softmaxloss.core.kernels.exponential import Scale, Temperature, temperature_of
+from softmaxloss.core.kernels.exponential import Temperature, temperature_fields, temperature_from, temperature_of
 from softmaxloss.core.parallel import for_each
 from softmaxloss.core.summary import total_loss
 
@@ -97,7 +96,7 @@ class Rows(NamedTuple):
 
     def fields(self) -> tuple[Any, ...]:
         """Return what `rows_of` makes rows of in a kernel: Numba tells the types of plain tuples much faster."""
-        return *self[:-1], self.temperature.fields()
+        return *self[:-1], temperature_fields(self.temperature.value)
 
     def each(self) -> Rows:
         """Return the same rows with a mass and a weight for each of them."""
@@ -114,9 +113,7 @@ class Rows(NamedTuple):
 @inline
 def rows_of(fields: Any) -> Rows:
     """Return rows, given their fields."""
-    value, single, double = fields[-1]
-    temperature = Temperature(value, Scale(*single), Scale(*double))
-    return Rows(*fields[:-1], temperature)  # type: ignore[call-arg]
+    return Rows(*fields[:-1], temperature_from(fields[-1]))  # type: ignore[call-arg]
 
 
 class Reduction(NamedTuple):
@@ -205,13 +202,14 @@ def describe(
         rows, reduction_of_rows = _plain_rows(scalars, layout)
     else:
         rows, reduction_of_rows = _combined(scalars, layout, weight, share, class_weight=r, exists=exists)
-    return rows._replace(label=label, dense=dense), reduction_of_rows
+    return Rows(label, dense, *rows[2:]), reduction_of_rows
 
 
 _CONSTANT = {float, int, str, NoneType}
 
 
-class _Scalars(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Scalars:
     """The checked options that are single numbers or words."""
 
     eps: float
@@ -341,26 +339,3 @@ def _read_dense(
     for_each(read, by_row.pieces())
     checks.soft_targets(dense, wrong_class, exists, layout.axis)
     return label, share
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def with_row_options(function: F) -> F:
-    """Show the row options, instead of `**options`, in the signature that help() and editors print; refuse others."""
-    shown = signature(function)
-    own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    options = [p for name, p in signature(describe).parameters.items() if name in RowOptions.__annotations__]
-    positional = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
-    axis = [p for p in own if p.name == "axis"]
-    keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY and p not in axis]
-    known = {p.name: None for p in (*own, *options)}
-
-    @wraps(function)
-    def checked(*arguments: Any, **keywords: Any) -> Any:
-        if not keywords.keys() <= known.keys():
-            checks.known_keywords(function.__name__, keywords, known)
-        return function(*arguments, **keywords)
-
-    checked.__signature__ = shown.replace(parameters=[*positional, *axis, *options, *keyword_only])  # type: ignore[attr-defined]
-    return checked  # type: ignore[return-value]

@@ -34,6 +34,7 @@ SHARED_CLASSES = 1 << 18
 PAST_CACHES = 1 << 24
 
 
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 Counter = NDArray[np.int64]  # of the rows that are taken, in its only entry
 
 
@@ -87,30 +88,26 @@ def _losses_and_gradients(
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
     loss, shared = np.empty(layout.n_rows), _shares_rows(layout)
+    past_caches = out is not None and out.nbytes >= PAST_CACHES
+    if not shared and _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out)):
+        z, described = _readable(logits, rows, layout, layout.whole)
+        to = _nowhere(z) if out is None else layout.arranged(elementwise.as_bits(out))
+        taken, batch = none_taken(), _Batch(z, described, d_loss, loss, to, past_caches)
+        share(lambda: _run(layout, taken, batch), layout.n_steps, begun=taken)
+        return loss
 
-    def arrange(piece: Piece) -> tuple[Any, ...]:
+    def work(piece: Piece) -> None:
         z, described = _readable(logits, rows, layout, piece)
         d = d_loss if len(d_loss) == 1 else d_loss[piece.rows]
         # under a soft cap the logits are needed once more
         result = None if out is None else _Output(out, z, layout, piece, apart=softcap != 0.0)
-        return piece, z, described, d, loss[piece.rows], result
-
-    def run(taken: Counter, step: int, arranged: tuple[Any, ...]) -> None:
-        _, z, described, d, loss, result = arranged
-        to: Any = _nowhere(z) if result is None else result.arranged
-        past_caches = out is not None and out.nbytes >= PAST_CACHES and result.array is result.place
-        if shared:
-            room = _room_for_rows(z, to, layout)
-            _share_row(z, described.fields(), d, loss, to, room=room, past_caches=past_caches)
-        elif isinstance(z, ClassMajor):
-            room, rows, to = _lines(z), described.fields(), tuple(to)
-            class_major.losses_and_gradients(tuple(z), rows, d, taken, step, room, loss, to, past_caches)
+        to = _nowhere(z) if result is None else result.arranged
+        around = past_caches and result is not None and result.array is result.place
+        batch = _Batch(z, described, d, loss[piece.rows], to, around)
+        if shared and described.weight[0] != 0:  # of its only row; one of weight 0 is not read
+            _share_row(layout, batch)
         else:
-            room, rows = _room_for_rows(z, to, layout), described.fields()
-            row_kernels.losses_and_gradients(z, rows, d, taken, step, room, loss, to, past_caches)
-
-    def complete(arranged: tuple[Any, ...]) -> None:
-        piece, *_, result = arranged
+            _run(layout, none_taken(), batch)
         if result is not None:
             if softcap != 0.0:
                 elementwise.multiply_by_cap_slope(result.array, layout.part(logits, piece), softcap)
@@ -118,13 +115,32 @@ def _losses_and_gradients(
 
     if shared:
         for piece in layout.single_rows():
-            arranged = arrange(piece)
-            run(none_taken(), 1, arranged)
-            complete(arranged)
-        return loss
-    whole = _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out))
-    _share_out(run, arrange, layout, complete, whole=whole)
+            work(piece)
+    else:
+        for_each(work, layout.pieces())
     return loss
+
+
+class _Batch(NamedTuple):
+    """Rows as kernels take them, and where their results go."""
+
+    logits: Any
+    rows: Rows
+    d_loss: Float64s
+    loss: Float64s
+    out: Any
+    past_caches: bool
+
+
+def _run(layout: Layout, taken: Counter, batch: _Batch) -> None:
+    """Let a kernel take rows until none are left."""
+    z, rows, d_loss, loss, out, past_caches = batch
+    if layout.class_major:
+        fields, room, z, out = rows.fields(), _lines(z), tuple(z), tuple(out)
+        class_major.losses_and_gradients(z, fields, d_loss, taken, layout.step, room, loss, out, past_caches)
+    else:
+        fields, room = rows.fields(), _room_for_rows(z, out, layout)
+        row_kernels.losses_and_gradients(z, fields, d_loss, taken, layout.step, room, loss, out, past_caches)
 
 
 def _shares_rows(layout: Layout) -> bool:
@@ -133,11 +149,10 @@ def _shares_rows(layout: Layout) -> bool:
     return few and threads > 1 and layout.n_rows < MANY_ROWS * threads
 
 
-def _share_row(
-    z: Array, rows: Any, d_loss: Float64s, loss: Float64s, out: Array, *, room: Array, past_caches: bool
-) -> None:
+def _share_row(layout: Layout, batch: _Batch) -> None:
     """Fill the loss and the gradients of one row; all its slices are swept before the first one is finished."""
-    n_slices = slices.count(z.shape[1])
+    z, described, d_loss, loss, out, past_caches = batch
+    n_slices, rows, room = slices.count(z.shape[1]), described.fields(), _room_for_rows(z, out, layout)
     sweeps = [(none_taken(), none_taken(), slices.room(n_slices), of_peak) for of_peak in (False, True)]
     taken = none_taken()
 
@@ -219,7 +234,7 @@ def _share_out(
     if whole and layout.n_rows:
         arranged = arrange(layout.whole)
         taken = none_taken()
-        share(lambda: run(taken, step, arranged), -(-layout.n_rows // step), begun=taken)
+        share(lambda: run(taken, step, arranged), layout.n_steps, begun=taken)
         complete(arranged)
     else:
 
@@ -260,9 +275,8 @@ def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
 
 
 def _lines(logits: ClassMajor) -> Array:
-    """Return room for the classes of rows that are computed side by side."""
-    rows = lines.rows_of_a_tile(logits.n_classes)
-    return np.empty((logits.n_classes, rows), _computed_dtype(logits.flat))
+    """Return room for the classes of rows that are computed side by side, twice."""
+    return np.empty((2, logits.n_classes, lines.rows_of_a_tile(logits.n_classes)), _computed_dtype(logits.flat))
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
@@ -278,11 +292,15 @@ def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
 
 
 def _computed_dtype(stored: Array) -> np.dtype[Any]:
-    return np.dtype(np.float64 if stored.dtype == np.float64 else np.float32)
+    return _DOUBLE if stored.dtype == _DOUBLE else _SINGLE
 
 
 def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[Any, Rows]:
-    """Return a piece of logits and the descriptor of its rows as kernels read them."""
+    """Return a piece of logits and the descriptor of its rows as kernels read them; the whole of them lies so."""
+    if piece is layout.whole:
+        z = layout.arranged(elementwise.as_bits(logits), read_only=True)
+        whole: Any = None if rows.dense is None else layout.arranged(rows.dense, read_only=True)
+        return z, rows.part(piece.rows, whole)
     z = layout.arranged(elementwise.load(layout.part(logits, piece), rows.softcap), read_only=True)
     dense = None
     if rows.dense is not None:
@@ -297,10 +315,11 @@ class _Output:
     """
 
     def __init__(self, out: Array, z: Any, layout: Layout, piece: Piece, *, apart: bool = False) -> None:
-        self.place = self.array = layout.part(out, piece)
         if piece is layout.whole:
-            self.arranged = layout.arranged(elementwise.as_bits(self.place))
+            self.place = self.array = out
+            self.arranged = layout.arranged(elementwise.as_bits(out))
             return
+        self.place = self.array = layout.part(out, piece)
         dtype, stored = _computed_dtype(_values(z)), result_dtype(out.dtype)
         same = elementwise.kernel_dtype(stored) == dtype
         if same and out.dtype == stored and not apart:

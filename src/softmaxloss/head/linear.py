@@ -8,7 +8,8 @@ import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import ONE, RowOptions, describe, with_row_options
+from softmaxloss.core.rows import ONE, RowOptions, describe
+from softmaxloss.core.signatures import with_row_options
 from softmaxloss.evaluation import Metrics, describe_predicted, metrics_of
 from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
 from softmaxloss.head.sampled import Sampled, SampledSum

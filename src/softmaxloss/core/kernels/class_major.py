@@ -159,12 +159,14 @@ def add_gaps(line: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -
 
 
 @inline
-def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, start: int, size: int) -> None:
+def summarize_tile(
+    logits: Any, rows: Any, lines: Any, spare: Any, tile: Tile, group: int, start: int, size: int
+) -> None:
     """Summarise rows of a group; `lines` gets LIFT * exp((z - R) / T), but for the winners."""
     first = group * logits.width + start
     begin_tile(rows, tile, first, size)
     tile.peak[:], tile.winner[:] = -math.inf, 0
-    read_tile(logits, rows.class_mask, lines, group, start, size)
+    read_tile(logits, rows.class_mask, lines, spare, group, start, size)
     for j in range(logits.n_classes):
         if exists(rows.class_mask, j):
             take_higher(lines[j][:size], j, tile.peak, tile.winner)
@@ -181,16 +183,17 @@ def summarize_tile(logits: Any, rows: Any, lines: Any, tile: Tile, group: int, s
 
 
 @kernel
-def summarize(logits: Any, rows: Any, taken: Any, step: int, lines: Any, summary: Any) -> None:
+def summarize(logits: Any, rows: Any, taken: Any, step: int, room: Any, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
+    lines, spare = room[0], room[1].reshape(room[1].size)
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:
         row, end = begin, min(begin + step, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, row, end)
-            summarize_tile(logits, rows, lines, tile, group, start, size)
+            summarize_tile(logits, rows, lines, spare, tile, group, start, size)
             write_summaries(rows, tile, row, size, summary)
             row += size
         begin = take(taken, step)
@@ -198,26 +201,27 @@ def summarize(logits: Any, rows: Any, taken: Any, step: int, lines: Any, summary
 
 @kernel
 def losses_and_gradients(
-    logits: Any, rows: Any, d_loss: Any, taken: Any, step: int, lines: Any, loss: Any, out: Any, past_caches: bool
+    logits: Any, rows: Any, d_loss: Any, taken: Any, step: int, room: Any, loss: Any, out: Any, past_caches: bool
 ) -> None:
     """Fill the losses of rows, taking `step` at a time, and their gradients, times d_loss.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted.
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
+    lines, spare = room[0], room[1].reshape(room[1].size)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:
         row, end = begin, min(begin + step, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, row, end)
-            summarize_tile(logits, rows, lines, tile, group, start, size)
+            summarize_tile(logits, rows, lines, spare, tile, group, start, size)
             finish_losses(rows, tile, row, size, loss)
             if out.flat.size > 0:
                 find_wanted(rows, lines, tile, factors, group, start, size)
                 finish_factors(rows, d_loss, tile, factors, row, size)
                 finish_gradients(rows, lines, tile, factors, group, start, size)
-                write_tile(lines, out, group, start, size, past_caches)
+                write_tile(lines, spare, out, group, start, size, past_caches)
             row += size
         begin = take(taken, step)
 

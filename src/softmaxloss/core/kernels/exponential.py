@@ -92,10 +92,6 @@ class Temperature(NamedTuple):
     single: Scale
     double: Scale
 
-    def fields(self) -> tuple[Any, ...]:
-        """Return them as plain tuples."""
-        return self.value, tuple(self.single), tuple(self.double)
-
 
 @lru_cache(maxsize=64)
 def temperature_of(value: float) -> Temperature:
@@ -107,6 +103,21 @@ def temperature_of(value: float) -> Temperature:
         high = math.floor(t_ln2 / unit) * unit
         scales.append(Scale(*(real(float(x)) for x in (1 / t_ln2, high, t_ln2 - high, 1 / Fraction(value)))))
     return Temperature(value, *scales)
+
+
+@lru_cache(maxsize=64)
+def temperature_fields(value: float) -> tuple[Any, ...]:
+    """Return what kernels take for a temperature: Numba tells the types of Python's numbers faster than of NumPy's."""
+    temperature = temperature_of(value)
+    return value, tuple(map(float, temperature.single)), tuple(temperature.double)
+
+
+@inline
+def temperature_from(fields: Any) -> Temperature:
+    """Return a temperature in a kernel."""
+    value, (log2_e, high, low, reciprocal), double = fields
+    single = Scale(np.float32(log2_e), np.float32(high), np.float32(low), np.float32(reciprocal))
+    return Temperature(value, single, Scale(*double))
 
 
 def scale_in(real: Any, temperature: Temperature) -> Scale:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numba.extending import overload
 
-from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, prefetch, side_of, transpose
+from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, prefetch, transpose
 from softmaxloss.core.kernels.blocks import store
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 from softmaxloss.core.kernels.tiles import MOST_ROWS
@@ -17,6 +18,7 @@ FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 
 
+@cache
 def rows_of_a_tile(n_classes: int) -> int:
     """Return how many rows to compute side by side."""
     return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
@@ -42,7 +44,7 @@ def exists(class_mask: Any, j: int) -> bool:
 
 
 @inline
-def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, size: int) -> None:
+def read_tile(logits: Any, class_mask: Any, lines: Any, spare: Any, group: int, start: int, size: int) -> None:
     """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
     if logits.row_stride == 1:
         ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
@@ -52,12 +54,26 @@ def read_tile(logits: Any, class_mask: Any, lines: Any, group: int, start: int, 
             for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
                 prefetch(logits.flat, c)
     else:
-        rows = logits.flat[place_of(logits, group, 0, start) :]
-        columns = lines.reshape(lines.size)
-        turn(rows, logits.row_stride, size, columns, lines.shape[1], logits.n_classes, True)
+        place = place_of(logits, group, 0, start)
+        rows = computed(logits.flat[place : place + size * logits.row_stride], spare)
+        turn(rows, logits.row_stride, size, lines.reshape(lines.size), lines.shape[1], logits.n_classes, True)
     for j in range(class_mask.size):
         if not class_mask[j]:
             lines[j][:size] = -math.inf
+
+
+def computed(stored: Any, spare: Any) -> Any:
+    """Return numbers in the precision they are computed in: themselves, or a copy in the spare room."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(computed, strict=False, jit_options=STEP_OPTIONS)
+def _computed(stored: Any, spare: Any) -> Callable[..., Any]:
+    def copied(stored: Any, spare: Any) -> Any:
+        copy_line(stored, spare[: stored.size])
+        return spare
+
+    return (lambda stored, spare: stored) if stored.dtype == spare.dtype else copied
 
 
 @inline
@@ -71,15 +87,20 @@ def ask_for_next(logits: Any, group: int, start: int, size: int, begin: int, end
 
 
 @inline
-def write_tile(lines: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
+def write_tile(lines: Any, spare: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
     """Copy lines back to where the rows belong."""
     if out.row_stride == 1:
         for j in range(out.n_classes):
             at = place_of(out, group, j, start)
             store(lines[j][:size], out.flat[at : at + size], past_caches)
     else:
-        rows = out.flat[place_of(out, group, 0, start) :]
-        turn(lines.reshape(lines.size), lines.shape[1], out.n_classes, rows, out.row_stride, size, False)
+        place, count = place_of(out, group, 0, start), size * out.row_stride
+        columns, to = lines.reshape(lines.size), out.flat[place : place + count]
+        if past_caches or to.itemsize != lines.itemsize:
+            turn(columns, lines.shape[1], out.n_classes, spare, out.row_stride, size, False)
+            store(spare[:count], to, past_caches)
+        else:
+            turn_to(columns, lines.shape[1], out.n_classes, to, out.row_stride, size)
 
 
 @inline
@@ -89,40 +110,39 @@ def copy_line(source: Any, line: Any) -> None:
         line[c] = decoded(source[c])
 
 
+@inline
 def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool) -> None:
     """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares, down the columns first or not.
 
     Whichever goes along the lines needs only a few numbers of each row to stay in a first-level cache.
     """
+    side = CACHE_LINE // 2 // out.itemsize
+    if n_rows < side or n_columns < side:
+        turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
+        return
+    outer, inner = (n_columns, n_rows) if columns_first else (n_rows, n_columns)
+    for first in range(0, outer, side):
+        a = min(first, outer - side)  # the last squares overlap those before them
+        for second in range(0, inner, side):
+            b = min(second, inner - side)
+            i, j = (b, a) if columns_first else (a, b)
+            transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
+
+
+def turn_to(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+    """Do so along the rows of the source; nothing where numbers are stored in another format."""
     raise NotImplementedError  # compiled code has the versions below
 
 
-@overload(turn, jit_options=STEP_OPTIONS)
-def _turn(
-    source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
-) -> Callable[..., Any]:
-    side = side_of(source.dtype)
+@overload(turn_to, strict=False, jit_options=STEP_OPTIONS)
+def _turn_to(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
+    def alike(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        turn(source, stride, n_rows, out, out_stride, n_columns, False)
 
-    def by_squares(
-        source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
-    ) -> None:
-        if n_rows < side or n_columns < side:
-            turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
-            return
-        outer, inner = (n_columns, n_rows) if columns_first else (n_rows, n_columns)
-        for first in range(0, outer, side):
-            a = min(first, outer - side)  # the last squares overlap those before them
-            for second in range(0, inner, side):
-                b = min(second, inner - side)
-                i, j = (b, a) if columns_first else (a, b)
-                transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
+    def never(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
+        pass
 
-    def one_by_one(
-        source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
-    ) -> None:
-        turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
-
-    return by_squares if source.dtype == out.dtype else one_by_one
+    return alike if source.dtype == out.dtype else never
 
 
 @inline
@@ -131,4 +151,4 @@ def turn_one_by_one(source: Any, stride: int, n_rows: int, out: Any, out_stride:
     for i in range(n_rows):
         for j in range(n_columns):
             place = np.uint64(j * out_stride + i)
-            out[place] = encoded(decoded(source[np.uint64(i * stride + j)]), out[place])
+            out[place] = source[np.uint64(i * stride + j)]

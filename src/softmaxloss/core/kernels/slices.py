@@ -15,17 +15,8 @@ from softmaxloss.core.kernels.blocks import BLOCK, block_for, load
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, reference_of
 from softmaxloss.core.kernels.progress import take
-from softmaxloss.core.kernels.row_kernels import (
-    SLICE,
-    Sums,
-    finish_gradient,
-    highest_of_row,
-    keep_sums,
-    leave_out,
-    put_back,
-    sweep,
-    together,
-)
+from softmaxloss.core.kernels.row_kernels import finish_gradient, keep_sums
+from softmaxloss.core.kernels.sweeps import SLICE, Sums, highest_of_row, put_back, sweep, together
 from softmaxloss.core.kernels.tiles import (
     begin_tile,
     factors_for,
@@ -128,8 +119,6 @@ def finish_slices(
         sums = together(sums, read_sums(slices[s], block), rows.temperature)
     keep_sums(tile, 0, sums, block.dtype.type(math.nan) if sums.rose else sums.peak)
     tile.label_logit[0] = slices[0, _LABEL_LOGIT]
-    if tile.weight[0] == 0.0:
-        leave_out(tile, 0)
     finish_summaries(rows, tile, 1)
     s = take(taken, 1)
     while s < slices.shape[0]:
