@@ -231,7 +231,7 @@ def _share_out(
     of others one piece after the other is copied.
     """
     step = layout.step
-    if whole and layout.n_rows:
+    if whole:
         arranged = arrange(layout.whole)
         taken = none_taken()
         share(lambda: run(taken, step, arranged), layout.n_steps, begun=taken)
@@ -247,9 +247,9 @@ def _share_out(
 
 
 def _lies_as_read(layout: Layout, logits: Array, rows: Rows) -> bool:
-    """Return whether kernels can take logits and target rows as they lie."""
+    """Return whether there are rows, and kernels can take logits and target rows as they lie."""
     dense = rows.dense
-    if not layout.in_order or rows.softcap != 0.0 or not _lies_in_order(logits):
+    if layout.n_rows == 0 or not layout.in_order or rows.softcap != 0.0 or not _lies_in_order(logits):
         return False
     return dense is None or (dense.dtype in (np.float32, np.float64) and _lies_in_order(dense))
 
