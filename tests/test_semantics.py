@@ -401,3 +401,21 @@ def test_a_mask_of_rows_is_a_sample_weight():
 def test_a_divisor_that_overflows_is_refused():
     with pytest.raises(ValueError, match="too large for the divisor of the mean, got inf"):
         sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e308, 1e308, 1e308])
+
+
+@pytest.mark.parametrize("n_classes", [2049, 65_537, 300_000])
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [(np.float32, 1e20), (np.float32, 3e38), (np.float64, 1e100), (np.float64, 1.5e308)]
+)
+@pytest.mark.parametrize("temperature", [1e-20, 1.0])
+def test_a_winner_at_any_distance_from_another_block_is_right(n_classes, dtype, gap, temperature):
+    rows = np.zeros((3, n_classes), dtype)
+    rows[0, -1] = gap  # a low block, then a high one
+    rows[1, :2048] = gap  # and the other way round
+    rows[2], rows[2, 5] = -gap, gap
+    p = sl.softmax(rows, temperature=temperature)
+    expected = np.zeros_like(rows)
+    expected[0, -1], expected[1, :2048], expected[2, 5] = 1, 1 / 2048, 1
+    np.testing.assert_array_equal(p, expected)
+    losses = sl.cross_entropy(rows, [n_classes - 1, 0, 5], temperature=temperature, reduction="none")
+    np.testing.assert_allclose(losses, [0, np.log(2048), 0], rtol=1e-6)

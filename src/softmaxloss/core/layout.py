@@ -137,15 +137,15 @@ class Layout:
         flags = part.flags
         if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:
             if self.class_major:
-                return ClassMajor(_view(part.reshape(-1), read_only=read_only), *self._strides)
-            return _view(part.reshape(self.n_rows, self.n_classes), read_only=read_only)
+                return ClassMajor(_sealed(part.reshape(-1), read_only=read_only), *self._strides)
+            return _sealed(part.reshape(self.n_rows, self.n_classes), read_only=read_only)
         if self.classes_last:
             matrix = part.reshape(-1, self.n_classes)
             if not (matrix.flags.c_contiguous and matrix.flags.aligned):
                 matrix = np.require(matrix, requirements=["C_CONTIGUOUS", "ALIGNED"])
             if not self.class_major:
-                return _view(matrix, read_only=read_only)
-            flat, n_rows, n_classes = _view(matrix.reshape(-1), read_only=read_only), len(matrix), self.n_classes
+                return _sealed(matrix, read_only=read_only)
+            flat, n_rows, n_classes = _sealed(matrix.reshape(-1), read_only=read_only), len(matrix), self.n_classes
             return ClassMajor(flat, 1, n_classes, n_rows, n_rows * n_classes, 1, n_classes)
         groups = prod(part.shape[: self.axis])
         width = prod(part.shape[self.axis + 1 :])
@@ -155,13 +155,13 @@ class Layout:
             # the rows of other pieces between those of this one are skipped, not copied
             length = (self.n_classes - 1) * strides[1] + width
             flat = as_strided(block, (length,), (block.itemsize,), writeable=block.flags.writeable)
-            return ClassMajor(_view(flat, read_only=read_only), 1, self.n_classes, width, length, strides[1], 1)
-        flat = _view(np.ascontiguousarray(block).reshape(-1), read_only=read_only)
+            return ClassMajor(_sealed(flat, read_only=read_only), 1, self.n_classes, width, length, strides[1], 1)
+        flat = _sealed(np.ascontiguousarray(block).reshape(-1), read_only=read_only)
         return ClassMajor(flat, groups, self.n_classes, width, self.n_classes * width, width, 1)
 
 
-def _view(array: Array, *, read_only: bool) -> Array:
-    """Return an array that nobody else has, which can be written to or not."""
+def _sealed(array: Array, *, read_only: bool) -> Array:
+    """Return a view that was just made, which nobody else has; `read_only` ones are made so themselves."""
     if read_only:
         array.flags.writeable = False
     return array

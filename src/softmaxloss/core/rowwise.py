@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -135,12 +136,13 @@ class _Batch(NamedTuple):
 def _run(layout: Layout, taken: Counter, batch: _Batch) -> None:
     """Let a kernel take rows until none are left."""
     z, rows, d_loss, loss, out, past_caches = batch
+    fields, step = rows.fields(), layout.step
     if layout.class_major:
-        fields, room, z, out = rows.fields(), _lines(z), tuple(z), tuple(out)
-        class_major.losses_and_gradients(z, fields, d_loss, taken, layout.step, room, loss, out, past_caches)
+        lines_and_spare, z, out = _lines(z), tuple(z), tuple(out)
+        class_major.losses_and_gradients(z, fields, d_loss, taken, step, lines_and_spare, loss, out, past_caches)
     else:
-        fields, room = rows.fields(), _room_for_rows(z, out, layout)
-        row_kernels.losses_and_gradients(z, fields, d_loss, taken, layout.step, room, loss, out, past_caches)
+        room = _room_for_rows(z, out, layout)
+        row_kernels.losses_and_gradients(z, fields, d_loss, taken, step, room, loss, out, past_caches)
 
 
 def _shares_rows(layout: Layout) -> bool:
@@ -274,9 +276,10 @@ def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
     return np.empty((0, logits.shape[1]), logits.dtype)
 
 
-def _lines(logits: ClassMajor) -> Array:
-    """Return room for the classes of rows that are computed side by side, twice."""
-    return np.empty((2, logits.n_classes, lines.rows_of_a_tile(logits.n_classes)), _computed_dtype(logits.flat))
+def _lines(logits: ClassMajor) -> tuple[Array, Array]:
+    """Return room for the classes of rows that are computed side by side, and as much to turn rows by way of."""
+    shape, dtype = (logits.n_classes, lines.rows_of_a_tile(logits.n_classes)), _computed_dtype(logits.flat)
+    return np.empty(shape, dtype), np.empty(0 if logits.row_stride == 1 else prod(shape), dtype)
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:

@@ -15,7 +15,7 @@ from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 # folded into fewer, which last over all blocks, and those are added up with two_sum. So the order of all additions is
 # fixed here, not by the compiler or the width of its vectors.
 LANES = 512
-FOLDED = 64  # 4 * 4 * 4
+FOLDED = 64  # 4 * 4 * 4: they are added up by quarters
 
 # An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
 _UNSIGNED = np.uint64
@@ -216,9 +216,9 @@ def _sum_of(total: Any, lost: Any, like: Any) -> Callable[..., Any]:
 
 
 def _sum_exactly(total: Any, lost: Any, like: Any) -> Any:
-    _add_quarters_exactly(total, lost, 16)
-    _add_quarters_exactly(total, lost, 4)
-    _add_quarters_exactly(total, lost, 1)
+    _add_quarters_exactly(total, lost, FOLDED // 4)
+    _add_quarters_exactly(total, lost, FOLDED // 16)
+    _add_quarters_exactly(total, lost, FOLDED // 64)
     return Carried(total[0], lost[0])
 
 
@@ -233,9 +233,9 @@ def _add_quarters_exactly(total: Any, lost: Any, n: int) -> None:
 
 
 def _sum_plainly(total: Any, lost: Any, like: Any) -> Any:
-    _add_quarters(total, 16)
-    _add_quarters(total, 4)
-    _add_quarters(total, 1)
+    _add_quarters(total, FOLDED // 4)
+    _add_quarters(total, FOLDED // 16)
+    _add_quarters(total, FOLDED // 64)
     return total[0]
 
 

@@ -11,6 +11,7 @@ from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
 CACHE_LINE = 64  # bytes
+SQUARE_BYTES = 32  # of a row of a square that is transposed at once
 
 _INTEGER = {types.float32: types.int32, types.float64: types.int64}
 _FLOAT = {integer: number for number, integer in _INTEGER.items()}
@@ -132,8 +133,8 @@ def transpose(
 
 
 def side_of(dtype: Any) -> int:
-    """Return the size of a square that `transpose` takes: numbers in 32 bytes."""
-    return 256 // int(dtype.bitwidth)
+    """Return the size of a square that `transpose` takes."""
+    return SQUARE_BYTES * 8 // int(dtype.bitwidth)
 
 
 @intrinsic

@@ -36,7 +36,7 @@ _MOST = 2.0**100
 BLOCK = 2048
 # Classes of a step, the part of a block that is computed at once, or between looks at what was found.
 STEP = 256
-# Numbers of a vector; more would do. Its quarters are computed side by side, so that loops are over whole vectors.
+# Numbers of a vector, on most processors. A step's quarters are computed side by side, each of whole vectors.
 _VECTOR = 8
 _FOUR_VECTORS = 4 * _VECTOR
 block_for, step_for = local_array(BLOCK), local_array(STEP)

@@ -186,7 +186,7 @@ def summarize_tile(
 def summarize(logits: Any, rows: Any, taken: Any, step: int, room: Any, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
-    lines, spare = room[0], room[1].reshape(room[1].size)
+    lines, spare = room
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:
@@ -208,7 +208,7 @@ def losses_and_gradients(
     `out` may be `logits` itself, or hold nothing where no gradients are wanted.
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
-    lines, spare = room[0], room[1].reshape(room[1].size)
+    lines, spare = room
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:

@@ -65,6 +65,7 @@ _LN2_HIGH = math.floor(math.log(2) * 2.0**40) / 2.0**40  # its product with ever
 # 1 / k! for k from 16 to 3.
 _TAYLOR = tuple(1 / math.factorial(k) for k in range(16, 2, -1))
 _BIASED = 1.5 * 2.0**52 + 1023
+_LOWEST_SHIFT = 1022.0
 
 # The high part of T ln 2 has so few bits that its product with every exponent n, of up to 10 or 12 bits, is exact.
 _HIGH_BITS = {np.float32: 13, np.float64: 32}
@@ -261,9 +262,11 @@ def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..
 
 @inline
 def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, Carried]:
-    """Return n and u such that peak - base = n T ln 2 + u."""
+    """Return n and u such that peak - base = n T ln 2 + u; of peaks far below all powers of two, for one nearer."""
     scale = temperature.double
     x = np.float64(peak) - np.float64(reference.base)
+    lowest = (reference.exponent - 2.0 * _LOWEST_SHIFT) * scale.high
+    x = lowest if x < lowest else x  # n * high is exact
     n = np.rint(x * scale.log2_e)
     u, lost = two_sum(x - n * scale.high, -(n * scale.low))
     return n, Carried(u, lost)
@@ -273,7 +276,7 @@ def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> 
 def _shifted(n: float, reference: Reference) -> Any:
     """Return 2**(n - m), or 0 where that is no normal number."""
     shift = n - reference.exponent
-    return power_of_two(shift + _BIASED) if shift >= -1022 else 0.0
+    return power_of_two(shift + _BIASED) if shift >= -_LOWEST_SHIFT else 0.0
 
 
 def log_one_plus(x: float, like: Any) -> Any:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba.extending import overload
 
-from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, prefetch, transpose
+from softmaxloss.core.kernels.bits import CACHE_LINE, SQUARE_BYTES, decoded, prefetch, transpose
 from softmaxloss.core.kernels.blocks import store
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 from softmaxloss.core.kernels.tiles import MOST_ROWS
@@ -18,7 +18,7 @@ FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 
 
-@cache
+@lru_cache(maxsize=256)
 def rows_of_a_tile(n_classes: int) -> int:
     """Return how many rows to compute side by side."""
     return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
@@ -94,13 +94,34 @@ def write_tile(lines: Any, spare: Any, out: Any, group: int, start: int, size: i
             at = place_of(out, group, j, start)
             store(lines[j][:size], out.flat[at : at + size], past_caches)
     else:
-        place, count = place_of(out, group, 0, start), size * out.row_stride
-        columns, to = lines.reshape(lines.size), out.flat[place : place + count]
-        if past_caches or to.itemsize != lines.itemsize:
-            turn(columns, lines.shape[1], out.n_classes, spare, out.row_stride, size, False)
-            store(spare[:count], to, past_caches)
+        place = place_of(out, group, 0, start)
+        write_rows(lines, spare, out.flat[place : place + size * out.row_stride], size, past_caches)
+
+
+def write_rows(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
+    """Copy lines to rows, by way of the spare room in another format or past the caches."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(write_rows, strict=False, jit_options=STEP_OPTIONS)
+def _write_rows(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> Callable[..., Any]:
+    def alike(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
+        if past_caches:
+            write_by_way_of(spare, lines, out, size, past_caches)
         else:
-            turn_to(columns, lines.shape[1], out.n_classes, to, out.row_stride, size)
+            turn(lines.reshape(lines.size), lines.shape[1], lines.shape[0], out, lines.shape[0], size, False)
+
+    def rounded(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
+        write_by_way_of(spare, lines, out, size, past_caches)
+
+    return alike if lines.dtype == out.dtype else rounded
+
+
+@inline
+def write_by_way_of(spare: Any, lines: Any, out: Any, size: int, past_caches: bool) -> None:
+    """Do so in two steps."""
+    turn(lines.reshape(lines.size), lines.shape[1], lines.shape[0], spare, lines.shape[0], size, False)
+    store(spare[: out.size], out, past_caches)
 
 
 @inline
@@ -116,7 +137,7 @@ def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_col
 
     Whichever goes along the lines needs only a few numbers of each row to stay in a first-level cache.
     """
-    side = CACHE_LINE // 2 // out.itemsize
+    side = SQUARE_BYTES // out.itemsize
     if n_rows < side or n_columns < side:
         turn_one_by_one(source, stride, n_rows, out, out_stride, n_columns)
         return
@@ -127,22 +148,6 @@ def turn(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_col
             b = min(second, inner - side)
             i, j = (b, a) if columns_first else (a, b)
             transpose(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
-
-
-def turn_to(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-    """Do so along the rows of the source; nothing where numbers are stored in another format."""
-    raise NotImplementedError  # compiled code has the versions below
-
-
-@overload(turn_to, strict=False, jit_options=STEP_OPTIONS)
-def _turn_to(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> Callable[..., Any]:
-    def alike(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        turn(source, stride, n_rows, out, out_stride, n_columns, False)
-
-    def never(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-        pass
-
-    return alike if source.dtype == out.dtype else never
 
 
 @inline

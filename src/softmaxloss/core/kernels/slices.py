@@ -1,7 +1,7 @@
 """One long row, slices of whose classes threads take one at a time: first their sums, then their gradients.
 
 Between the two every thread puts the sums together by itself, always in the same order: it takes less time than to wait
-for another thread. Long rows that are not shared are made up of the same slices (row_kernels.py), with the same bits.
+for another thread. Long rows that are not shared are made up of the same slices (sweeps.py), with the same bits.
 """
 
 import math
@@ -87,7 +87,7 @@ def read_sums(values: Any, block: Any) -> Sums:
 def sweep_slices(logits: Any, rows: Any, taken: Any, swept: Any, work: Any, slices: Any, of_peak: bool) -> None:
     """Fill in what is found of slices of the only row, and its exponentials, where `work` has room for them.
 
-    `swept` counts the slices that are done.
+    `swept` counts the slices that are done. The row's weight is not 0.
     """
     number, rows = number_in(logits), rows_of(rows)
     block, spare, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
