@@ -25,6 +25,25 @@ def test_importing_the_package_loads_numpy_alone():
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
 
 
+def test_code_kept_on_disk_is_loaded_without_what_numba_compiles_with():
+    program = """
+import sys
+import numpy
+import softmaxloss
+for n_classes in 10, 1000:
+    z = numpy.ones((2, n_classes), numpy.float32)
+    softmaxloss.cross_entropy_and_grad(z, [1, 2])
+    softmaxloss.softmax(z)
+print(*sys.modules)
+"""
+    for _ in range(2):  # the first of them may compile
+        loaded = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+        ).stdout.split()
+    assert "numba" in loaded
+    assert not {"numba.np.arraymath", "scipy.linalg"} & set(loaded)
+
+
 def test_every_public_name_is_there_and_listed():
     assert sorted(softmaxloss.__all__) == sorted(softmaxloss._HOME)
     for name in softmaxloss.__all__:

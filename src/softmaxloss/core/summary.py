@@ -25,13 +25,12 @@ from softmaxloss.core.kernels.arithmetic import (
     carried,
     clear,
     fold,
+    folded_lanes,
     gap_times,
-    lanes_for,
     of_row,
     over,
     plus,
     rounded,
-    sum_of,
     times,
     two_sum,
 )
@@ -163,11 +162,15 @@ def row_losses(rows: Any, summary: RowSummary, begin: int, end: int, loss: Any) 
 @kernel
 def total_loss(losses: Any) -> Any:
     """Return the sum of losses of rows, rounded about once."""
-    lanes = lanes_for(0.0)
-    clear(lanes.total)
-    clear(lanes.lost)
-    fold(losses, lanes.total, lanes.lost)
-    return rounded(sum_of(lanes.total, lanes.lost, 0.0))
+    totals, losts = folded_lanes(0.0), folded_lanes(0.0)
+    clear(totals)
+    clear(losts)
+    fold(losses, totals, losts)
+    total = lost = 0.0
+    for lane in range(totals.size):
+        total, error = two_sum(total, totals[lane])
+        lost += error + losts[lane]
+    return total + lost if math.isfinite(lost) else total
 
 
 @kernel

@@ -161,13 +161,13 @@ class Lanes(NamedTuple):
     lost: Any
 
 
-_lanes, _folded = local_array(LANES), local_array(FOLDED)
+_lanes, folded_lanes = local_array(LANES), local_array(FOLDED)
 
 
 @inline
 def lanes_for(number: Any) -> Lanes:
     """Return lanes for sums of numbers like this one."""
-    return Lanes(_lanes(number), _lanes(0.0), _lanes(0.0), _folded(0.0), _folded(0.0))
+    return Lanes(_lanes(number), _lanes(0.0), _lanes(0.0), folded_lanes(0.0), folded_lanes(0.0))
 
 
 @inline
@@ -248,7 +248,7 @@ def _add_quarters(total: Any, n: int) -> None:
 @inline
 def lane_sum(run: Any) -> float:
     """Return the sum of lanes of one block."""
-    folded, lost = _folded(0.0), _folded(0.0)
+    folded, lost = folded_lanes(0.0), folded_lanes(0.0)
     clear(folded)
     clear(lost)
     fold(run, folded, lost)

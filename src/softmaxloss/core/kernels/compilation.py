@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
@@ -21,10 +22,42 @@ Compiled = Callable[..., Any]
 # on a counter that all threads share: 190 of 335 ns for a row of ten classes, on one thread.
 # And where fastmath is not refused, a step gets that of the kernel whose compilation first called for it.
 # Division by 0 gives inf or NaN, as in NumPy; a test for it would keep loops with divisions from becoming vector code.
-_OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False, "error_model": "numpy"}
+_OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
+class _TakenIn(JITCodeLibrary):  # type: ignore[misc]
+    """The code of a step, for kernels to take in: made into machine code, it would take a tenth of the time of all."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return that there is no machine code."""
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        """Return what Numba gives the environment of the machine code to."""
+        return self
+
+    def set_env(self, name: str, environment: object) -> None:
+        """Leave it: there is no machine code."""
+
+
+class _Step(Compiler):  # type: ignore[misc]
+    """Numba's compiler of steps."""
+
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        """Compile a function."""
+        self.state.library = _TakenIn(self.state.targetctx.codegen(), function.__qualname__)
+        return super().compile_extra(function)
+
+
 # Steps must be taken in. Left as functions of their own they are compiled once alone and once in each kernel, and
 # which of these copies runs, each with its own last bits, would depend on what is loaded from the disk.
-STEP_OPTIONS = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+STEP_OPTIONS = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "pipeline_class": _Step}
 
 if hasattr(os, "register_at_fork"):
     # A child forked while another thread compiles would wait for that thread's lock for ever.
@@ -35,8 +68,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _SeparateArrays(Compiler):  # type: ignore[misc]
-    """Numba's compiler, told that no array which a step writes to overlaps another of its arguments.
+class _SeparateArrays(_Step):
+    """The same, told that no array which a step writes to overlaps another of its arguments.
 
     Without that each loop is compiled twice, with vectors for arrays that a test at run time finds to be apart, and not
     at all with vectors where this would take more than a few such tests.
@@ -49,12 +82,12 @@ class _SeparateArrays(Compiler):  # type: ignore[misc]
 
 def inline(function: Callable[..., Any]) -> Compiled:
     """Compile a step of a kernel; the kernels that call it take it in. What it writes to overlaps nothing else."""
-    return numba.njit(**STEP_OPTIONS, pipeline_class=_SeparateArrays)(function)
+    return numba.njit(**STEP_OPTIONS | {"pipeline_class": _SeparateArrays})(function)
 
 
 def fused(function: Callable[..., Any]) -> Compiled:
     """Compile such a step in which a * b + c is rounded once where the processor can."""
-    return numba.njit(**STEP_OPTIONS | {"fastmath": {"contract"}}, pipeline_class=_SeparateArrays)(function)
+    return numba.njit(**STEP_OPTIONS | {"fastmath": {"contract"}, "pipeline_class": _SeparateArrays})(function)
 
 
 def kernel(function: Callable[..., Any]) -> Compiled:
@@ -73,6 +106,11 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Load machine code; Numba would get ready to compile first, which takes a third of a second."""
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, context)
 
     @contextlib.contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
