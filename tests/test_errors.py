@@ -403,6 +403,18 @@ def test_the_position_of_a_wrong_label_counts_along_all_axes():
             sl.cross_entropy(logits, labels, axis=axis)
 
 
+def test_calls_that_look_like_an_earlier_one_are_checked_for_what_differs():
+    z = np.array([[0.3, 2.9, 4.0], [1.0, 1.0, 1.0]])
+    y = np.array([2, 0])
+    sl.cross_entropy(z, y, axis=1, label_smoothing=1.0)
+    for option in {"axis": True}, {"label_smoothing": True}, {"label_smoothing": np.array(2.0)}, {"z_loss": "1"}:
+        with pytest.raises((TypeError, ValueError), match=next(iter(option))):
+            sl.cross_entropy(z, y, **{"axis": 1, "label_smoothing": 1.0} | option)
+    y[1] = 3
+    with pytest.raises(ValueError, match="label 3"):
+        sl.cross_entropy(z, y, axis=1, label_smoothing=1.0)
+
+
 def test_options_are_keyword_only():
     with pytest.raises(TypeError):
         sl.cross_entropy(LOGITS, LABELS, np.ones(3))

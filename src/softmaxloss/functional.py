@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.layout import Layout, layout_of
-from softmaxloss.core.rows import RowOptions, describe, logits_alone, per_row
+from softmaxloss.core.request import request
+from softmaxloss.core.rows import RowOptions, logits_alone, per_row
 from softmaxloss.core.signatures import with_row_options
 
 Array = NDArray[Any]
@@ -198,8 +199,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     >>> softmaxloss.cross_entropy([[0.0, -40.0]], [0])
     4.248354255291589e-18
     """
-    z, layout = _logits_and_layout(logits, axis)
-    rows, reduction = describe(targets, layout, **options)
+    z, layout, rows, reduction = request(logits, targets, axis, options)
     return reduction.result(rowwise.losses(z, rows, layout), z.dtype)  # type: ignore[no-any-return]
 
 
@@ -251,8 +251,7 @@ def cross_entropy_and_grad(
     >>> d_logits.round(3)
     array([[ 0.018,  0.245, -0.263]])
     """
-    z, layout = _logits_and_layout(logits, axis)
-    rows, reduction = describe(targets, layout, **options)
+    z, layout, rows, reduction = request(logits, targets, axis, options)
     d_loss = reduction.upstream(upstream)
     target = _Output(out, z, rows.dense)
     losses = rowwise.losses_and_gradients(z, rows, d_loss, target.place, layout)
@@ -269,10 +268,12 @@ class _Output:
 
     def __init__(self, out: Array | None, logits: Array, dense_targets: Array | None = None) -> None:
         dtype = result_dtype(logits.dtype)
-        self.array = self.place = np.empty(logits.shape, dtype) if out is None else checks.out(out, logits)
-        overlaps_targets = dense_targets is not None and np.may_share_memory(self.array, dense_targets)
-        overlaps_logits = np.may_share_memory(self.array, logits) and not _same_place(self.array, logits)
-        if overlaps_targets or overlaps_logits:
+        if out is None:
+            self.array = self.place = np.empty(logits.shape, dtype)
+            return
+        self.array = self.place = checks.out(out, logits)
+        overlaps_targets = dense_targets is not None and np.may_share_memory(out, dense_targets)
+        if overlaps_targets or (np.may_share_memory(out, logits) and not _same_place(out, logits)):
             self.place = np.empty(logits.shape, dtype)
 
     def finished(self) -> Array:
@@ -283,4 +284,4 @@ class _Output:
 
 
 def _same_place(a: Array, b: Array) -> bool:
-    return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype
+    return a is b or (a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype)

@@ -18,7 +18,7 @@ import numpy as np
 from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.layout import Piece, layout_of
 from softmaxloss.core.parallel import for_each
-from softmaxloss.core.rows import RowOptions, describe
+from softmaxloss.core.request import request
 from softmaxloss.core.signatures import with_row_options
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxloss.core.layout import Layout
-    from softmaxloss.core.rows import Reduction, Rows
+    from softmaxloss.core.rows import Reduction, RowOptions, Rows
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -213,9 +213,7 @@ class _Problem:
     @classmethod
     def of(cls, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Self:
         """Return the problem of arguments that are yet to be checked."""
-        z = checks.logits(logits)
-        layout = layout_of(z.shape, checks.axis(axis, z))
-        rows, reduction = describe(targets, layout, **options)
+        z, layout, rows, reduction = request(logits, targets, axis, options)
         problem = cls(z, layout, rows)
         problem.reduction = reduction
         return problem

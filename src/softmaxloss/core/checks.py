@@ -213,27 +213,27 @@ def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: s
     return array
 
 
-def targets(value: ArrayLike, row_shape: tuple[int, ...], axis: int) -> Array:
+def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> Array:
     """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
     array = _array("targets", value)
-    batch_shape = row_shape[:axis] + row_shape[axis + 1 :]
-    if array.size == 0 and array.shape == batch_shape:
-        return array.astype(np.int64)
+    shape = array.shape
     if array.dtype.kind in "iu":
-        if array.shape == batch_shape:
+        if shape == batch_shape:
             return array
-        if array.shape == row_shape:
+        if shape == row_shape:
             message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
             raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
-        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {array.shape}")
+        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}")
+    if array.size == 0 and shape == batch_shape:
+        return array.astype(np.int64)
     if array.dtype.kind != "b" and not _is_real(array.dtype):
         expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
         raise TypeError(f"targets must be {expected}, got dtype {array.dtype}")
-    if array.shape == row_shape:
+    if shape == row_shape:
         return array
-    if array.shape == batch_shape:
+    if shape == batch_shape:
         raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
-    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {array.shape}")
+    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}")
 
 
 def labels(
@@ -350,13 +350,13 @@ def out(value: object, like: Array) -> Array:
     dtype = result_dtype(like.dtype)
     if value.shape != like.shape:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
-    if value.dtype.newbyteorder("=") != dtype:
+    if value.dtype != dtype and value.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"out must have dtype {dtype}, got {value.dtype}")
     if not value.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
     if _may_overlap_itself(value):
         raise ValueError(f"out must have a place of its own for each element, got strides {value.strides}")
-    return cast("Array", value)
+    return value
 
 
 def _may_overlap_itself(array: Array) -> bool:

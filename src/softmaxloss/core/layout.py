@@ -137,7 +137,7 @@ class Layout:
         flags = part.flags
         if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:
             if self.class_major:
-                return ClassMajor(_sealed(part.reshape(-1), read_only=read_only), *self._strides)
+                return ClassMajor(_sealed(part.ravel(), read_only=read_only), *self._strides)
             return _sealed(part.reshape(self.n_rows, self.n_classes), read_only=read_only)
         if self.classes_last:
             matrix = part.reshape(-1, self.n_classes)
@@ -163,7 +163,7 @@ class Layout:
 def _sealed(array: Array, *, read_only: bool) -> Array:
     """Return a view that was just made, which nobody else has; `read_only` ones are made so themselves."""
     if read_only:
-        array.flags.writeable = False
+        array.setflags(write=False)
     return array
 
 

@@ -12,8 +12,6 @@ how logits are to be seen: which classes exist, their temperature and soft cap, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 import numpy as np
@@ -145,6 +143,7 @@ def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dty
 ALL_CLASSES = np.ones(0, bool)
 ALL_ONE = np.ones(0)
 ONE = np.ones(1)
+_INTEGER = np.dtype(np.int64)
 NO_LABELS = np.zeros(0, np.int64)  # these arrays are shared: nobody writes to them
 
 
@@ -170,18 +169,19 @@ def describe(
     normalizer: float | None = None,
 ) -> tuple[Rows, Reduction]:
     """Return what targets and options ask for; ValueError or TypeError where they make no sense."""
-    scalars = _scalars(
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        reduction=reduction,
-        normalizer=normalizer,
+    checks.reduction(reduction)
+    scalars = _Scalars(
+        checks.fraction("label_smoothing", label_smoothing),
+        checks.non_negative("z_loss", z_loss),
+        0.0 if softcap is None else checks.positive("softcap", softcap),
+        temperature_of(checks.temperature(temperature)),
+        reduction,
+        checks.normalizer(normalizer, reduction),
     )
     r = checks.class_weight(class_weight, layout.n_classes)
     exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
     weight = checks.sample_weight(sample_weight, layout.batch_shape)
-    target = checks.targets(targets, layout.shape, layout.axis)
+    target = checks.targets(targets, layout.shape, layout.batch_shape)
     if exists.size and (r is not None or scalars.eps > 0):
         r = np.where(exists, 1.0 if r is None else r, 0.0)
 
@@ -198,17 +198,11 @@ def describe(
         label, share = _read_dense(dense, weight, r, exists, layout)
         if not np.any((label < 0) & (weight != 0)):
             dense = None
-    if r is None and exists is ALL_CLASSES and isinstance(weight, float) and isinstance(share, float):
-        rows, reduction_of_rows = _plain_rows(scalars, layout)
-    else:
-        rows, reduction_of_rows = _combined(scalars, layout, weight, share, class_weight=r, exists=exists)
+    rows, reduction_of_rows = _combined(scalars, layout, weight, share, class_weight=r, exists=exists)
     return Rows(label, dense, *rows[2:]), reduction_of_rows
 
 
-_CONSTANT = {float, int, str, NoneType}
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Scalars:
     """The checked options that are single numbers or words."""
 
@@ -218,33 +212,6 @@ class _Scalars:
     temperature: Temperature
     reduction: str
     normalizer: float | None
-
-
-def _scalars(**options: Any) -> _Scalars:
-    """Return these options, checked; what may change later, such as an array of no dimension, is not remembered."""
-    constant = _CONSTANT.issuperset(map(type, options.values()))
-    return (_checked_scalars if constant else _checked_scalars.__wrapped__)(**options)
-
-
-@lru_cache(maxsize=64, typed=True)
-def _checked_scalars(
-    *,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float | None,
-    temperature: float,
-    reduction: str,
-    normalizer: float | None,
-) -> _Scalars:
-    checks.reduction(reduction)
-    return _Scalars(
-        checks.fraction("label_smoothing", label_smoothing),
-        checks.non_negative("z_loss", z_loss),
-        0.0 if softcap is None else checks.positive("softcap", softcap),
-        temperature_of(checks.temperature(temperature)),
-        reduction,
-        checks.normalizer(normalizer, reduction),
-    )
 
 
 def _combined(
@@ -277,12 +244,6 @@ def _combined(
     return rows, Reduction(scalars.reduction, layout.batch_shape, divisor)
 
 
-@lru_cache(maxsize=256)
-def _plain_rows(scalars: _Scalars, layout: Layout) -> tuple[Rows, Reduction]:
-    """Return rows of weight 1 without class weights or a mask; they only depend on what can be remembered."""
-    return _combined(scalars, layout, 1.0, 1.0)
-
-
 def _one_each(value: float | Float64s, n_rows: int) -> Float64s:
     """Return one number per row, given that or the one number of all rows."""
     return np.full(n_rows, value) if isinstance(value, float) else value
@@ -296,6 +257,12 @@ def _total(weight: float | Float64s, share: float | Float64s, n_rows: int) -> fl
         return float(np.sum(weight * share))  # not a BLAS dot, whose last bit depends on its threads
 
 
+def plain_labels(target: NDArray[Any], n_classes: int) -> NDArray[np.int64] | None:
+    """Return labels, a copy, as what kernels rely on must not change under them; None if not all are classes."""
+    labels = target.astype(_INTEGER).ravel()
+    return labels if target_kernels.all_within(labels, n_classes) else None
+
+
 def _labels(
     target: NDArray[Any],
     weight: float | Float64s,
@@ -304,11 +271,11 @@ def _labels(
     n_classes: int,
 ) -> tuple[NDArray[np.int64], float | Float64s]:
     """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
-    labels = target.reshape(-1)
-    if ignore_index is None and isinstance(weight, float) and not exists.size:
-        plain = np.array(labels, np.int64)  # a copy: what kernels rely on must not change under them
-        if target_kernels.all_within(plain, n_classes):
+    if ignore_index is None and not exists.size and isinstance(weight, float):
+        plain = plain_labels(target, n_classes)
+        if plain is not None:
             return plain, weight
+    labels = target.reshape(-1)
     if ignore_index is not None:
         weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
     weight = _one_each(weight, labels.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -147,8 +146,10 @@ def _run(layout: Layout, taken: Counter, batch: _Batch) -> None:
 
 def _shares_rows(layout: Layout) -> bool:
     """Return whether threads share each row."""
-    threads, few = get_num_threads(), not layout.class_major and layout.n_classes >= SHARED_CLASSES
-    return few and threads > 1 and layout.n_rows < MANY_ROWS * threads
+    if layout.class_major or layout.n_classes < SHARED_CLASSES:
+        return False
+    threads = get_num_threads()
+    return threads > 1 and layout.n_rows < MANY_ROWS * threads
 
 
 def _share_row(layout: Layout, batch: _Batch) -> None:
@@ -272,14 +273,15 @@ def _summarize(taken: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]
 def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
     """Return room for no gradients."""
     if isinstance(logits, ClassMajor):
-        return logits._replace(flat=np.empty(0, logits.flat.dtype))
+        return ClassMajor(np.empty(0, logits.flat.dtype), *logits[1:])
     return np.empty((0, logits.shape[1]), logits.dtype)
 
 
 def _lines(logits: ClassMajor) -> tuple[Array, Array]:
     """Return room for the classes of rows that are computed side by side, and as much to turn rows by way of."""
-    shape, dtype = (logits.n_classes, lines.rows_of_a_tile(logits.n_classes)), _computed_dtype(logits.flat)
-    return np.empty(shape, dtype), np.empty(0 if logits.row_stride == 1 else prod(shape), dtype)
+    n_classes, dtype = logits.n_classes, _computed_dtype(logits.flat)
+    n_rows = lines.rows_of_a_tile(n_classes)
+    return np.empty((n_classes, n_rows), dtype), np.empty(0 if logits.row_stride == 1 else n_classes * n_rows, dtype)
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
@@ -302,8 +304,9 @@ def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[
     """Return a piece of logits and the descriptor of its rows as kernels read them; the whole of them lies so."""
     if piece is layout.whole:
         z = layout.arranged(elementwise.as_bits(logits), read_only=True)
-        whole: Any = None if rows.dense is None else layout.arranged(rows.dense, read_only=True)
-        return z, rows.part(piece.rows, whole)
+        if rows.dense is None:
+            return z, rows
+        return z, rows._replace(dense=layout.arranged(rows.dense, read_only=True))  # type: ignore[arg-type]
     z = layout.arranged(elementwise.load(layout.part(logits, piece), rows.softcap), read_only=True)
     dense = None
     if rows.dense is not None:
