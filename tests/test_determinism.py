@@ -128,7 +128,7 @@ def test_threads_that_share_long_rows_find_the_same_bits(dtype, softcap, monkeyp
     problem.labels[:] = n_classes - 1, 3, winner, slices.SLICE, winner
     sl.set_num_threads(1)
     right = everything(problem)
-    monkeypatch.setattr(rowwise, "SHARED_CLASSES", n_classes)
+    monkeypatch.setattr(rowwise, "SHARED_BYTES", 4 * n_classes)
     for n in (2, 8):
         sl.set_num_threads(n)
         assert_everything_same(everything(problem), right)
@@ -136,7 +136,7 @@ def test_threads_that_share_long_rows_find_the_same_bits(dtype, softcap, monkeyp
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_shared_row_can_be_replaced_by_its_gradient(dtype):
-    n_classes = rowwise.SHARED_CLASSES + 1
+    n_classes = rowwise.SHARED_BYTES // 4 + 1
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, n_classes)).astype(dtype)
     logits[1, -1], logits[2, 1000], logits[3, -1000] = 200, np.inf, np.nan

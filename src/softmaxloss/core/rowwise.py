@@ -26,9 +26,9 @@ Float64s = NDArray[np.float64]
 # there are so many times more rows than threads that these rows hardly count.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
-# Rows from so many classes on are shared by threads, one after the other, where there are fewer rows than that: the
-# threads meet twice for each, which takes as long as the gradients of some 100,000 classes.
-SHARED_CLASSES = 1 << 18
+# Rows from so many bytes on, as they are computed, are shared by threads, one after the other, where there are fewer
+# rows than that: the threads meet twice for each, and shorter rows take longer by two threads than by one.
+SHARED_BYTES = 1 << 21
 # Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
 # precision, and what is copied to its place afterwards, is not.
 PAST_CACHES = 1 << 24
@@ -87,7 +87,7 @@ def _losses_and_gradients(
     logits: Array, rows: Rows, d_loss: Float64s, out: Array | None, layout: Layout, *, softcap: float
 ) -> Float64s:
     """Do so, with gradients by the logits under a soft cap, or by the capped logits for a `softcap` of 0."""
-    loss, shared = np.empty(layout.n_rows), _shares_rows(layout)
+    loss, shared = np.empty(layout.n_rows), _shares_rows(layout, logits.dtype)
     past_caches = out is not None and out.nbytes >= PAST_CACHES
     if not shared and _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out)):
         z, described = _readable(logits, rows, layout, layout.whole)
@@ -144,9 +144,9 @@ def _run(layout: Layout, taken: Counter, batch: _Batch) -> None:
         row_kernels.losses_and_gradients(z, fields, d_loss, taken, step, room, loss, out, past_caches)
 
 
-def _shares_rows(layout: Layout) -> bool:
+def _shares_rows(layout: Layout, dtype: np.dtype[Any]) -> bool:
     """Return whether threads share each row."""
-    if layout.class_major or layout.n_classes < SHARED_CLASSES:
+    if layout.class_major or layout.n_classes * elementwise.kernel_dtype(dtype).itemsize < SHARED_BYTES:
         return False
     threads = get_num_threads()
     return threads > 1 and layout.n_rows < MANY_ROWS * threads

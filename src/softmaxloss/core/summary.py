@@ -29,6 +29,7 @@ from softmaxloss.core.kernels.arithmetic import (
     gap_times,
     of_row,
     over,
+    per,
     plus,
     rounded,
     times,
@@ -115,7 +116,7 @@ def row_loss(rows: Any, mass: float, weight: float, peak: Any, rest: Any, dot: f
 @inline
 def log_sum_exp(rows: Any, peak: Any, log_total: Any) -> Any:
     """Return peak / T + log(1 + rest)."""
-    return plus(over(carried(np.float64(peak), 0.0, peak), rows.temperature.value), log_total)
+    return plus(per(carried(np.float64(peak), 0.0, peak), rows.temperature), log_total)
 
 
 class Factors(NamedTuple):
@@ -132,7 +133,7 @@ def gradient_factors(rows: Any, mass: float, weight: float, d_loss: float, peak:
 
     d = d_loss * weight / T and f = d * slope / (1 + rest).
     """
-    d = over(times(carried(weight, 0.0, peak), d_loss), rows.temperature.value)
+    d = per(times(carried(weight, 0.0, peak), d_loss), rows.temperature)
     extra = carried(0.0, 0.0, peak)
     if rows.z_loss > 0.0:
         extra = times(log_sum_exp(rows, peak, log_one_plus(rounded(rest), peak)), 2.0 * rows.z_loss)

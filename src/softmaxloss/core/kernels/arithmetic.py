@@ -128,6 +128,18 @@ def _over(a: Any, b: Any) -> Callable[..., Any]:
     return exactly if _carries(a) or _carries(b) else lambda a, b: a / b
 
 
+def per(a: Any, temperature: Any) -> Any:
+    """Return a / T."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(per, strict=False, jit_options=STEP_OPTIONS)
+def _per(a: Any, temperature: Any) -> Callable[..., Any]:
+    if _carries(a):
+        return lambda a, temperature: over(a, temperature.value)
+    return lambda a, temperature: a * temperature.double.reciprocal
+
+
 def rounded(a: Any) -> float:
     """Return a number rounded; where what was lost is not to be had, as beside infinity, its value."""
     raise NotImplementedError  # compiled code has the versions below
@@ -273,7 +285,7 @@ def finished_dot(half_dot: Any, spike: float, z: float, peak: Any, temperature: 
     half_peak = 0.5 * np.float64(peak)
     at_label = times(plus(carried(0.5 * z, 0.0, peak), -half_peak), spike)
     total = plus(half_dot, at_label) if spike > 0.0 else half_dot
-    return rounded(over(total, 0.5 * temperature.value))
+    return 2.0 * rounded(per(total, temperature))
 
 
 @inline

@@ -15,6 +15,7 @@ from softmaxloss.core.kernels.arithmetic import (
     lost_of,
     over,
     rounded,
+    times,
     value_of,
 )
 from softmaxloss.core.kernels.bits import local_array
@@ -40,8 +41,8 @@ class Tile(NamedTuple):
     exponent: Any
     powers: Any  # room for four numbers per row, and for one, in the precision of the logits
     run: Any
-    above: Any  # exp((peak - R) / T), carried
-    lost_above: Any
+    below: Any  # exp((R - peak) / T), carried
+    lost_below: Any
     rest: Any  # first the sum of LIFT * exp((z - R) / T) but for the winner's, then rest, carried
     lost_rest: Any
     dot: Any  # first half of T times the sum of q (z - peak) / T but for the label's, carried, then dot
@@ -84,8 +85,8 @@ def tile_for(number: Any) -> Tile:
         exponent=_numbers(double),
         powers=_four_numbers(number),
         run=_numbers(number),
-        above=_numbers(double),
-        lost_above=_numbers(double),
+        below=_numbers(double),
+        lost_below=_numbers(double),
         rest=_numbers(double),
         lost_rest=_numbers(double),
         dot=_numbers(double),
@@ -158,11 +159,11 @@ def finish_summaries(rows: Any, tile: Tile, size: int) -> None:
     for c in range(size):
         reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], tile.exponent[c])
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
-        above = above_reference(peak, reference, rows.temperature)
-        tile.above[c], tile.lost_above[c] = value_of(above), lost_of(above)
+        below = over(1.0, above_reference(peak, reference, rows.temperature))
+        tile.below[c], tile.lost_below[c] = value_of(below), lost_of(below)
     for c in range(size):
         total = carried(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT, like)
-        rest = over(total, carried(tile.above[c], tile.lost_above[c], like))
+        rest = times(total, carried(tile.below[c], tile.lost_below[c], like))
         tile.rest[c], tile.lost_rest[c] = value_of(rest), lost_of(rest)
     for c in range(size):
         label = tile.label[c]
@@ -204,7 +205,7 @@ def finish_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, fir
         rest = carried(tile.rest[c], tile.lost_rest[c], tile.peak[c])
         of = gradient_factors(rows, tile.mass[c], tile.weight[c], factors.d_loss[c], tile.peak[c], rest)
         factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c] = value_of(of.f), lost_of(of.f), of.d, of.extra
-        factors.factor[c] = rounded(over(of.f, carried(tile.above[c], tile.lost_above[c], tile.peak[c])))
+        factors.factor[c] = rounded(times(of.f, carried(tile.below[c], tile.lost_below[c], tile.peak[c])))
         factors.first[c], factors.second[c] = two_factors(tile.peak, factors.factor[c])
     for c in range(size):
         label, winner = tile.label[c], tile.winner[c]
