@@ -36,7 +36,8 @@ from softmaxloss.core.kernels.arithmetic import (
     two_sum,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import Temperature, log_one_plus, temperature_of, times_exp
+from softmaxloss.core.kernels.exponential import Temperature, temperature_of, times_exp
+from softmaxloss.core.kernels.logarithm import log_one_plus
 
 
 class RowSummary(NamedTuple):

@@ -1,4 +1,4 @@
-"""exp((z - R) / T) relative to a reference R near the peak, within 0.8 ulp, and log(1 + x), as vector code.
+"""exp((z - R) / T) relative to a reference R near the peak, within 0.8 ulp, as vector code.
 
 The usual exp(z - peak) is |z - peak| / 2 ulp off, as the difference is rounded. Here the reference is not the peak but
 
@@ -25,7 +25,7 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import Carried, over, two_product, two_sum
-from softmaxloss.core.kernels.bits import binary_exponent, power_of_two
+from softmaxloss.core.kernels.bits import power_of_two
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline
 
 # Minimax polynomials of e^r on |r| <= ln(2)/2, highest power first, from Remez exchange on the relative error with
@@ -60,19 +60,14 @@ _LIFT_EXPONENT = 64
 LIFT = 2.0**_LIFT_EXPONENT
 UNLIFT = 1.0 / LIFT
 
-# 2 / 21, 2 / 19, ..., 2 / 3: for a sum of single precision the last five do, 5e-11 of the logarithm.
-_ATANH = tuple(2.0 / k for k in range(21, 1, -2))
-_ATANH_OF_SINGLE = _ATANH[-5:]
-_LN2_HIGH = math.floor(math.log(2) * 2.0**40) / 2.0**40  # its product with every exponent is exact
 # 1 / k! for k from 16 to 3.
 _TAYLOR = tuple(1 / math.factorial(k) for k in range(16, 2, -1))
-_BIASED = 1.5 * 2.0**52 + 1023
+BIASED = 1.5 * 2.0**52 + 1023  # what power_of_two wants added to an exponent in double precision
 _LOWEST_SHIFT = 1022.0
 
 # The high part of T ln 2 has so few bits that its product with every exponent n, of up to 10 or 12 bits, is exact.
 _HIGH_BITS = {np.float32: 13, np.float64: 32}
-_LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
-_LN2_LOW = float(_LN2 - Fraction(_LN2_HIGH))
+LN2 = Fraction("0.693147180559945309417232121458176568075500134360255254120680009")
 # Peaks farther than this many T from 0 are their own base. It is over twice the reach of exp, 131 or 752.
 _FAR = {np.float32: 512.0, np.float64: 2048.0}
 # Logits may rise this many T ln 2 above a reference: 2**(64 + 58) is far enough from overflow.
@@ -99,7 +94,7 @@ class Temperature(NamedTuple):
 @lru_cache(maxsize=64)
 def temperature_of(value: float) -> Temperature:
     """Return the constants of a temperature."""
-    t_ln2 = Fraction(value) * _LN2
+    t_ln2 = Fraction(value) * LN2
     scales = []
     for real, bits in _HIGH_BITS.items():
         unit = Fraction(2) ** (math.frexp(t_ln2)[1] - bits)
@@ -287,46 +282,4 @@ def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> 
 def _shifted(n: float, reference: Reference) -> Any:
     """Return 2**(n - m), or 0 where that is no normal number."""
     shift = n - reference.exponent
-    return power_of_two(shift + _BIASED) if shift >= -_LOWEST_SHIFT else 0.0
-
-
-def log_one_plus(x: float, like: Any) -> Any:
-    """Return log(1 + x) for x >= 0, carried, to some 60 bits in double precision and 33 in single precision.
-
-    With 1 + x = 2**k (1 + f) and s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - f**2 / 2 + s (f**2 / 2 + s**2 (2 / 3 +
-    s**2 (2 / 5 + ...))).
-    """
-    raise NotImplementedError  # compiled code has the versions below
-
-
-@overload(log_one_plus, strict=False, jit_options=STEP_OPTIONS)
-def _log_one_plus(x: float, like: Any) -> Callable[..., Any]:
-    def plainly(x: float, like: Any) -> Any:
-        _, error, k, f, s = _reduced_sum(x)
-        series = 0.0
-        for coefficient in _ATANH_OF_SINGLE:
-            series = (series + coefficient) * (s * s)
-        # error / (1 + x) is wanted: the difference is below 2**-53 x
-        return k * _LN2_HIGH + (f - s * (f - series) + (k * _LN2_LOW + error))
-
-    def exactly(x: float, like: Any) -> Any:
-        u, error, k, f, s = _reduced_sum(x)
-        series = 0.0
-        for coefficient in _ATANH:
-            series = (series + coefficient) * (s * s)
-        half_square, square_lost = two_product(0.5 * f, f)
-        value, lost = two_sum(k * _LN2_HIGH, f)
-        value, more = two_sum(value, -half_square)
-        lost += more - square_lost + s * (half_square + series) + (k * _LN2_LOW + error / u)
-        return Carried(*two_sum(value, lost))
-
-    return exactly if like == types.float64 else plainly
-
-
-@inline
-def _reduced_sum(x: float) -> tuple[float, float, float, float, float]:
-    """Return 1 + x, what rounding lost of it, k, f and s."""
-    u, error = two_sum(1.0, x)
-    k = binary_exponent(u)
-    f = u * power_of_two(_BIASED - k) - 1.0
-    return u, error, k, f, f / (2.0 + f)
+    return power_of_two(shift + BIASED) if shift >= -_LOWEST_SHIFT else 0.0

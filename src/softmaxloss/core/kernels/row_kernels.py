@@ -26,11 +26,8 @@ from softmaxloss.core.kernels.blocks import (
     store,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import (
-    Reference,
-    log_one_plus,
-    reference_of,
-)
+from softmaxloss.core.kernels.exponential import Reference, reference_of
+from softmaxloss.core.kernels.logarithm import log_one_plus
 from softmaxloss.core.kernels.progress import take
 from softmaxloss.core.kernels.sweeps import SLICE, Sums, highest_of_row, no_sums, put_back, sweep, together
 from softmaxloss.core.kernels.tiles import (

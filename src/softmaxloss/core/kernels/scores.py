@@ -15,7 +15,8 @@ from softmaxloss.core.kernels.blocks import (
     load,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
-from softmaxloss.core.kernels.exponential import above_reference, log_one_plus, reference_of
+from softmaxloss.core.kernels.exponential import above_reference, reference_of
+from softmaxloss.core.kernels.logarithm import log_one_plus
 from softmaxloss.core.rows import rows_of
 
 
