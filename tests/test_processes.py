@@ -111,6 +111,20 @@ def test_warmup_leaves_nothing_to_compile():
     assert run(script) == "0"
 
 
+def test_functions_of_the_caller_are_compiled_after_kernels_were_loaded_from_the_disk():
+    script = """
+    import numba, numpy as np, softmaxloss
+    @numba.njit
+    def sorted_sums(rows):
+        return sorted([np.sum(row) for row in rows])
+    z = np.ones((3, 4), np.float32)
+    softmaxloss.cross_entropy(z, [0, 1, 2])
+    assert sorted_sums(np.array([[2.0, 3.0], [1.0, 1.0]])) == [2.0, 5.0]
+    print(softmaxloss.cross_entropy(z, [0, 1, 2]))
+    """
+    assert [float(run(script)) for _ in range(2)] == pytest.approx([np.log(4)] * 2, rel=1e-6)
+
+
 def test_a_wrong_number_of_threads_in_the_environment_is_named():
     with pytest.raises(AssertionError, match=r"ValueError.*SOFTMAXLOSS_NUM_THREADS.*'many'"):
         run("sl.get_num_threads()", SOFTMAXLOSS_NUM_THREADS="many")

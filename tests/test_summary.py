@@ -1,5 +1,6 @@
 """Summaries of sets of classes merge to that of their union, however the classes are divided."""
 
+import math
 from functools import reduce
 
 import numpy as np
@@ -9,7 +10,7 @@ import exact
 from softmaxloss.core.layout import Layout
 from softmaxloss.core.rows import describe
 from softmaxloss.core.rowwise import summarize
-from softmaxloss.core.summary import RowSummary, merge
+from softmaxloss.core.summary import RowSummary, merge, total_loss
 
 N_ROWS = 4
 RNG = np.random.default_rng(0)
@@ -106,3 +107,21 @@ def test_a_nan_in_one_part_is_a_nan_in_the_whole():
         loss = merged.mass * np.log1p(merged.rest) - merged.dot
         usable = np.isfinite(merged.peak) & np.isfinite(loss)
         assert usable.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 1000, 100_000])
+@pytest.mark.parametrize("decades", [1, 30, 300])
+def test_losses_are_added_up_as_if_rounded_once(n, decades):
+    rng = np.random.default_rng(n)
+    losses = 10.0 ** rng.uniform(-decades, decades, n)
+    right = math.fsum(losses)
+    assert abs(total_loss(losses) - right) <= np.spacing(right)
+
+
+@pytest.mark.parametrize(
+    ("unusual", "right"), [([np.inf], np.inf), ([np.nan], np.nan), ([np.inf, np.nan], np.nan), ([1e308, 1e308], np.inf)]
+)
+def test_a_total_is_infinite_or_nan_where_the_losses_are_or_overflow(unusual, right):
+    losses = np.ones(200)
+    losses[:: 199 // len(unusual)][: len(unusual)] = unusual
+    np.testing.assert_equal(total_loss(losses), right)

@@ -91,7 +91,7 @@ def real(name: str, value: object) -> float:
     """Return one real number as a Python float."""
     if type(value) is float:
         return value
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.ndim != 0 or not _is_real(array.dtype):
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     return float(array)
@@ -99,15 +99,28 @@ def real(name: str, value: object) -> float:
 
 def integer(name: str, value: object) -> int:
     """Return one integer as a Python int."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.ndim != 0 or array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an integer, got {_described(value)}")
     return int(array)
 
 
+def as_array(name: str, value: Any) -> Array:
+    """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} cannot be read as an array: {error}") from None
+
+
 def numbers(name: str, value: ArrayLike) -> Array:
     """Return an array of real numbers of at most 64 bits."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if not _is_real(array.dtype) and array.size:
         raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     return array
@@ -131,7 +144,7 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
 
 def floats(name: str, value: ArrayLike) -> Array:
     """Return an array of floats or integers; an empty one of anything else becomes float64."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if not _is_real(array.dtype):
         if array.size:
             expected = "must be float16, bfloat16, float32, float64 or integers"
@@ -174,7 +187,7 @@ def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64]
 
 def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
     """Return which classes exist, in an array that is empty if all do."""
-    array = _array("class_mask", value)
+    array = as_array("class_mask", value)
     if array.dtype != bool:
         raise TypeError(f"class_mask must be bool, True for classes that exist, got dtype {array.dtype}")
     if array.shape != (n_classes,):
@@ -188,7 +201,7 @@ def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> floa
     """Return row weights as float64, one after the other; 1.0 for None."""
     if value is None:
         return 1.0
-    given = _array("sample_weight", value)
+    given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # rows that count, as well as how much they do
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
     if array.shape != batch_shape:
@@ -215,7 +228,7 @@ def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: s
 
 def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> Array:
     """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
-    array = _array("targets", value)
+    array = as_array("targets", value)
     shape = array.shape
     if array.dtype.kind in "iu":
         if shape == batch_shape:
@@ -369,19 +382,6 @@ def _may_overlap_itself(array: Array) -> bool:
             return array.size > 0
         covered += stride * (length - 1)
     return False
-
-
-def _array(name: str, value: Any) -> Array:
-    """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
-    if type(value) is np.ndarray:
-        return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{name} cannot be read as an array: {error}") from None
 
 
 def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:

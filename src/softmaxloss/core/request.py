@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks
-from softmaxloss.core.layout import Layout, layout_of
-from softmaxloss.core.rows import NO_LABELS, Reduction, RowOptions, Rows, describe, plain_labels
+from softmaxloss.core.layout import layout_of
+from softmaxloss.core.rows import NO_LABELS, Rows, describe, plain_labels
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from softmaxloss.core.layout import Layout
+    from softmaxloss.core.rows import Reduction, RowOptions
+
+_CONSTANT = {float, int, str, NoneType}  # what may change later, such as an array of no dimension, is not remembered
+_PER_ROW = {"sample_weight", "ignore_index"}
 
 
 class Request(NamedTuple):
     """Checked arguments of a loss."""
 
-    logits: Array
+    logits: NDArray[Any]
     layout: Layout
     rows: Rows
     reduction: Reduction
@@ -28,36 +34,33 @@ class Request(NamedTuple):
 def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
     """Return what these arguments ask for; ValueError or TypeError where they make no sense.
 
-    Of class indices without anything else that has a number per row or class, only the indices are looked at when it
-    was asked before: in a small call, checking the rest would take longer than the loss.
+    What class indices and plain options ask for depends on the shape and the dtype of the logits alone, but for the
+    indices, and is remembered: to find it out takes longer than a small loss.
     """
-    constant = type(axis) is int and _CONSTANT.issuperset(map(type, options.values()))
-    if constant and type(logits) is np.ndarray and type(targets) is np.ndarray:
-        arrays = (logits.shape, logits.dtype, targets.shape, targets.dtype)
-        known = _known(arrays, axis, tuple(options), *options.values())
-        if known is not None:
-            _, layout, rows, reduction = known
-            label = plain_labels(targets, layout.n_classes)
+    z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
+    plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
+    if plain and _CONSTANT.issuperset(map(type, options.values())):
+        known = _of_labels((z.shape, z.dtype), axis, tuple(options), *options.values())
+        if known is not None and t.shape == known[0].batch_shape:
+            layout, rows, reduction = known
+            label = plain_labels(t, layout.n_classes)
             if label is not None:
-                return Request(logits, layout, Rows(label, *rows[1:]), reduction)
-    z = checks.logits(logits)
+                return Request(z, layout, Rows(label, *rows[1:]), reduction)
+    z = checks.logits(z)
     layout = layout_of(z.shape, checks.axis(axis, z))
-    return Request(z, layout, *describe(targets, layout, **options))
-
-
-_CONSTANT = {float, int, str, NoneType}  # what may change later, such as an array of no dimension, is not remembered
+    return Request(z, layout, *describe(t, layout, **options))
 
 
 @lru_cache(maxsize=256, typed=True)
-def _known(arrays: tuple[Any, ...], axis: int, names: tuple[str, ...], *values: Any) -> Request | None:
-    """Return the request but for its labels; None where other values of targets may ask for something else."""
-    shape, dtype, target_shape, target_dtype = arrays
+def _of_labels(
+    kind: tuple[tuple[int, ...], np.dtype[Any]], axis: int, names: tuple[str, ...], *values: Any
+) -> tuple[Layout, Rows, Reduction] | None:
+    """Return what any labels ask for, without them; None where some may ask for something else."""
+    shape, dtype = kind
     options: Any = dict(zip(names, values, strict=True))
-    logits = np.broadcast_to(np.zeros((), dtype), shape)
-    if target_dtype.kind not in "iu" or options.get("ignore_index") is not None or checks.logits(logits) is not logits:
+    if 0 in shape or any(options.get(name) is not None for name in _PER_ROW):
         return None
+    logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))
     layout = layout_of(shape, checks.axis(axis, logits))
-    if target_shape != layout.batch_shape or layout.n_rows == 0 or layout.n_classes == 0:
-        return None
-    rows, reduction = describe(np.broadcast_to(np.zeros((), target_dtype), target_shape), layout, **options)
-    return Request(logits, layout, rows._replace(label=NO_LABELS), reduction)
+    rows, reduction = describe(np.zeros(layout.batch_shape, np.int64), layout, **options)
+    return layout, rows._replace(label=NO_LABELS), reduction

@@ -202,7 +202,7 @@ def describe(
     return Rows(label, dense, *rows[2:]), reduction_of_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Scalars:
     """The checked options that are single numbers or words."""
 
@@ -220,8 +220,8 @@ def _combined(
     weight: float | Float64s,
     share: float | Float64s,
     *,
-    class_weight: Float64s | None = None,
-    exists: NDArray[np.bool_] = ALL_CLASSES,
+    class_weight: Float64s | None,
+    exists: NDArray[np.bool_],
 ) -> tuple[Rows, Reduction]:
     """Return rows that still lack their targets."""
     eps, total, r = scalars.eps, scalars.normalizer, class_weight

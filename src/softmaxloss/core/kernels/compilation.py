@@ -39,7 +39,7 @@ class _TakenIn(JITCodeLibrary):  # type: ignore[misc]
 
     @property
     def codegen(self) -> Any:
-        """Return what Numba gives the environment of the machine code to."""
+        """Return what Numba's `get_executable` calls set_env of, to put an environment into machine code."""
         return self
 
     def set_env(self, name: str, environment: object) -> None:

@@ -210,8 +210,8 @@ def _power_series(r: Any) -> Callable[..., Any]:
 @fused
 def _short_power_series(r: float) -> float:
     """Return what power_series returns in single precision, but for its rounding."""
-    value = 0.0
-    for coefficient in _POLYNOMIAL_OF_SINGLE:
+    value = _POLYNOMIAL_OF_SINGLE[0]
+    for coefficient in _POLYNOMIAL_OF_SINGLE[1:]:
         value = value * r + coefficient
     return value
 

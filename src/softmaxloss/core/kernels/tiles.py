@@ -41,7 +41,7 @@ class Tile(NamedTuple):
     exponent: Any
     powers: Any  # room for four numbers per row, and for one, in the precision of the logits
     run: Any
-    below: Any  # exp((R - peak) / T), carried
+    below: Any  # exp((R - peak) / T), carried: from 2**-59 to 1.5 unless the peak is NaN
     lost_below: Any
     rest: Any  # first the sum of LIFT * exp((z - R) / T) but for the winner's, then rest, carried
     lost_rest: Any
