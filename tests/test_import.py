@@ -44,6 +44,13 @@ print(*sys.modules)
     assert not {"numba.np.arraymath", "scipy.linalg"} & set(loaded)
 
 
+def test_bfloat16_is_known_by_name_before_its_package_is_loaded():
+    pytest.importorskip("ml_dtypes")
+    program = "from softmaxloss.core import checks; print(checks.zeros('dtypes', 'bfloat16', (1, 2)).dtype)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "bfloat16"
+
+
 def test_every_public_name_is_there_and_listed():
     assert sorted(softmaxloss.__all__) == sorted(softmaxloss._HOME)
     for name in softmaxloss.__all__:

@@ -1,5 +1,6 @@
 """What arguments may be: every message about shapes, dtypes and ranges."""
 
+import importlib
 import re
 from collections.abc import Iterable
 from typing import Any, cast
@@ -133,6 +134,11 @@ def _is_real(dtype: np.dtype[Any]) -> bool:
 def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
     """Return zeros of a floating-point dtype that logits may have."""
     expected = f"{name} must be float16, bfloat16, float32 or float64"
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            importlib.import_module("ml_dtypes")  # from which NumPy learns the name
+        except ImportError:
+            raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes") from None
     try:
         array = np.zeros(shape, cast("Any", dtype))
     except (TypeError, ValueError):
