@@ -403,7 +403,7 @@ def test_a_divisor_that_overflows_is_refused():
         sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e308, 1e308, 1e308])
 
 
-@pytest.mark.parametrize("n_classes", [2049, 65_537, 300_000])
+@pytest.mark.parametrize("n_classes", [2049, 65_537, 600_000])
 @pytest.mark.parametrize(
     ("dtype", "gap"), [(np.float32, 1e20), (np.float32, 3e38), (np.float64, 1e100), (np.float64, 1.5e308)]
 )

@@ -169,7 +169,7 @@ def total_loss(losses: Any) -> Any:
     clear(losts)
     fold(losses, totals, losts)
     total = lost = 0.0
-    for lane in range(totals.size):
+    for lane in range(totals.size):  # not as in lane_sum, which would take half a second longer to compile
         total, error = two_sum(total, totals[lane])
         lost += error + losts[lane]
     return total + lost if math.isfinite(lost) else total
