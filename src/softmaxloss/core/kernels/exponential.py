@@ -246,40 +246,62 @@ def above_reference(peak: Any, reference: Reference, temperature: Temperature) -
 @overload(above_reference, strict=False, jit_options=STEP_OPTIONS)
 def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
-        n, u = _reduced_peak(peak, reference, temperature)
-        return _short_power_series((u.value + u.lost) * temperature.double.reciprocal) * _shifted(n, reference)
+        shift, u, lost = _reduced_peak(peak, reference, temperature)
+        return _short_power_series((u + lost) * temperature.double.reciprocal) * _power_unless_tiny(shift)
+
+    return (
+        plainly
+        if peak == types.float32
+        else lambda peak, reference, temperature: _exactly_above(peak, reference, temperature)
+    )
+
+
+def below_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any:
+    """Return exp((R - peak) / T), carried, for a finite peak that may have this reference."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(below_peak, strict=False, jit_options=STEP_OPTIONS)
+def _below_peak(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
+    def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
+        shift, u, lost = _reduced_peak(peak, reference, temperature)
+        return _short_power_series((u + lost) * -temperature.double.reciprocal) * _power_unless_tiny(-shift)
 
     def exactly(peak: Any, reference: Any, temperature: Any) -> Any:
-        n, u = _reduced_peak(peak, reference, temperature)
-        u, lost = over(u, temperature.value)
-        square, square_lost = two_product(u, u)
-        tail = 0.0
-        for coefficient in _TAYLOR:
-            tail = tail * u + coefficient
-        # 1 + u + u**2 / 2 + tail, to some 60 bits
-        value, error = two_sum(1.0, u)
-        value, square_error = two_sum(value, 0.5 * square)
-        value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
-        power = _shifted(n, reference)
-        return Carried(value * power, lost * power)
+        return over(1.0, _exactly_above(peak, reference, temperature))
 
     return plainly if peak == types.float32 else exactly
 
 
 @inline
-def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, Carried]:
-    """Return n and u such that peak - base = n T ln 2 + u; of peaks far below all powers of two, for one nearer."""
+def _exactly_above(peak: float, reference: Reference, temperature: Temperature) -> Carried:
+    """Return exp((peak - R) / T) as a number and what rounding lost of it."""
+    shift, high, low = _reduced_peak(peak, reference, temperature)
+    u, lost = over(Carried(*two_sum(high, low)), temperature.value)
+    square, square_lost = two_product(u, u)
+    tail = 0.0
+    for coefficient in _TAYLOR:
+        tail = tail * u + coefficient
+    # 1 + u + u**2 / 2 + tail, to some 60 bits
+    value, error = two_sum(1.0, u)
+    value, square_error = two_sum(value, 0.5 * square)
+    value, lost = two_sum(value, error + square_error + 0.5 * square_lost + lost * (1.0 + u) + u * square * tail)
+    power = _power_unless_tiny(shift)
+    return Carried(value * power, lost * power)
+
+
+@fused
+def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float, float]:
+    """Return n - m and two terms of peak - base - n T ln 2; of peaks far below all powers of two, for one nearer."""
     scale = temperature.double
     x = np.float64(peak) - np.float64(reference.base)
     lowest = (reference.exponent - 2.0 * _LOWEST_SHIFT) * scale.high
     x = lowest if x < lowest else x  # n * high is exact
     n = np.rint(x * scale.log2_e)
-    u, lost = two_sum(x - n * scale.high, -(n * scale.low))
-    return n, Carried(u, lost)
+    return n - reference.exponent, x - n * scale.high, -(n * scale.low)
 
 
 @inline
-def _shifted(n: float, reference: Reference) -> Any:
-    """Return 2**(n - m), or 0 where that is no normal number."""
-    shift = n - reference.exponent
+def _power_unless_tiny(shift: float) -> Any:
+    """Return a power of two, or 0 where that is no normal number."""
     return power_of_two(shift + BIASED) if shift >= -_LOWEST_SHIFT else 0.0

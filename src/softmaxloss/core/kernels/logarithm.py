@@ -10,11 +10,21 @@ from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import Carried, two_product, two_sum
 from softmaxloss.core.kernels.bits import binary_exponent, power_of_two
-from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
+from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused
 from softmaxloss.core.kernels.exponential import BIASED, LN2
 
-# 2 / 21, 2 / 19, ..., 2 / 3
-_ATANH = tuple(2.0 / k for k in range(21, 1, -2))
+# Minimax polynomial of (2 atanh(s) / s - 2) / s**2 in s**2 up to (3 - sqrt(8))**2, lowest power first, from Remez
+# exchange: 2**-51.5. In halves of even and odd powers, it is a chain of half as many dependent instructions.
+_ATANH = (
+    0.66666666666666697291,
+    0.39999999999898444664,
+    0.28571428626399281477,
+    0.22222211072835128426,
+    0.18182893219087538548,
+    0.1533159695010694412,
+    0.14617872783015873593,
+)
+_EVEN, _ODD = _ATANH[-1::-2], _ATANH[-2::-2]
 _LN2_HIGH = math.floor(math.log(2) * 2.0**40) / 2.0**40  # its product with every exponent is exact
 _LN2_LOW = float(LN2 - Fraction(_LN2_HIGH))
 
@@ -31,28 +41,40 @@ def log_one_plus(x: float, like: Any) -> Any:
 @overload(log_one_plus, strict=False, jit_options=STEP_OPTIONS)
 def _log_one_plus(x: float, like: Any) -> Callable[..., Any]:
     def plainly(x: float, like: Any) -> Any:
-        u, error, k, f, s, series = _reduced_sum(x)
-        return k * _LN2_HIGH + (f - s * (f - series) + (k * _LN2_LOW + error / u))
+        k, f, _, s, series = _reduced_sum(x)
+        return k * _LN2_HIGH + (f - s * (f - series) + k * _LN2_LOW)
 
     def exactly(x: float, like: Any) -> Any:
-        u, error, k, f, s, series = _reduced_sum(x)
+        k, f, lost_f, s, series = _reduced_sum(x)
         half_square, square_lost = two_product(0.5 * f, f)
         value, lost = two_sum(k * _LN2_HIGH, f)
         value, more = two_sum(value, -half_square)
-        lost += more - square_lost + s * (half_square + series) + (k * _LN2_LOW + error / u)
+        lost += more - square_lost + s * (half_square + series) + (k * _LN2_LOW + lost_f / (1.0 + f))
         return Carried(*two_sum(value, lost))
 
     return exactly if like == types.float64 else plainly
 
 
-@inline
-def _reduced_sum(x: float) -> tuple[float, float, float, float, float, float]:
-    """Return 1 + x, what rounding lost of it, k, f, s, and the series in s**2."""
-    u, error = two_sum(1.0, x)
-    k = binary_exponent(u)
-    f = u * power_of_two(BIASED - k) - 1.0
+@fused
+def _reduced_sum(x: float) -> tuple[float, float, float, float, float]:
+    """Return k, f, what rounding lost of f, s, and the series in s**2."""
+    k = binary_exponent(1.0 + x)
+    power = power_of_two(BIASED - k)
+    f, lost = two_sum(x * power, power - 1.0)  # of exact numbers
     s = f / (2.0 + f)
-    series = 0.0
-    for coefficient in _ATANH:
-        series = (series + coefficient) * (s * s)
-    return u, error, k, f, s, series
+    square = s * s
+    return (
+        k,
+        f,
+        lost,
+        s,
+        _power_series(_EVEN, square * square) * square + _power_series(_ODD, square * square) * (square * square),
+    )
+
+
+@fused
+def _power_series(coefficients: tuple[float, ...], x: float) -> float:
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value

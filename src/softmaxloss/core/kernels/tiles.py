@@ -13,7 +13,6 @@ from softmaxloss.core.kernels.arithmetic import (
     class_weight_of,
     finished_dot,
     lost_of,
-    over,
     rounded,
     times,
     value_of,
@@ -21,7 +20,7 @@ from softmaxloss.core.kernels.arithmetic import (
 from softmaxloss.core.kernels.bits import local_array
 from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import inline
-from softmaxloss.core.kernels.exponential import UNLIFT, Reference, above_reference
+from softmaxloss.core.kernels.exponential import UNLIFT, Reference, below_peak
 from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
 # What is kept of so many rows, some 200 bytes each, stays in a first-level cache.
@@ -48,7 +47,7 @@ class Tile(NamedTuple):
     dot: Any  # first half of T times the sum of q (z - peak) / T but for the label's, carried, then dot
     lost_dot: Any
     label_logit: Any
-    spike: Any  # what q has at the label besides its share of smoothing
+    label_weight: Any  # the class weight of the label; 0 for rows that have none
     keep: Any  # 0 for rows that have a label
     mass: Any  # those of Rows
     weight: Any
@@ -92,7 +91,7 @@ def tile_for(number: Any) -> Tile:
         dot=_numbers(double),
         lost_dot=_numbers(double),
         label_logit=_numbers(double),
-        spike=_numbers(double),
+        label_weight=_numbers(double),
         keep=_numbers(double),
         mass=_numbers(double),
         weight=_numbers(double),
@@ -130,19 +129,30 @@ def begin_tile(rows: Any, tile: Tile, first: int, size: int) -> None:
     """Take what is known of rows before their logits are read."""
     of_rows(rows.mass, first, tile.mass[:size])
     of_rows(rows.weight, first, tile.weight[:size])
+    label = rows.label[first : first + size]
     for c in range(size):
-        tile.label[c] = rows.label[first + c]
-        tile.keep[c] = 0.0 if tile.label[c] >= 0 else rows.keep
+        tile.label[c] = label[c]
+        tile.keep[c], tile.label_weight[c] = (0.0, 1.0) if label[c] >= 0 else (rows.keep, 0.0)
+    times_class_weights(rows, tile.label, tile.label_weight[:size])
 
 
 @inline
 def of_rows(values: Any, first: int, out: Any) -> None:
     """Copy the numbers of some rows from an array that has one for each row, or one for all."""
     if values.size > 1:
+        part = values[first : first + out.size]
         for c in range(out.size):
-            out[c] = values[first + c]
+            out[c] = part[c]
     else:
         out[:] = values[0]
+
+
+@inline
+def times_class_weights(rows: Any, classes: Any, values: Any) -> None:
+    """Multiply numbers by the weights of classes; of class 0 in the place of none."""
+    if rows.class_weight.size > 0:
+        for c in range(values.size):
+            values[c] *= class_weight_of(rows.class_weight, max(classes[c], 0))
 
 
 @inline
@@ -159,18 +169,17 @@ def finish_summaries(rows: Any, tile: Tile, size: int) -> None:
     for c in range(size):
         reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], tile.exponent[c])
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
-        below = over(1.0, above_reference(peak, reference, rows.temperature))
+        below = below_peak(peak, reference, rows.temperature)
         tile.below[c], tile.lost_below[c] = value_of(below), lost_of(below)
     for c in range(size):
         total = carried(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT, like)
         rest = times(total, carried(tile.below[c], tile.lost_below[c], like))
         tile.rest[c], tile.lost_rest[c] = value_of(rest), lost_of(rest)
     for c in range(size):
-        label = tile.label[c]
-        tile.spike[c] = rows.keep * class_weight_of(rows.class_weight, label) if label >= 0 else 0.0
-    for c in range(size):
         half_dot = carried(tile.dot[c], tile.lost_dot[c], like)
-        tile.dot[c] = finished_dot(half_dot, tile.spike[c], tile.label_logit[c], tile.peak[c], rows.temperature)
+        tile.dot[c] = finished_dot(
+            half_dot, rows.keep * tile.label_weight[c], tile.label_logit[c], tile.peak[c], rows.temperature
+        )
 
 
 @inline
@@ -208,11 +217,11 @@ def finish_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, fir
         factors.factor[c] = rounded(times(of.f, carried(tile.below[c], tile.lost_below[c], tile.peak[c])))
         factors.first[c], factors.second[c] = two_factors(tile.peak, factors.factor[c])
     for c in range(size):
-        label, winner = tile.label[c], tile.winner[c]
-        q = tile.keep[c] * factors.q_winner[c] + rows.floor + (rows.keep if winner == label else 0.0)
-        factors.q_winner[c] = class_weight_of(rows.class_weight, winner) * q
-        q_label = class_weight_of(rows.class_weight, max(label, 0)) * (rows.keep + rows.floor)
+        spike = rows.keep if tile.winner[c] == tile.label[c] else 0.0
+        factors.q_winner[c] = tile.keep[c] * factors.q_winner[c] + rows.floor + spike
+        q_label = tile.label_weight[c] * (rows.keep + rows.floor)
         factors.at_label[c] = factors.label_exp[c] * UNLIFT * factors.factor[c] - factors.d[c] * q_label
+    times_class_weights(rows, tile.winner, factors.q_winner[:size])
     for c in range(size):
         of = Factors(carried(factors.f[c], factors.lost_f[c], tile.peak[c]), factors.d[c], factors.extra[c])
         rest = rounded(carried(tile.rest[c], tile.lost_rest[c], tile.peak[c]))
