@@ -54,9 +54,9 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out:
     """
     z, layout = _logits_and_layout(logits, axis)
     rows = logits_alone(layout.n_rows, temperature)
-    target = _Output(out, z)
-    rowwise.softmax(z, rows, target.place, layout)
-    return target.finished()
+    array, place = _place_for(out, z)
+    rowwise.softmax(z, rows, place, layout)
+    return _filled(array, place)
 
 
 def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None) -> Array:
@@ -90,9 +90,9 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, 
     """
     z, layout = _logits_and_layout(logits, axis)
     rows = logits_alone(layout.n_rows, temperature)
-    target = _Output(out, z)
-    rowwise.log_softmax(z, rows, target.place, layout)
-    return target.finished()
+    array, place = _place_for(out, z)
+    rowwise.log_softmax(z, rows, place, layout)
+    return _filled(array, place)
 
 
 def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Loss:
@@ -253,9 +253,9 @@ def cross_entropy_and_grad(
     """
     z, layout, rows, reduction = request(logits, targets, axis, options)
     d_loss = reduction.upstream(upstream)
-    target = _Output(out, z, rows.dense)
-    losses = rowwise.losses_and_gradients(z, rows, d_loss, target.place, layout)
-    return reduction.result(losses, z.dtype), target.finished()
+    array, place = _place_for(out, z, rows.dense)
+    losses = rowwise.losses_and_gradients(z, rows, d_loss, place, layout)
+    return reduction.result(losses, z.dtype), _filled(array, place)
 
 
 def _logits_and_layout(logits: ArrayLike, axis: int) -> tuple[Array, Layout]:
@@ -263,24 +263,26 @@ def _logits_and_layout(logits: ArrayLike, axis: int) -> tuple[Array, Layout]:
     return z, layout_of(z.shape, checks.axis(axis, z))
 
 
-class _Output:
-    """Where a result of the shape of the logits goes: a new array, the caller's, or the logits' own place."""
+def _place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
+    """Return where a result of the shape of the logits goes, and where it is computed: there, or apart from sources.
 
-    def __init__(self, out: Array | None, logits: Array, dense_targets: Array | None = None) -> None:
-        dtype = result_dtype(logits.dtype)
-        if out is None:
-            self.array = self.place = np.empty(logits.shape, dtype)
-            return
-        self.array = self.place = checks.out(out, logits)
-        overlaps_targets = dense_targets is not None and np.may_share_memory(out, dense_targets)
-        if overlaps_targets or (np.may_share_memory(out, logits) and not _same_place(out, logits)):
-            self.place = np.empty(logits.shape, dtype)
+    It goes to a new array, the caller's, or the logits' own place.
+    """
+    if out is None:
+        array = np.empty(logits.shape, result_dtype(logits.dtype))
+        return array, array
+    array = checks.out(out, logits)
+    overlaps_targets = dense_targets is not None and np.may_share_memory(array, dense_targets)
+    if overlaps_targets or (np.may_share_memory(array, logits) and not _same_place(array, logits)):
+        return array, np.empty(logits.shape, result_dtype(logits.dtype))
+    return array, array
 
-    def finished(self) -> Array:
-        """Return the caller's array, filled."""
-        if self.place is not self.array:
-            self.array[...] = self.place
-        return self.array
+
+def _filled(array: Array, place: Array) -> Array:
+    """Return the caller's array, filled from where its content was computed."""
+    if place is not array:
+        array[...] = place
+    return array
 
 
 def _same_place(a: Array, b: Array) -> bool:

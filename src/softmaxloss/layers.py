@@ -23,7 +23,7 @@ class _LossLayer:
     axis = -1
 
     def __init__(self, options: RowOptions) -> None:
-        checks.known_keywords(type(self).__name__, options, RowOptions.__annotations__)
+        checks.no_options(options.keys() - RowOptions.__annotations__.keys(), RowOptions.__annotations__)
         self.options = options
         self.loss: float | NDArray[Any] | None = None
         self.t: ArrayLike | None = None

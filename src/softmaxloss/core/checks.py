@@ -20,11 +20,10 @@ def reduction(value: str) -> None:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
 
 
-def known_keywords(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a keyword that a function does not take."""
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise TypeError(f"{owner}() got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(known)}")
+def no_options(unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that are none of the row options, such as a misspelt one."""
+    for name in sorted(unknown):
+        raise TypeError(f"unexpected keyword argument {name!r}: the options of a loss are {', '.join(known)}")
 
 
 def fraction(name: str, value: float) -> float:
@@ -364,7 +363,7 @@ def memory(name: str, value: object) -> int:
 
 def out(value: object, like: Array) -> Array:
     """Return a given output array: writable, of the shape and dtype of the logits in any byte order."""
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+    if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray)):
         raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}")
     dtype = result_dtype(like.dtype)
     if value.shape != like.shape:

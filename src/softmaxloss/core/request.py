@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from softmaxloss.core import checks
-from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import NO_LABELS, Rows, describe, plain_labels
+from softmaxloss.core.layout import Layout, layout_of
+from softmaxloss.core.rows import NO_LABELS, Reduction, Rows, describe, plain_labels
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    from softmaxloss.core.layout import Layout
-    from softmaxloss.core.rows import Reduction, RowOptions
+    from softmaxloss.core.rows import RowOptions
 
 _CONSTANT = {float, int, str, NoneType}  # what may change later, such as an array of no dimension, is not remembered
 _PER_ROW = {"sample_weight", "ignore_index"}
 
 
-class Request(NamedTuple):
-    """Checked arguments of a loss."""
-
-    logits: NDArray[Any]
-    layout: Layout
-    rows: Rows
-    reduction: Reduction
+# Logits as an array, and what is asked of them.
+Request = tuple[NDArray[Any], Layout, Rows, Reduction]
 
 
 def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
@@ -39,16 +34,16 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     """
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
-    if plain and _CONSTANT.issuperset(map(type, options.values())):
+    if plain and (not options or _CONSTANT.issuperset(map(type, options.values()))):
         known = _of_labels((z.shape, z.dtype), axis, tuple(options), *options.values())
         if known is not None and t.shape == known[0].batch_shape:
             layout, rows, reduction = known
             label = plain_labels(t, layout.n_classes)
             if label is not None:
-                return Request(z, layout, Rows(label, *rows[1:]), reduction)
+                return z, layout, rows.with_labels(label), reduction
     z = checks.logits(z)
     layout = layout_of(z.shape, checks.axis(axis, z))
-    return Request(z, layout, *describe(t, layout, **options))
+    return z, layout, *describe(t, layout, **options)
 
 
 @lru_cache(maxsize=256, typed=True)

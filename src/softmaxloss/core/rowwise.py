@@ -11,13 +11,14 @@ from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
 from softmaxloss.core.kernels import class_major, lines, row_kernels, slices
 from softmaxloss.core.kernels import scores as scores_kernels
-from softmaxloss.core.layout import ClassMajor, Layout, Piece
 from softmaxloss.core.parallel import for_each, get_num_threads, share, wait_until
 from softmaxloss.core.rows import ONE, Rows
 from softmaxloss.core.summary import RowSummary, new_summary, row_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from softmaxloss.core.layout import Arranged, Layout, Piece
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
@@ -63,7 +64,10 @@ def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     def arrange(piece: Piece) -> tuple[Any, Rows, RowSummary]:
         return (*_readable(logits, rows, layout, piece), summary.part(piece.rows))
 
-    _share_out(_summarize, arrange, layout, whole=_lies_as_read(layout, logits, rows))
+    def run(taken: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+        _summarize(layout, taken, step, arranged)
+
+    _share_out(run, arrange, layout, whole=_lies_as_read(layout, logits, rows))
     return summary
 
 
@@ -91,8 +95,8 @@ def _losses_and_gradients(
     past_caches = out is not None and out.nbytes >= PAST_CACHES
     if not shared and _lies_as_read(layout, logits, rows) and (out is None or _lies_in_order(out)):
         z, described = _readable(logits, rows, layout, layout.whole)
-        to = _nowhere(z) if out is None else layout.arranged(elementwise.as_bits(out))
-        taken, batch = none_taken(), _Batch(z, described, d_loss, loss, to, past_caches)
+        to = _nowhere(z) if out is None else layout.whole_of(elementwise.as_bits(out))
+        taken, batch = none_taken(), (z, described, d_loss, loss, to, past_caches)
         share(lambda: _run(layout, taken, batch), layout.n_steps, begun=taken)
         return loss
 
@@ -103,7 +107,7 @@ def _losses_and_gradients(
         result = None if out is None else _Output(out, z, layout, piece, apart=softcap != 0.0)
         to = _nowhere(z) if result is None else result.arranged
         around = past_caches and result is not None and result.array is result.place
-        batch = _Batch(z, described, d, loss[piece.rows], to, around)
+        batch = z, described, d, loss[piece.rows], to, around
         if shared and described.weight[0] != 0:  # of its only row; one of weight 0 is not read
             _share_row(layout, batch)
         else:
@@ -121,27 +125,18 @@ def _losses_and_gradients(
     return loss
 
 
-class _Batch(NamedTuple):
-    """Rows as kernels take them, and where their results go."""
-
-    logits: Any
-    rows: Rows
-    d_loss: Float64s
-    loss: Float64s
-    out: Any
-    past_caches: bool
+# Rows as kernels take them, their d_loss, and where losses and gradients go, and whether past the caches.
+_Batch = tuple[Any, Rows, Float64s, Float64s, Any, bool]
 
 
 def _run(layout: Layout, taken: Counter, batch: _Batch) -> None:
     """Let a kernel take rows until none are left."""
     z, rows, d_loss, loss, out, past_caches = batch
-    fields, step = rows.fields(), layout.step
     if layout.class_major:
-        lines_and_spare, z, out = _lines(z), tuple(z), tuple(out)
-        class_major.losses_and_gradients(z, fields, d_loss, taken, step, lines_and_spare, loss, out, past_caches)
+        kernel, room = class_major.losses_and_gradients, _room_for_lines(z, layout)
     else:
-        room = _room_for_rows(z, out, layout)
-        row_kernels.losses_and_gradients(z, fields, d_loss, taken, step, room, loss, out, past_caches)
+        kernel, room = row_kernels.losses_and_gradients, _room_for_rows(z, out, layout)
+    kernel(z, rows.fields(), d_loss, taken, layout.step, room, loss, out, past_caches)
 
 
 def _shares_rows(layout: Layout, dtype: np.dtype[Any]) -> bool:
@@ -200,11 +195,11 @@ def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
         z, described = _readable(logits, once, layout, piece)
         n = len(described.label)
         summary, part = new_summary(n), scores.part(piece.rows)
-        _summarize(none_taken(), n, (z, described, summary))
+        _summarize(layout, none_taken(), n, (z, described, summary))
         row_losses(described._replace(dense=None), summary, 0, n, part.log_probability)
         np.negative(part.log_probability, out=part.log_probability)
 
-        if isinstance(z, ClassMajor):
+        if layout.class_major:
             z, described = _readable(logits, once, by_row, piece)
         uncapped = (
             by_row.arranged(by_row.part(logits, piece).astype(z.dtype, copy=False), read_only=True)
@@ -252,36 +247,35 @@ def _share_out(
 def _lies_as_read(layout: Layout, logits: Array, rows: Rows) -> bool:
     """Return whether there are rows, and kernels can take logits and target rows as they lie."""
     dense = rows.dense
-    if layout.n_rows == 0 or not layout.in_order or rows.softcap != 0.0 or not _lies_in_order(logits):
+    if not layout.in_order or rows.softcap != 0.0 or not _lies_in_order(logits):
         return False
     return dense is None or (dense.dtype in (np.float32, np.float64) and _lies_in_order(dense))
 
 
 def _lies_in_order(array: Array) -> bool:
-    flags, dtype = array.flags, array.dtype
-    return flags.c_contiguous and flags.aligned and dtype == result_dtype(dtype)
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned and array.dtype.isnative and array.dtype.kind in "fV"
 
 
-def _summarize(taken: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
-    logits, rows, summary = arranged
-    if isinstance(logits, ClassMajor):
-        class_major.summarize(tuple(logits), rows.fields(), taken, step, _lines(logits), summary)
+def _summarize(layout: Layout, taken: Counter, step: int, arranged: tuple[Any, Rows, RowSummary]) -> None:
+    z, rows, summary = arranged
+    if layout.class_major:
+        class_major.summarize(z, rows.fields(), taken, step, _room_for_lines(z, layout), summary)
     else:
-        row_kernels.summarize(logits, rows.fields(), taken, step, summary)
+        row_kernels.summarize(z, rows.fields(), taken, step, summary)
 
 
-def _nowhere(logits: Array | ClassMajor) -> Array | ClassMajor:
+def _nowhere(z: Arranged) -> Arranged:
     """Return room for no gradients."""
-    if isinstance(logits, ClassMajor):
-        return ClassMajor(np.empty(0, logits.flat.dtype), *logits[1:])
-    return np.empty((0, logits.shape[1]), logits.dtype)
+    if isinstance(z, tuple):
+        return (np.empty(0, z[0].dtype), *z[1:])
+    return np.empty((0, z.shape[1]), z.dtype)
 
 
-def _lines(logits: ClassMajor) -> tuple[Array, Array]:
-    """Return room for the classes of rows that are computed side by side, and as much to turn rows by way of."""
-    n_classes, dtype = logits.n_classes, _computed_dtype(logits.flat)
-    n_rows = lines.rows_of_a_tile(n_classes)
-    return np.empty((n_classes, n_rows), dtype), np.empty(0 if logits.row_stride == 1 else n_classes * n_rows, dtype)
+def _room_for_lines(z: tuple[Any, ...], layout: Layout) -> Array:
+    """Return room for the classes of rows that are computed side by side."""
+    shape = lines.room_for_lines(layout.n_classes, turned=layout.classes_last)
+    return np.empty(shape, _computed_dtype(z[0]))
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:
@@ -303,10 +297,10 @@ def _computed_dtype(stored: Array) -> np.dtype[Any]:
 def _readable(logits: Array, rows: Rows, layout: Layout, piece: Piece) -> tuple[Any, Rows]:
     """Return a piece of logits and the descriptor of its rows as kernels read them; the whole of them lies so."""
     if piece is layout.whole:
-        z = layout.arranged(elementwise.as_bits(logits), read_only=True)
+        z = layout.whole_of(elementwise.as_bits(logits), read_only=True)
         if rows.dense is None:
             return z, rows
-        return z, rows._replace(dense=layout.arranged(rows.dense, read_only=True))  # type: ignore[arg-type]
+        return z, rows._replace(dense=layout.whole_of(rows.dense, read_only=True))  # type: ignore[arg-type]
     z = layout.arranged(elementwise.load(layout.part(logits, piece), rows.softcap), read_only=True)
     dense = None
     if rows.dense is not None:
@@ -323,7 +317,7 @@ class _Output:
     def __init__(self, out: Array, z: Any, layout: Layout, piece: Piece, *, apart: bool = False) -> None:
         if piece is layout.whole:
             self.place = self.array = out
-            self.arranged = layout.arranged(elementwise.as_bits(out))
+            self.arranged = layout.whole_of(elementwise.as_bits(out))
             return
         self.place = self.array = layout.part(out, piece)
         dtype, stored = _computed_dtype(_values(z)), result_dtype(out.dtype)
@@ -341,5 +335,5 @@ class _Output:
             elementwise.store(self.array, self.place)
 
 
-def _values(arranged: Array | ClassMajor) -> Array:
-    return arranged.flat if isinstance(arranged, ClassMajor) else arranged
+def _values(arranged: Arranged) -> Array:
+    return arranged[0] if isinstance(arranged, tuple) else arranged

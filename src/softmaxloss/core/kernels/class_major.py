@@ -11,10 +11,18 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, fold, half_gap, two_sum
+from softmaxloss.core.kernels.arithmetic import class_weight_of, clear, fold, half_gap, two_sum
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
-from softmaxloss.core.kernels.lines import ask_for_next, exists, next_tile, place_of, read_tile, write_tile
+from softmaxloss.core.kernels.lines import (
+    ask_for_next,
+    exists,
+    lines_and_spare,
+    next_tile,
+    place_of,
+    read_tile,
+    write_tile,
+)
 from softmaxloss.core.kernels.progress import take
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
@@ -43,7 +51,7 @@ def probability_in(dense: Any, group: int, j: int, i: int) -> Any:
 def _probability_in(dense: Any, group: int, j: int, i: int) -> Callable[..., Any]:
     if isinstance(dense, types.NoneType):
         return lambda dense, group, j, i: 0.0
-    return lambda dense, group, j, i: dense.flat[np.uint64(place_of(dense, group, j, i))]
+    return lambda dense, group, j, i: dense[0][np.uint64(place_of(ClassMajor(*dense), group, j, i))]
 
 
 @inline
@@ -165,7 +173,7 @@ def summarize_tile(
     """Summarise rows of a group; `lines` gets LIFT * exp((z - R) / T), but for the winners."""
     first = group * logits.width + start
     begin_tile(rows, tile, first, size)
-    tile.peak[:], tile.winner[:] = -math.inf, 0
+    tile.peak[:size], tile.winner[:size] = -math.inf, 0
     read_tile(logits, rows.class_mask, lines, spare, group, start, size)
     for j in range(logits.n_classes):
         if exists(rows.class_mask, j):
@@ -174,7 +182,8 @@ def summarize_tile(
         tile.label_logit[c] = lines[max(tile.label[c], 0), c]
     refer(size, tile, rows.temperature)
 
-    tile.rest[:], tile.lost_rest[:], tile.dot[:], tile.lost_dot[:] = 0.0, 0.0, 0.0, 0.0
+    for sums in (tile.rest, tile.lost_rest, tile.dot, tile.lost_dot):
+        clear(sums[:size])
     if has_spread(rows):
         for j in range(logits.n_classes):
             add_gaps(lines[j][:size], tile, rows, group, j, start)
@@ -186,7 +195,7 @@ def summarize_tile(
 def summarize(logits: Any, rows: Any, taken: Any, step: int, room: Any, summary: Any) -> None:
     """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
-    lines, spare = room
+    lines, spare = lines_and_spare(logits, room)
     tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:
@@ -208,7 +217,7 @@ def losses_and_gradients(
     `out` may be `logits` itself, or hold nothing where no gradients are wanted.
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
-    lines, spare = room
+    lines, spare = lines_and_spare(logits, room)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
     begin = take(taken, step)
     while begin < n_rows:

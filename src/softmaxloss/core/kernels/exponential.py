@@ -103,19 +103,17 @@ def temperature_of(value: float) -> Temperature:
     return Temperature(value, *scales)
 
 
-@lru_cache(maxsize=64)
-def temperature_fields(value: float) -> tuple[Any, ...]:
-    """Return what kernels take for a temperature: Numba tells the types of Python's numbers faster than of NumPy's."""
-    temperature = temperature_of(value)
-    return value, tuple(map(float, temperature.single)), tuple(temperature.double)
+def temperature_numbers(temperature: Temperature) -> list[float]:
+    """Return what `temperature_from` makes a temperature of."""
+    return [temperature.value, *map(float, temperature.single), *temperature.double]
 
 
 @inline
-def temperature_from(fields: Any) -> Temperature:
+def temperature_from(numbers: Any) -> Temperature:
     """Return a temperature in a kernel."""
-    value, (log2_e, high, low, reciprocal), double = fields
-    single = Scale(np.float32(log2_e), np.float32(high), np.float32(low), np.float32(reciprocal))
-    return Temperature(value, single, Scale(*double))
+    real = np.float32
+    single = Scale(real(numbers[1]), real(numbers[2]), real(numbers[3]), real(numbers[4]))
+    return Temperature(numbers[0], single, Scale(numbers[5], numbers[6], numbers[7], numbers[8]))
 
 
 def scale_in(real: Any, temperature: Temperature) -> Scale:

@@ -19,9 +19,17 @@ TILE_ELEMENTS = 1 << 14
 
 
 @lru_cache(maxsize=256)
-def rows_of_a_tile(n_classes: int) -> int:
-    """Return how many rows to compute side by side."""
-    return min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
+def room_for_lines(n_classes: int, *, turned: bool) -> tuple[int, int]:
+    """Return the shape of the room for the classes of some rows, and for as much again where rows are to be turned."""
+    n_rows = min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
+    return 2 * n_classes if turned else n_classes, n_rows
+
+
+@inline
+def lines_and_spare(logits: Any, room: Any) -> tuple[Any, Any]:
+    """Return room for classes of rows that are computed side by side, and to turn rows by way of."""
+    spare = room[logits.n_classes :]
+    return room[: logits.n_classes], spare.reshape(spare.size)
 
 
 @inline
