@@ -38,6 +38,7 @@ ROWS = {
     "shuffled": STEPS * 0.1 + 0.01,
     "ascending by more than exp can reach": np.arange(-5000, 1) * 3.3,
     "many small ones beside a winner": [20.5] + [0.1] * 99_999,
+    "a late rise": [0] * 2_500 + [37, 39.9, 38] * 3,
 }
 
 TARGETS = {
@@ -120,7 +121,7 @@ def test_the_gradient_is_exact_to_4_ulp(name, dtype, target):
 
 @over_dtypes
 @pytest.mark.parametrize("upstream", [1e-30, 2**16, 1e19])
-@pytest.mark.parametrize("name", ["mixed * 30", "ascending by more than exp can reach"])
+@pytest.mark.parametrize("name", ["mixed * 30", "ascending by more than exp can reach", "a late rise"])
 def test_a_scaled_gradient_is_exact_to_4_ulp(name, upstream, dtype):
     """As in mixed-precision training; what is small as a probability may be a normal number as a gradient."""
     logits = row_of(name, dtype)

@@ -29,8 +29,8 @@ from softmaxloss.core.kernels.bits import (
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline
 from softmaxloss.core.kernels.exponential import UNLIFT, Reference, Temperature, lifted_exp, power_series, reduced
 
-# Far from the largest number of either precision, and these.
-_MOST = 2.0**100
+# Far from the largest and the smallest normal number of either precision, and the largest ones.
+_MOST, _LEAST = 2.0**100, 2.0**-60
 _LARGEST_SINGLE, _LARGEST_DOUBLE = (float(np.finfo(real).max) for real in (np.float32, np.float64))
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
@@ -255,11 +255,12 @@ def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
     real = block.dtype.type
     first = factor * UNLIFT
     small, large = abs(factor) < 1.0, abs(first) > _MOST
+    split = _LEAST if abs(factor) < _LEAST else 1.0  # a factor may be below the normal numbers, its product not
     size = _MOST if large else abs(first)  # no factor is inf, as inf times a probability of 0 is NaN
     second = min(abs(first) / _MOST, _LARGEST_SINGLE if block.itemsize == 4 else _LARGEST_DOUBLE)
     return (
-        real(UNLIFT if small else math.copysign(size, first)),
-        real(factor if small else second if large else 1.0),
+        real(UNLIFT * split if small else math.copysign(size, first)),
+        real(factor / split if small else second if large else 1.0),
     )
 
 
