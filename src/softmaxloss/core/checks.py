@@ -370,17 +370,16 @@ def out(value: object, like: Array) -> Array:
         raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
     if value.dtype != dtype and value.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"out must have dtype {dtype}, got {value.dtype}")
-    if not value.flags.writeable:
+    flags = value.flags
+    if not flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
-    if _may_overlap_itself(value):
+    if not flags.c_contiguous and _may_overlap_itself(value):
         raise ValueError(f"out must have a place of its own for each element, got strides {value.strides}")
     return value
 
 
 def _may_overlap_itself(array: Array) -> bool:
     """Return whether one step along an axis may stay within what the axes of shorter steps cover."""
-    if array.flags.c_contiguous:
-        return False
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from softmaxloss.core.kernels.lines import room_for_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -84,6 +86,8 @@ class Layout:
         not the memory, so that no bit of a result depends on how an array came about.
     in_order : bool
         Whether there are rows, and kernels can take an array of this shape as it lies, if it lies in C order.
+    room : tuple of int
+        The shape of the room that kernels need to compute rows side by side.
     step, n_steps : int
         How many neighbouring rows a thread takes at a time, and how many times that is.
     """
@@ -104,6 +108,7 @@ class Layout:
         width = self.n_rows if self.classes_last else prod(shape[self.axis + 1 :])
         apart = (1, self.n_classes) if self.classes_last else (width, 1)
         self._strides = (self.n_rows // max(width, 1), self.n_classes, width, self.n_classes * width, *apart)
+        self.room = room_for_lines(self.n_classes, turned=self.classes_last)
         self.step = self._rows_of(STEP_ELEMENTS)
         if self.class_major:
             self.step = -(-self.step // STEP_ROWS) * STEP_ROWS

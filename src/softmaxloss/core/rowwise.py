@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import elementwise
 from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.kernels import class_major, lines, row_kernels, slices
+from softmaxloss.core.kernels import class_major, row_kernels, slices
 from softmaxloss.core.kernels import scores as scores_kernels
 from softmaxloss.core.parallel import for_each, get_num_threads, share, wait_until
 from softmaxloss.core.rows import ONE, Rows
@@ -274,8 +274,7 @@ def _nowhere(z: Arranged) -> Arranged:
 
 def _room_for_lines(z: tuple[Any, ...], layout: Layout) -> Array:
     """Return room for the classes of rows that are computed side by side."""
-    shape = lines.room_for_lines(layout.n_classes, turned=layout.classes_last)
-    return np.empty(shape, _computed_dtype(z[0]))
+    return np.empty(layout.room, _computed_dtype(z[0]))
 
 
 def _room_for_rows(logits: Array, d_logits: Array, layout: Layout) -> Array:

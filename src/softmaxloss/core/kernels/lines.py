@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 
 
-@lru_cache(maxsize=256)
 def room_for_lines(n_classes: int, *, turned: bool) -> tuple[int, int]:
     """Return the shape of the room for the classes of some rows, and for as much again where rows are to be turned."""
     n_rows = min(MOST_ROWS, max(FEWEST_ROWS, TILE_ELEMENTS // max(n_classes, 1)))
