@@ -136,7 +136,7 @@ def draw(records: Sequence[Record], folder: Path) -> None:
             axes.set(yscale="log", title=f"float32, {n} thread{'s' * (n > 1)}")
             axes.spines[["top", "right"]].set_visible(False)
         panels[0, 0].set_ylabel(label)
-        panels[0, -1].legend(frameon=False)
+        figure.legend(*panels[0, -1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
         figure.savefig(folder / f"speed_{name}.png", dpi=120)
         plt.close(figure)
 

@@ -30,7 +30,7 @@ _LN2_LOW = float(LN2 - Fraction(_LN2_HIGH))
 
 
 def log_one_plus(x: float, like: Any) -> Any:
-    """Return log(1 + x) for x >= 0, carried, to some 60 bits in double precision and 50 in single precision.
+    """Return log(1 + x) for x >= 0, carried, to 55 bits in double precision and 51 in single precision.
 
     With 1 + x = 2**k (1 + f) and s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - f**2 / 2 + s (f**2 / 2 + s**2 (2 / 3 +
     s**2 (2 / 5 + ...))).
