@@ -202,12 +202,14 @@ def test_out_writes_nothing_beside_itself():
     assert np.all(wide[:, 1::2] == 7)
 
 
-def test_out_may_be_the_soft_targets():
+@pytest.mark.parametrize("shift", [0, 7, -7, 500])
+def test_out_may_be_the_soft_targets_or_overlap_them(shift):
     rng = np.random.default_rng(0)
-    logits, targets = rng.normal(size=(6, 5000)), rng.dirichlet(np.ones(5000), 6)
+    logits, memory = rng.normal(size=(6, 5000)), rng.dirichlet(np.ones(40_000), 1)[0]
+    targets, out = (memory[start : start + 30_000].reshape(6, 5000) for start in (1000, 1000 + shift))
     loss, d_logits = sl.cross_entropy_and_grad(logits, targets, label_smoothing=0.1)
-    out_loss, out = sl.cross_entropy_and_grad(logits, targets, label_smoothing=0.1, out=targets)
-    assert out is targets
+    out_loss, filled = sl.cross_entropy_and_grad(logits, targets, label_smoothing=0.1, out=out)
+    assert filled is out
     assert_same_bits(out_loss, loss)
     assert_same_bits(out, d_logits)
 

@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -20,10 +20,14 @@ def reduction(value: str) -> None:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
 
 
-def no_options(unknown: Iterable[str], known: Iterable[str]) -> None:
+def no_options(unknown: Collection[str], known: Iterable[str]) -> None:
     """Refuse keywords that are none of the row options, such as a misspelt one."""
-    for name in sorted(unknown):
-        raise TypeError(f"unexpected keyword argument {name!r}: the options of a loss are {', '.join(known)}")
+    if unknown:
+        options = ", ".join(known)
+        raise TypeError(
+            f"unexpected keyword argument {min(unknown)!r}: it is neither one of this function's own "
+            f"nor of the options that every loss takes, {options}"
+        )
 
 
 def fraction(name: str, value: float) -> float:

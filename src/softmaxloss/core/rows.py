@@ -177,6 +177,7 @@ def logits_alone(n_rows: int, temperature: float) -> Rows:
 def describe(
     targets: ArrayLike,
     layout: Layout,
+    /,
     *,
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,

@@ -29,7 +29,7 @@ from softmaxloss.core.kernels.bits import (
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline
 from softmaxloss.core.kernels.exponential import UNLIFT, Reference, Temperature, lifted_exp, power_series, reduced
 
-# Far from the largest and the smallest normal number of either precision, and the largest ones.
+# Far from the largest number of either precision, and such that its product with UNLIFT is normal; the largest numbers.
 _MOST, _LEAST = 2.0**100, 2.0**-60
 _LARGEST_SINGLE, _LARGEST_DOUBLE = (float(np.finfo(real).max) for real in (np.float32, np.float64))
 

@@ -6,9 +6,9 @@ The usual exp(z - peak) is |z - peak| / 2 ulp off, as the difference is rounded.
 
 with an integer m, the nearest to a high logit: the peak, or one that the peak is not far above. With
 z - base = n T ln 2 + r T, |r| <= ln(2) / 2, the exponential is 2**(n - m) e**r: r comes from z itself, and nothing of
-size z - peak is ever rounded. How far the peak is above its reference is one number per row, which `above_reference`
-gives to twice the precision. The base is 0, or that logit where it is so far from 0 that z - base is exact for every z
-whose exponential is not 0.
+size z - peak is ever rounded. How far the peak is above its reference is one number per row, which `below_peak` gives
+to more than the precision of the logits. The base is 0, or that logit where it is so far from 0 that z - base is exact
+for every z whose exponential is not 0.
 
 Exponentials come times LIFT, so that terms below the smallest normal number keep all their bits: a hundred thousand of
 them can add up to a normal number.
