@@ -35,13 +35,13 @@ SHARED_BYTES = 1 << 21
 PAST_CACHES = 1 << 24
 
 
-_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+_SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 Counter = NDArray[np.int64]  # of the rows that are taken, in its only entry
 
 
 def none_taken() -> Counter:
     """Return a counter that kernels take rows from."""
-    return np.zeros(1, np.int64)
+    return np.zeros(1, _INTEGER)
 
 
 class Scores(NamedTuple):
