@@ -142,7 +142,7 @@ class Layout:
         if self.class_major:
             flat = array.ravel()
             if read_only:
-                flat.setflags(False)
+                flat.setflags(False)  # type: ignore[call-arg]  # a keyword would take 0.1 us
             return (flat, *self._strides)
         return _sealed(array.reshape(self.n_rows, self.n_classes), read_only=read_only)
 
@@ -178,7 +178,7 @@ class Layout:
 def _sealed(array: Array, *, read_only: bool) -> Array:
     """Return a view that was just made, which nobody else has; `read_only` ones are made so themselves."""
     if read_only:
-        array.setflags(False)
+        array.setflags(write=False)
     return array
 
 

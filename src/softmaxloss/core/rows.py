@@ -123,7 +123,7 @@ class Rows(NamedTuple):
 def _numbers(keep: float, floor: float, z_loss: float, softcap: float, temperature: float) -> Float64s:
     """Return the numbers of rows that are the same for all of them."""
     numbers = np.array([keep, floor, z_loss, softcap, *temperature_numbers(temperature_of(temperature))])
-    numbers.setflags(False)
+    numbers.setflags(write=False)
     return numbers
 
 

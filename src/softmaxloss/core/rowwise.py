@@ -30,8 +30,8 @@ MANY_ROWS = 4
 # Rows from so many bytes on, as they are computed, are shared by threads, one after the other, where there are fewer
 # rows than that: the threads meet twice for each, and shorter rows take longer by two threads than by one.
 SHARED_BYTES = 1 << 21
-# Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast. Half
-# precision, and what is copied to its place afterwards, is not.
+# Bytes from which a result is written around the caches, which would keep only the end of it: twice as fast.
+# What is copied to its place afterwards is not.
 PAST_CACHES = 1 << 24
 
 

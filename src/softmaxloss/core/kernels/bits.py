@@ -156,27 +156,6 @@ def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., A
 
 
 @intrinsic
-def stream_line(context: Any, source: Any, destination: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
-    """Write the cache line at source[index:] to the aligned one at destination[index:], past the caches."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = context.get_value_type(destination.dtype)
-        count = CACHE_LINE // context.get_abi_sizeof(number)
-        vector = ir.VectorType(number, count).as_pointer()
-        read, write = (
-            builder.bitcast(
-                builder.gep(context.make_array(array)(context, builder, value).data, [arguments[2]]), vector
-            )
-            for array, value in zip((source, destination), arguments[:2], strict=True)
-        )
-        stored = builder.store(builder.load(read, align=4), write, align=CACHE_LINE)
-        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-        return context.get_dummy_value()
-
-    return types.void(source, destination, types.intp), generate
-
-
-@intrinsic
 def atomic_add(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
     """Add to the only entry of an int64 array and return what it was, so that no two threads get the same.
 
@@ -246,18 +225,14 @@ def _decoded(stored: Any) -> Callable[..., Any]:
     return lambda stored: stored
 
 
-def encoded(number: Any, like: Any) -> Any:
+@intrinsic
+def encoded(context: Any, number: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a number as it is stored, rounded to the nearest even, in the format of another one."""
-    raise NotImplementedError  # compiled code has the versions below
 
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _ENCODED.get(like, _as_it_is)(builder, arguments[0])
 
-@overload(encoded, strict=False, inline="always")
-def _encoded(number: Any, like: Any) -> Callable[..., Any]:
-    if like == types.int16:
-        return lambda number, like: _to_float16(number)
-    if like == types.uint16:
-        return lambda number, like: _to_bfloat16(number)
-    return lambda number, like: number
+    return (like if like in _ENCODED else number)(number, like), generate
 
 
 @intrinsic
@@ -269,14 +244,6 @@ def _of_float16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
 
 
 @intrinsic
-def _to_float16(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
-
-    return types.int16(number), generate
-
-
-@intrinsic
 def _of_bfloat16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
@@ -285,17 +252,58 @@ def _of_bfloat16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
     return types.float32(stored), generate
 
 
-@intrinsic
-def _to_bfloat16(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(32)
-        bits = builder.bitcast(arguments[0], word)
-        high = builder.lshr(bits, word(16))
-        # half a unit less one bit, and that bit if the last one kept is odd: to the nearest, ties to even
-        rounded = builder.add(builder.add(bits, word(0x7FFF)), builder.and_(high, word(1)))
-        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
-        quiet = builder.or_(high, word(0x40))
-        result = builder.select(is_nan, quiet, builder.lshr(rounded, word(16)))
-        return builder.trunc(result, ir.IntType(16))
+def _to_float16(builder: Any, number: Any) -> Any:
+    half, bits = (_as_many(number, kind) for kind in (ir.HalfType(), ir.IntType(16)))
+    return builder.bitcast(builder.fptrunc(number, half), bits)
 
-    return types.uint16(number), generate
+
+def _to_bfloat16(builder: Any, number: Any) -> Any:
+    kind = _as_many(number, ir.IntType(32))
+
+    def word(value: int) -> Any:
+        return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+    bits = builder.bitcast(number, kind)
+    high = builder.lshr(bits, word(16))
+    # half a unit less one bit, and that bit if the last one kept is odd: to the nearest, ties to even
+    rounded = builder.add(builder.add(bits, word(0x7FFF)), builder.and_(high, word(1)))
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    quiet = builder.or_(high, word(0x40))
+    result = builder.select(is_nan, quiet, builder.lshr(rounded, word(16)))
+    return builder.trunc(result, _as_many(number, ir.IntType(16)))
+
+
+def _as_many(numbers: Any, kind: Any) -> Any:
+    """Return the type of as many values of a kind as there are numbers: one, or a vector."""
+    return ir.VectorType(kind, numbers.type.count) if isinstance(numbers.type, ir.VectorType) else kind
+
+
+def _as_it_is(builder: Any, number: Any) -> Any:
+    return number
+
+
+_ENCODED = {types.int16: _to_float16, types.uint16: _to_bfloat16}
+
+
+@intrinsic
+def stream_line(context: Any, source: Any, factor: Any, destination: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Write source[index:] times a factor, encoded, to the cache line beginning at destination[index], past caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number, stored = (context.get_value_type(array.dtype) for array in (source, destination))
+        count, align = CACHE_LINE // context.get_abi_sizeof(stored), context.get_abi_sizeof(number)
+        line = ir.VectorType(number, count)
+
+        def place(array: Any, value: Any, kind: Any) -> Any:
+            data = context.make_array(array)(context, builder, value).data
+            return builder.bitcast(builder.gep(data, [arguments[3]]), kind.as_pointer())
+
+        one = builder.insert_element(ir.Constant(line, ir.Undefined), arguments[1], ir.IntType(32)(0))
+        factors = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
+        value = builder.fmul(builder.load(place(source, arguments[0], line), align=align), factors)
+        value = _ENCODED.get(destination.dtype, _as_it_is)(builder, value)
+        write = builder.store(value, place(destination, arguments[2], value.type), align=CACHE_LINE)
+        write.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, source.dtype, destination, types.intp), generate

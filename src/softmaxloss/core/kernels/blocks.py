@@ -27,11 +27,20 @@ from softmaxloss.core.kernels.bits import (
     stream_line,
 )
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline
-from softmaxloss.core.kernels.exponential import UNLIFT, Reference, Temperature, lifted_exp, power_series, reduced
+from softmaxloss.core.kernels.exponential import (
+    UNLIFT,
+    Reference,
+    Temperature,
+    exponential,
+    lifted_exp,
+    reduced,
+    scale_in,
+)
 
-# Far from the largest number of either precision, and such that its product with UNLIFT is normal; the largest numbers.
+# Far from the largest number of either precision, and from the smallest normal one; what these are.
 _MOST, _LEAST = 2.0**100, 2.0**-60
 _LARGEST_SINGLE, _LARGEST_DOUBLE = (float(np.finfo(real).max) for real in (np.float32, np.float64))
+_SMALLEST_SINGLE, _SMALLEST_DOUBLE = (float(np.finfo(real).tiny) for real in (np.float32, np.float64))
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -174,7 +183,13 @@ def exponentials(
             begin, n, repeated = (step - 1) * STEP, STEP, 0
         for j in range(begin, min(begin + n, ahead.size), line):
             prefetch(ahead, j)
-        reduce_all(z[begin : begin + n], reference, temperature, r, powers)
+        x, place = z[begin : begin + n], out[begin : begin + n]
+        if reference.base != 0:
+            subtract(x, reference.base, place)
+            x = place
+        reduce_all(x, reference, temperature, r, powers)
+        if temperature.value != 1.0:
+            multiply(r[:n], scale_in(x[0], temperature).reciprocal)
         powers[:repeated] = 0
         if begin <= winner < begin + n:
             powers[winner - begin] = 0
@@ -187,25 +202,39 @@ def exponentials(
         )
         fold(lanes.run[:q], lanes.total, lanes.lost)
         for j in range(4 * q, n):
-            part[j] = power_series(r[j]) * powers[j]
+            part[j] = exponential(r[j], powers[j])
         fold(part[4 * q : n], lanes.total, lanes.lost)
 
 
 @inline
-def reduce_all(z: Any, reference: Reference, temperature: Temperature, r: Any, powers: Any) -> None:
-    """Fill in r and the powers of two."""
+def subtract(z: Any, base: Any, out: Any) -> None:
+    """Write the differences to a base, which is nearly always 0."""
     for j in range(z.size):
-        r[j], powers[j] = reduced(z[j] - reference.base, 0.0, reference, temperature)
+        out[j] = z[j] - base
+
+
+@inline
+def multiply(values: Any, factor: Any) -> None:
+    """Multiply numbers in place."""
+    for j in range(values.size):
+        values[j] *= factor
+
+
+@inline
+def reduce_all(z: Any, reference: Reference, temperature: Temperature, r: Any, powers: Any) -> None:
+    """Fill in r T and the powers of two, given z - base."""
+    for j in range(z.size):
+        r[j], powers[j] = reduced(z[j], reference, temperature)
 
 
 @inline
 def add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
     """Write exponentials of the four quarters of a block, and their sums: each takes two additions in a row."""
     for lane in range(run.size):
-        a = power_series(r[0][lane]) * powers[0][lane]
-        b = power_series(r[1][lane]) * powers[1][lane]
-        c = power_series(r[2][lane]) * powers[2][lane]
-        d = power_series(r[3][lane]) * powers[3][lane]
+        a = exponential(r[0][lane], powers[0][lane])
+        b = exponential(r[1][lane], powers[1][lane])
+        c = exponential(r[2][lane], powers[2][lane])
+        d = exponential(r[3][lane], powers[3][lane])
         out[0][lane], out[1][lane], out[2][lane], out[3][lane] = a, b, c, d
         run[lane] = (a + b) + (c + d)
 
@@ -221,9 +250,9 @@ def entropy_moment(block: Any, peak: Any, reference: Reference, temperature: Tem
     for start in range(0, block.size, LANES):
         line = block[start : start + LANES]
         for lane in range(line.size):
-            exponential = lifted_exp(line[lane] - reference.base, 0.0, reference, temperature)
-            gap = (peak - line[lane]) * reciprocal if exponential > 0 else line.dtype.type(0)
-            lanes.run[lane] += exponential * gap
+            term = lifted_exp(line[lane] - reference.base, 0, reference, temperature)
+            gap = (peak - line[lane]) * reciprocal if term > 0 else line.dtype.type(0)
+            lanes.run[lane] += term * gap
     return lane_sum(lanes.run) * UNLIFT
 
 
@@ -251,52 +280,46 @@ def spread_moments(
 
 @inline
 def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
-    """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits."""
-    real = block.dtype.type
-    first = factor * UNLIFT
-    small, large = abs(factor) < 1.0, abs(first) > _MOST
-    split = _LEAST if abs(factor) < _LEAST else 1.0  # a factor may be below the normal numbers, its product not
-    size = _MOST if large else abs(first)  # no factor is inf, as inf times a probability of 0 is NaN
-    second = min(abs(first) / _MOST, _LARGEST_SINGLE if block.itemsize == 4 else _LARGEST_DOUBLE)
+    """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits.
+
+    The first is 1 unless factor / LIFT is far from 1.
+    """
+    real, is_single = block.dtype.type, block.itemsize == 4
+    value, size = factor * UNLIFT, abs(factor) * UNLIFT
+    small = size < (_SMALLEST_SINGLE if is_single else _SMALLEST_DOUBLE)  # a factor may be, its product not
+    large = size > _MOST
+    rest = min(size / _MOST, _LARGEST_SINGLE if is_single else _LARGEST_DOUBLE)  # inf times a probability of 0 is NaN
     return (
-        real(UNLIFT * split if small else math.copysign(size, first)),
-        real(factor / split if small else second if large else 1.0),
+        real(UNLIFT * _LEAST if small else _MOST if large else 1.0),
+        real(factor / _LEAST if small else math.copysign(rest, factor) if large else value),
     )
-
-
-@inline
-def scale(lifted: Any, first: Any, second: Any, block: Any) -> None:
-    """Write exponentials times two factors to a block."""
-    for j in range(block.size):
-        block[j] = encoded((lifted[j] * first) * second, block[j])
 
 
 @fused
 def scale_and_subtract(lifted: Any, tile: Any, factors: Any, c: int, rows: Any, i: int, start: int, block: Any) -> None:
-    """Write factor * exp - d * q to a block, given LIFT * exp; q without what it has at the label."""
-    first, second = factors.first[c], factors.second[c]
-    keep, floor = factors.d[c] * tile.keep[c], factors.d[c] * rows.floor
+    """Write factor * exp - d * q, with q but for what is at the label, given LIFT * exp times the first factor."""
+    second, keep, floor = factors.second[c], factors.d[c] * tile.keep[c], factors.d[c] * rows.floor
     for j in range(block.size):
         q = class_weight_of(rows.class_weight, start + j) * (keep * probability_of(rows.dense, i, start + j) + floor)
-        block[j] = encoded((lifted[j] * first) * second - lifted.dtype.type(q), block[j])
+        block[j] = encoded(lifted[j] * second - lifted.dtype.type(q), block[j])
 
 
 @inline
-def store(block: Any, out: Any, past_caches: bool) -> None:
-    """Copy a working block to where it belongs, around the caches if asked to."""
+def store(block: Any, factor: Any, out: Any, past_caches: bool) -> None:
+    """Write numbers times a factor to where they belong, around the caches if asked to."""
     begin = end = 0
-    if past_caches and block.itemsize == out.itemsize:
+    if past_caches:
         line = CACHE_LINE // out.itemsize
         begin = min(out.size, (-out.ctypes.data % CACHE_LINE) // out.itemsize)
         end = begin + (out.size - begin) // line * line
         for j in range(begin, end, line):
-            stream_line(block, out, j)
-    copy(block[:begin], out[:begin])
-    copy(block[end:], out[end:])
+            stream_line(block, factor, out, j)
+    scale(block[:begin], factor, out[:begin])
+    scale(block[end:], factor, out[end:])
 
 
 @inline
-def copy(block: Any, out: Any) -> None:
-    """Copy numbers into the format of their place."""
+def scale(block: Any, factor: Any, out: Any) -> None:
+    """Write numbers times a factor in the format of their place."""
     for j in range(out.size):
-        out[j] = encoded(block[j], out[j])
+        out[j] = encoded(block[j] * factor, out[j])

@@ -12,11 +12,11 @@ from numba import types
 from numba.extending import overload
 
 from softmaxloss.core.kernels.arithmetic import class_weight_of, clear, fold, half_gap, two_sum
+from softmaxloss.core.kernels.blocks import multiply
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline, kernel
-from softmaxloss.core.kernels.exponential import Reference, Temperature, power_series, reduced, reference_of
+from softmaxloss.core.kernels.exponential import Reference, Temperature, exponential, reduced, reference_of, scale_in
 from softmaxloss.core.kernels.lines import (
     ask_for_next,
-    exists,
     lines_and_spare,
     next_tile,
     place_of,
@@ -55,12 +55,47 @@ def _probability_in(dense: Any, group: int, j: int, i: int) -> Callable[..., Any
 
 
 @inline
+def four_from(lines: Any, j: int, size: int) -> Any:
+    """Return four classes from j on: what is known of a row is then looked up once for them."""
+    return lines[j][:size], lines[j + 1][:size], lines[j + 2][:size], lines[j + 3][:size]
+
+
+@inline
 def take_higher(line: Any, j: int, peak: Any, winner: Any) -> None:
     """Put class j in the place of lower winners; NaN is above all."""
     for c in range(line.size):
         higher = (line[c] > peak[c]) | (line[c] != line[c])
         peak[c] = line[c] if higher else peak[c]
         winner[c] = j if higher else winner[c]
+
+
+@inline
+def take_highest(z: Any, j: int, peak: Any, winner: Any) -> None:
+    """Do so for four classes from j on, but NaN is passed over."""
+    for c in range(peak.size):
+        top, best = peak[c], winner[c]
+        for k in range(4):
+            higher = z[k][c] > top
+            top = z[k][c] if higher else top
+            best = np.int32(j + k) if higher else best
+        peak[c], winner[c] = top, best
+
+
+@inline
+def find_winners(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
+    """Find the highest logit of each row and its class.
+
+    A NaN may be passed over where sums of exponentials will tell of it: in rows without an infinite logit.
+    """
+    peak, winner, whole = tile.peak[:size], tile.winner[:size], n_classes // 4 * 4
+    peak[:], winner[:] = -math.inf, 0
+    for j in range(0, whole, 4):
+        take_highest(four_from(lines, j, size), j, peak, winner)
+    infinite = 0
+    for c in range(size):
+        infinite += peak[c] == math.inf
+    for j in range(0 if infinite > 0 else whole, n_classes):
+        take_higher(lines[j][:size], j, peak, winner)
 
 
 @inline
@@ -76,7 +111,7 @@ def sum_exponentials(
 ) -> None:
     """Turn logits into LIFT * exp((z - R) / T), 0 for winners, and add them up.
 
-    Four classes at a time, so that a sum takes two additions in a row, and a row's reference is looked up once.
+    Four classes at a time, so that a sum takes two additions in a row.
     """
     n_classes = logits.n_classes
     subtract_bases(lines, tile, n_classes, size)
@@ -85,12 +120,16 @@ def sum_exponentials(
     whole = n_classes // 4 * 4
     for j in range(0, whole, 4):
         ask_for_next(logits, group, start, size, j, j + 4)
-        four = lines[j][:size], lines[j + 1][:size], lines[j + 2][:size], lines[j + 3][:size]
+        four = four_from(lines, j, size)
         reduce_four(four, p, tile, j, temperature)
+        if temperature.value != 1.0:
+            multiply_four(four, scale_in(run[0], temperature).reciprocal)
         add_four(four, p, run)
         fold(run, tile.rest, tile.lost_rest)
     for j in range(whole, n_classes):
         reduce_one(lines[j][:size], p[0], tile, j, temperature)
+        if temperature.value != 1.0:
+            multiply(lines[j][:size], scale_in(run[0], temperature).reciprocal)
         take_one(lines[j][:size], p[0])
         fold(lines[j][:size], tile.rest, tile.lost_rest)
 
@@ -115,12 +154,19 @@ def subtract_base(line: Any, tile: Tile) -> None:
 
 @inline
 def reduce_four(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
-    """Turn logits of four classes into r, and fill in the powers of two: see `reduced`."""
+    """Turn logits of four classes into r T, and fill in the powers of two: see `reduced`."""
     for c in range(z[0].size):
         z[0][c], powers[0][c] = reduced_in(tile, c, z[0][c], j, temperature)
         z[1][c], powers[1][c] = reduced_in(tile, c, z[1][c], j + 1, temperature)
         z[2][c], powers[2][c] = reduced_in(tile, c, z[2][c], j + 2, temperature)
         z[3][c], powers[3][c] = reduced_in(tile, c, z[3][c], j + 3, temperature)
+
+
+@inline
+def multiply_four(r: Any, factor: Any) -> None:
+    """Multiply four classes by a number."""
+    for line in r:
+        multiply(line, factor)
 
 
 @inline
@@ -132,9 +178,9 @@ def reduce_one(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature
 
 @inline
 def reduced_in(tile: Tile, c: int, x: Any, j: int, temperature: Temperature) -> tuple[Any, Any]:
-    """Return r and the power of two of class j of row c."""
+    """Return r T and the power of two of class j of row c."""
     real = tile.peak.dtype.type
-    r, power = reduced(x, 0.0, Reference(real(0), tile.rounder[c], tile.lowest[c], 0.0), temperature)
+    r, power = reduced(x, Reference(real(0), tile.rounder[c], tile.lowest[c], 0.0), temperature)
     return r, real(0) if tile.winner[c] == np.int32(j) else power
 
 
@@ -142,8 +188,8 @@ def reduced_in(tile: Tile, c: int, x: Any, j: int, temperature: Temperature) -> 
 def add_four(r: Any, powers: Any, run: Any) -> None:
     """Turn r of four classes into exponentials, and write their sums."""
     for c in range(run.size):
-        w, x = power_series(r[0][c]) * powers[0][c], power_series(r[1][c]) * powers[1][c]
-        y, z = power_series(r[2][c]) * powers[2][c], power_series(r[3][c]) * powers[3][c]
+        w, x = exponential(r[0][c], powers[0][c]), exponential(r[1][c], powers[1][c])
+        y, z = exponential(r[2][c], powers[2][c]), exponential(r[3][c], powers[3][c])
         r[0][c], r[1][c], r[2][c], r[3][c] = w, x, y, z
         run[c] = (w + x) + (y + z)
 
@@ -152,7 +198,7 @@ def add_four(r: Any, powers: Any, run: Any) -> None:
 def take_one(r: Any, powers: Any) -> None:
     """Turn r of one class into exponentials."""
     for c in range(r.size):
-        r[c] = power_series(r[c]) * powers[c]
+        r[c] = exponential(r[c], powers[c])
 
 
 @fused
@@ -173,11 +219,8 @@ def summarize_tile(
     """Summarise rows of a group; `lines` gets LIFT * exp((z - R) / T), but for the winners."""
     first = group * logits.width + start
     begin_tile(rows, tile, first, size)
-    tile.peak[:size], tile.winner[:size] = -math.inf, 0
     read_tile(logits, rows.class_mask, lines, spare, group, start, size)
-    for j in range(logits.n_classes):
-        if exists(rows.class_mask, j):
-            take_higher(lines[j][:size], j, tile.peak, tile.winner)
+    find_winners(lines, tile, logits.n_classes, size)
     for c in range(size):
         tile.label_logit[c] = lines[max(tile.label[c], 0), c]
     refer(size, tile, rows.temperature)
@@ -188,6 +231,8 @@ def summarize_tile(
         for j in range(logits.n_classes):
             add_gaps(lines[j][:size], tile, rows, group, j, start)
     sum_exponentials(logits, lines, tile, group, start, size, rows.temperature)
+    for c in range(size):
+        tile.peak[c] = tile.peak[c] if tile.rest[c] >= 0.0 or tile.peak[c] == math.inf else math.nan
     finish_summaries(rows, tile, size)
 
 
@@ -248,14 +293,21 @@ def finish_gradients(
     rows: Any, lines: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
 ) -> None:
     """Turn exponentials into gradients; clear rows of weight 0 and classes that do not exist."""
+    n_classes, far = lines.shape[0], 0
+    for c in range(size):
+        far += factors.first[c] != 1
+    for j in range(n_classes if far > 0 else 0):
+        multiply_by_first(lines[j][:size], factors)
+    whole = 0 if has_spread(rows) else n_classes // 4 * 4
+    for j in range(0, whole, 4):
+        scale_four(four_from(lines, j, size), tile, factors, j)
+    for j in range(whole, n_classes):
+        scale_line(lines[j][:size], rows, tile, factors, group, j, start)
     idle = 0
     for c in range(size):
         idle += tile.weight[c] == 0.0
-    for j in range(lines.shape[0]):
-        line = lines[j][:size]
-        scale_line(line, rows, tile, factors, group, j, start)
-        if idle > 0:
-            clear_idle(line, tile)
+    for j in range(n_classes if idle > 0 else 0):
+        clear_idle(lines[j][:size], tile)
     for j in range(rows.class_mask.size):
         if not rows.class_mask[j]:
             lines[j] = 0
@@ -268,19 +320,37 @@ def clear_idle(line: Any, tile: Tile) -> None:
         line[c] = line[c] if tile.weight[c] != 0.0 else 0
 
 
+@inline
+def multiply_by_first(line: Any, factors: TileFactors) -> None:
+    """Multiply one class by the first factors of rows."""
+    for c in range(line.size):
+        line[c] *= factors.first[c]
+
+
+@inline
+def scale_four(lifted: Any, tile: Tile, factors: TileFactors, j: int) -> None:
+    """Do so for four classes from j on, of targets that are labels alone."""
+    for c in range(lifted[0].size):
+        factor = factors.second[c]
+        lifted[0][c] = unless_wanted(lifted[0][c] * factor, tile, factors, j, c)
+        lifted[1][c] = unless_wanted(lifted[1][c] * factor, tile, factors, j + 1, c)
+        lifted[2][c] = unless_wanted(lifted[2][c] * factor, tile, factors, j + 2, c)
+        lifted[3][c] = unless_wanted(lifted[3][c] * factor, tile, factors, j + 3, c)
+
+
 @fused
 def scale_line(line: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
-    """Turn LIFT * exp of class j into factor * exp - d * q, but for the gradients of labels and winners."""
+    """Turn LIFT * exp of class j, times the first factors, into gradients."""
     if has_spread(rows):
         r = class_weight_of(rows.class_weight, j)
         for c in range(line.size):
             p = probability_in(rows.dense, group, j, start + c)
             q = r * (factors.d[c] * tile.keep[c] * p + factors.d[c] * rows.floor)
-            scaled = (line[c] * factors.first[c]) * factors.second[c] - line.dtype.type(q)
+            scaled = line[c] * factors.second[c] - line.dtype.type(q)
             line[c] = unless_wanted(scaled, tile, factors, j, c)
     else:
         for c in range(line.size):
-            line[c] = unless_wanted((line[c] * factors.first[c]) * factors.second[c], tile, factors, j, c)
+            line[c] = unless_wanted(line[c] * factors.second[c], tile, factors, j, c)
 
 
 @inline

@@ -161,46 +161,52 @@ def _reference_of(peak: Any, temperature: Any) -> Callable[..., Any]:
     return implementation
 
 
-def reduced(x: Any, lost: Any, reference: Reference, temperature: Temperature) -> tuple[Any, Any]:
-    """Return r and LIFT * 2**(n - m) for x + lost = z - base; the power is 0 where exp is below the normal numbers."""
+def reduced(x: Any, reference: Reference, temperature: Temperature) -> tuple[Any, Any]:
+    """Return r T and LIFT * 2**(n - m) for x = z - base; the power is 0 where exp is below the normal numbers."""
     raise NotImplementedError  # compiled code has the version below
 
 
-# Without `reassoc`, which would fold `x + rounder - rounder` to x; with `nsz`, which drops a `lost` of 0.
+# Without `reassoc`, which would fold `x + rounder - rounder` to x.
 _EXP_OPTIONS = {**STEP_OPTIONS, "fastmath": {"contract", "nsz", "arcp"}}
 
 
 @overload(reduced, jit_options=_EXP_OPTIONS)
-def _reduced(x: Any, lost: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
-    real: type[np.floating[Any]] = np.float32 if x == types.float32 else np.float64
-
-    def implementation(x: Any, lost: Any, reference: Any, temperature: Any) -> Any:
+def _reduced(x: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
+    def implementation(x: Any, reference: Any, temperature: Any) -> Any:
         scale = scale_in(x, temperature)
         inside = reference.lowest if x < reference.lowest else x
         shifted = inside * scale.log2_e + reference.rounder
         n = shifted - reference.rounder
-        r = ((inside - n * scale.high) - n * scale.low + real(lost)) * scale.reciprocal
-        return r, power_of_two(shifted)
+        return (inside - n * scale.high) - n * scale.low, power_of_two(shifted)
 
     return implementation
 
 
-def power_series(r: Any) -> Any:
-    """Return e**r for |r| <= ln(2) / 2."""
+def exponential(r: Any, power: Any) -> Any:
+    """Return power * e**r for |r| <= ln(2) / 2 and a power of two, or 0.
+
+    Even and odd powers are summed side by side: a processor waits less for chains of half the length.
+    """
     raise NotImplementedError  # compiled code has the version below
 
 
-@overload(power_series, jit_options=_EXP_OPTIONS)
-def _power_series(r: Any) -> Callable[..., Any]:
+@overload(exponential, jit_options=_EXP_OPTIONS)
+def _exponential(r: Any, power: Any) -> Callable[..., Any]:
     real: type[np.floating[Any]] = np.float32 if r == types.float32 else np.float64
-    first, *others = (real(coefficient) for coefficient in _POLYNOMIAL[real])
-    coefficients = tuple(others)
+    coefficients = [real(coefficient) for coefficient in _POLYNOMIAL[real][:-2]]
+    first_even, *others = coefficients[-1::-2][::-1]
+    even = tuple(others)
+    first_odd, *others = coefficients[-2::-2][::-1]
+    odd = tuple(others)
 
-    def implementation(r: Any) -> Any:
-        value = first
-        for coefficient in coefficients:
-            value = value * r + coefficient
-        return value
+    def implementation(r: Any, power: Any) -> Any:
+        square = r * r
+        evens, odds = first_even, first_odd
+        for coefficient in even:
+            evens = evens * square + coefficient
+        for coefficient in odd:
+            odds = odds * square + coefficient
+        return power * ((evens + odds * r) * square + r) + power
 
     return implementation
 
@@ -217,8 +223,8 @@ def _short_power_series(r: float) -> float:
 @inline
 def lifted_exp(x: Any, lost: Any, reference: Reference, temperature: Temperature) -> Any:
     """Return LIFT * exp((z - R) / T) for x + lost = z - base; 0 below the normal numbers."""
-    r, power = reduced(x, lost, reference, temperature)
-    return power_series(r) * power
+    r, power = reduced(x, reference, temperature)
+    return exponential((r + lost) * scale_in(x, temperature).reciprocal, power)
 
 
 @inline

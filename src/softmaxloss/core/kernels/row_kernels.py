@@ -21,7 +21,7 @@ from softmaxloss.core.kernels.blocks import (
     block_for,
     clear_masked,
     load,
-    scale,
+    multiply,
     scale_and_subtract,
     store,
 )
@@ -184,24 +184,36 @@ def finish_gradient(
     if tile.weight[c] == 0.0:
         row[begin:end] = 0
         return
+    if factors.first[c] != 1:
+        multiply(lifted[begin:end], factors.first[c])
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
         part, place = lifted[start:stop], row[start:stop]
-        if past_caches or part.ctypes.data == place.ctypes.data:
+        in_place = part.ctypes.data == place.ctypes.data
+        if in_place or (past_caches and not is_scaled_alone(rows, tile, c, start, stop)):
             d_z = block[: stop - start]
-            gradients(part, rows, tile, factors, i, c, start, d_z)
-            store(d_z, place, past_caches)
+            gradients(part, rows, tile, factors, i, c, start, d_z, False)
+            store(d_z, d_z.dtype.type(1), place, past_caches)
         else:
-            gradients(part, rows, tile, factors, i, c, start, place)
+            gradients(part, rows, tile, factors, i, c, start, place, past_caches)
 
 
 @inline
-def gradients(lifted: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any) -> None:
-    """Turn exponentials of neighbouring classes of row i into gradients."""
+def is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bool:
+    """Return whether the gradients of some classes are exponentials times a factor: none is the label or the winner."""
+    plain = not has_spread(rows) and rows.class_mask.size == 0
+    return plain and not start <= tile.label[c] < stop and not start <= tile.winner[c] < stop
+
+
+@inline
+def gradients(
+    lifted: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any, past_caches: bool
+) -> None:
+    """Turn exponentials, times the first factor, of neighbouring classes of row i into gradients."""
     if has_spread(rows):
         scale_and_subtract(lifted, tile, factors, c, rows, i, start, out)
     else:
-        scale(lifted, factors.first[c], factors.second[c], out)
+        store(lifted, factors.second[c], out, past_caches)
     label, winner = tile.label[c] - start, tile.winner[c] - start
     if 0 <= label < out.size:
         out[label] = encoded(factors.at_label[c], out[label])
@@ -230,7 +242,7 @@ def log_softmax(logits: Any, rows: Any, taken: Any, step: int, out: Any) -> None
                 stop = min(start + BLOCK, logits.shape[1])
                 z, _ = load(logits[i][start:stop], rows.class_mask[start:stop], block, lanes.run)
                 log_shares(z, peak, real(log_total), real(1.0 / rows.temperature.value), shares[: stop - start])
-                store(shares[: stop - start], out[i][start:stop], False)
+                store(shares[: stop - start], real(1), out[i][start:stop], False)
         begin = take(taken, step)
 
 

@@ -62,7 +62,7 @@ class TileFactors(NamedTuple):
     d: Any
     extra: Any
     factor: Any  # of exp((z - R) / T)
-    first: Any  # two numbers whose product is factor / LIFT, in the precision of the logits
+    first: Any  # two numbers whose product is factor / LIFT, in the precision of the logits; this one is mostly 1
     second: Any
     q_winner: Any
     label_exp: Any  # LIFT * exp((z - R) / T) of labels
