@@ -272,8 +272,8 @@ def _place_for(out: Array | None, logits: Array, dense_targets: Array | None = N
         array = np.empty(logits.shape, result_dtype(logits.dtype))
         return array, array
     array = checks.out(out, logits)
-    overlaps_targets = dense_targets is not None and np.may_share_memory(array, dense_targets)
-    if overlaps_targets or (np.may_share_memory(array, logits) and not _same_place(array, logits)):
+    overlaps_targets = dense_targets is not None and _may_overlap(array, dense_targets)
+    if overlaps_targets or (_may_overlap(array, logits) and not _same_place(array, logits)):
         return array, np.empty(logits.shape, result_dtype(logits.dtype))
     return array, array
 
@@ -283,6 +283,11 @@ def _filled(array: Array, place: Array) -> Array:
     if place is not array:
         array[...] = place
     return array
+
+
+def _may_overlap(a: Array, b: Array) -> bool:
+    """Return whether arrays may overlap; if each owns its memory, which is soon told, they do not, or are the same."""
+    return (a is b or not (a.flags.owndata and b.flags.owndata)) and np.may_share_memory(a, b)
 
 
 def _same_place(a: Array, b: Array) -> bool:

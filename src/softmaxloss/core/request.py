@@ -35,7 +35,7 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
     if plain and (not options or _CONSTANT.issuperset(map(type, options.values()))):
-        known = _of_labels((z.shape, z.dtype), axis, tuple(options), *options.values())
+        known = _of_labels(z.shape, z.dtype, axis, *options.items())
         if known is not None and t.shape == known[0].batch_shape:
             layout, rows, reduction = known
             label = plain_labels(t, layout.n_classes)
@@ -46,13 +46,12 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     return z, layout, *describe(t, layout, **options)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def _of_labels(
-    kind: tuple[tuple[int, ...], np.dtype[Any]], axis: int, names: tuple[str, ...], *values: Any
+    shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
 ) -> tuple[Layout, Rows, Reduction] | None:
     """Return what any labels ask for, without them; None where some may ask for something else."""
-    shape, dtype = kind
-    options: Any = dict(zip(names, values, strict=True))
+    options: Any = dict(constants)
     if 0 in shape or any(options.get(name) is not None for name in _PER_ROW):
         return None
     logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))

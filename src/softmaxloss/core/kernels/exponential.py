@@ -1,4 +1,4 @@
-"""exp((z - R) / T) relative to a reference R near the peak, within 0.8 ulp, as vector code.
+"""exp((z - R) / T) relative to a reference R near the peak, within 1.1 ulp, as vector code.
 
 The usual exp(z - peak) is |z - peak| / 2 ulp off, as the difference is rounded. Here the reference is not the peak but
 
@@ -27,41 +27,38 @@ from numba.extending import overload
 from softmaxloss.core.kernels.arithmetic import Carried, over, two_product, two_sum
 from softmaxloss.core.kernels.bits import power_of_two
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused, inline
+from softmaxloss.core.kernels.polynomial import halves, polynomial
 
-# Minimax polynomials of e^r on |r| <= ln(2)/2, highest power first, from Remez exchange on the relative error with
-# the last two coefficients held at 1: 3.1e-9 (0.03 ulp) in single precision, 3.7e-18 (0.02 ulp) in double.
+# Minimax polynomials of e**r on |r| <= ln(2)/2 without their 1 + r, lowest power first, from Remez exchange on the
+# relative error: 3.1e-9 (0.03 ulp) in single precision, 3.7e-18 (0.02 ulp) in double.
 _POLYNOMIAL = {
     np.float32: (
-        0.0013814467059326510579,
-        0.0083687804111805336497,
-        0.041668394210893869329,
-        0.16666520107819589424,
         0.49999993412501565687,
-        1.0,
-        1.0,
+        0.16666520107819589424,
+        0.041668394210893869329,
+        0.0083687804111805336497,
+        0.0013814467059326510579,
     ),
     np.float64: (
-        2.4999965359640574466e-8,
-        2.7630378625210987254e-7,
-        2.75575873421640255e-6,
-        2.4801492762781810918e-5,
-        0.00019841269504765382794,
-        0.0013888888943922654965,
-        0.0083333333334956237914,
-        0.041666666666529188524,
-        0.16666666666666410234,
         0.5000000000000010721,
-        1.0,
-        1.0,
+        0.16666666666666410234,
+        0.041666666666529188524,
+        0.0083333333334956237914,
+        0.0013888888943922654965,
+        0.00019841269504765382794,
+        2.4801492762781810918e-5,
+        2.75575873421640255e-6,
+        2.7630378625210987254e-7,
+        2.4999965359640574466e-8,
     ),
 }
-_POLYNOMIAL_OF_SINGLE = _POLYNOMIAL[np.float32]
+_SINGLE, _DOUBLE = (halves(tuple(map(real, terms))) for real, terms in _POLYNOMIAL.items())
+_SINGLE_IN_DOUBLE = halves(_POLYNOMIAL[np.float32])
 _LIFT_EXPONENT = 64
 LIFT = 2.0**_LIFT_EXPONENT
 UNLIFT = 1.0 / LIFT
 
-# 1 / k! for k from 16 to 3.
-_TAYLOR = tuple(1 / math.factorial(k) for k in range(16, 2, -1))
+_TAYLOR = halves(tuple(1 / math.factorial(k) for k in range(3, 17)))
 BIASED = 1.5 * 2.0**52 + 1023  # what power_of_two wants added to an exponent in double precision
 _LOWEST_SHIFT = 1022.0
 
@@ -183,41 +180,20 @@ def _reduced(x: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
 
 
 def exponential(r: Any, power: Any) -> Any:
-    """Return power * e**r for |r| <= ln(2) / 2 and a power of two, or 0.
-
-    Even and odd powers are summed side by side: a processor waits less for chains of half the length.
-    """
+    """Return power * e**r for |r| <= ln(2) / 2 and a power of two, or 0."""
     raise NotImplementedError  # compiled code has the version below
 
 
-@overload(exponential, jit_options=_EXP_OPTIONS)
+@overload(exponential, strict=False, jit_options=_EXP_OPTIONS)
 def _exponential(r: Any, power: Any) -> Callable[..., Any]:
-    real: type[np.floating[Any]] = np.float32 if r == types.float32 else np.float64
-    coefficients = [real(coefficient) for coefficient in _POLYNOMIAL[real][:-2]]
-    first_even, *others = coefficients[-1::-2][::-1]
-    even = tuple(others)
-    first_odd, *others = coefficients[-2::-2][::-1]
-    odd = tuple(others)
-
-    def implementation(r: Any, power: Any) -> Any:
-        square = r * r
-        evens, odds = first_even, first_odd
-        for coefficient in even:
-            evens = evens * square + coefficient
-        for coefficient in odd:
-            odds = odds * square + coefficient
-        return power * ((evens + odds * r) * square + r) + power
-
-    return implementation
+    terms = _SINGLE if r == types.float32 else _DOUBLE
+    return lambda r, power: power * (polynomial(terms, r, r * r) * (r * r) + r) + power
 
 
 @fused
-def _short_power_series(r: float) -> float:
-    """Return what power_series returns in single precision, but for its rounding."""
-    value = _POLYNOMIAL_OF_SINGLE[0]
-    for coefficient in _POLYNOMIAL_OF_SINGLE[1:]:
-        value = value * r + coefficient
-    return value
+def _short_exponential(r: float, power: float) -> float:
+    """Return what `exponential` returns in single precision, but for its rounding."""
+    return power * (polynomial(_SINGLE_IN_DOUBLE, r, r * r) * (r * r) + r) + power
 
 
 @inline
@@ -251,7 +227,7 @@ def above_reference(peak: Any, reference: Reference, temperature: Temperature) -
 def _above_reference(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
         shift, u, lost = _reduced_peak(peak, reference, temperature)
-        return _short_power_series((u + lost) * temperature.double.reciprocal) * _power_unless_tiny(shift)
+        return _short_exponential((u + lost) * temperature.double.reciprocal, _power_unless_tiny(shift))
 
     return (
         plainly
@@ -269,12 +245,27 @@ def below_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any
 def _below_peak(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
         shift, u, lost = _reduced_peak(peak, reference, temperature)
-        return _short_power_series((u + lost) * -temperature.double.reciprocal) * _power_unless_tiny(-shift)
+        return _short_exponential((u + lost) * -temperature.double.reciprocal, _power_unless_tiny(-shift))
 
-    def exactly(peak: Any, reference: Any, temperature: Any) -> Any:
-        return over(1.0, _exactly_above(peak, reference, temperature))
+    return plainly if peak == types.float32 else _exactly_below
 
-    return plainly if peak == types.float32 else exactly
+
+def below_own_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any:
+    """Return exp((R - peak) / T), carried, for a finite peak whose own reference this is."""
+    raise NotImplementedError  # compiled code has the versions below
+
+
+@overload(below_own_peak, strict=False, jit_options=STEP_OPTIONS)
+def _below_own_peak(peak: Any, reference: Any, temperature: Any) -> Callable[..., Any]:
+    def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
+        u, lost = _remainder(np.float64(peak) - np.float64(reference.base), reference.exponent, temperature)
+        return _short_exponential((u + lost) * -temperature.double.reciprocal, 1.0)
+
+    return plainly if peak == types.float32 else _exactly_below
+
+
+def _exactly_below(peak: Any, reference: Any, temperature: Any) -> Any:
+    return over(1.0, _exactly_above(peak, reference, temperature))
 
 
 @inline
@@ -283,9 +274,7 @@ def _exactly_above(peak: float, reference: Reference, temperature: Temperature) 
     shift, high, low = _reduced_peak(peak, reference, temperature)
     u, lost = over(Carried(*two_sum(high, low)), temperature.value)
     square, square_lost = two_product(u, u)
-    tail = 0.0
-    for coefficient in _TAYLOR:
-        tail = tail * u + coefficient
+    tail = polynomial(_TAYLOR, u, square)
     # 1 + u + u**2 / 2 + tail, to some 60 bits
     value, error = two_sum(1.0, u)
     value, square_error = two_sum(value, 0.5 * square)
@@ -302,7 +291,13 @@ def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> 
     lowest = (reference.exponent - 2.0 * _LOWEST_SHIFT) * scale.high
     x = lowest if x < lowest else x  # n * high is exact
     n = np.rint(x * scale.log2_e)
-    return n - reference.exponent, x - n * scale.high, -(n * scale.low)
+    return n - reference.exponent, *_remainder(x, n, temperature)
+
+
+@fused
+def _remainder(x: float, n: float, temperature: Temperature) -> tuple[float, float]:
+    """Return two terms of x - n T ln 2."""
+    return x - n * temperature.double.high, -(n * temperature.double.low)
 
 
 @inline

@@ -8,8 +8,8 @@ import numpy as np
 from numba.extending import overload
 
 from softmaxloss.core.kernels.bits import CACHE_LINE, SQUARE_BYTES, decoded, prefetch, transpose
-from softmaxloss.core.kernels.blocks import store
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
+from softmaxloss.core.kernels.scaling import store
 from softmaxloss.core.kernels.tiles import MOST_ROWS
 
 # The logits of a tile stay in a second-level cache. Each line begins with a cache line: where vectors straddle two of
@@ -50,12 +50,9 @@ def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, in
 def read_tile(logits: Any, class_mask: Any, lines: Any, spare: Any, group: int, start: int, size: int) -> None:
     """Copy rows of a group so that each class is a line; classes that do not exist are -inf."""
     if logits.row_stride == 1:
-        ahead = min(size, logits.width - start - size)  # rows of the next tile, asked for while this one is computed
         for j in range(logits.n_classes):
             at = place_of(logits, group, j, start)
             copy_line(logits.flat[at:], lines[j][:size])
-            for c in range(at + size, at + size + ahead, CACHE_LINE // logits.flat.itemsize):
-                prefetch(logits.flat, c)
     else:
         place = place_of(logits, group, 0, start)
         rows = computed(logits.flat[place : place + size * logits.row_stride], spare)
@@ -81,50 +78,51 @@ def _computed(stored: Any, spare: Any) -> Callable[..., Any]:
 
 @inline
 def ask_for_next(logits: Any, group: int, start: int, size: int, begin: int, end: int) -> None:
-    """Ask the caches for as much of the rows that follow a tile as some classes of it are, if classes come last."""
+    """Ask the caches for some classes of the rows that follow a tile; for as much of these rows if classes come last."""
+    line = CACHE_LINE // logits.flat.itemsize
     if logits.class_stride == 1:
         first = place_of(logits, group, 0, start + size)
         stop = min(first + end * size, logits.flat.size)
-        for place in range(first + begin * size, stop, CACHE_LINE // logits.flat.itemsize):
+        for place in range(first + begin * size, stop, line):
             prefetch(logits.flat, place)
+    else:
+        ahead = min(size, logits.width - start - size)
+        for j in range(begin, end):
+            first = place_of(logits, group, j, start + size)
+            for place in range(first, first + ahead, line):
+                prefetch(logits.flat, place)
 
 
 @inline
 def write_tile(lines: Any, spare: Any, out: Any, group: int, start: int, size: int, past_caches: bool) -> None:
     """Copy lines back to where the rows belong."""
+    one = lines.dtype.type(1)
     if out.row_stride == 1:
         for j in range(out.n_classes):
             at = place_of(out, group, j, start)
-            store(lines[j][:size], lines.dtype.type(1), out.flat[at : at + size], past_caches)
+            store(lines[j][:size], one, out.flat[at : at + size], past_caches)
     else:
-        place = place_of(out, group, 0, start)
-        write_rows(lines, spare, out.flat[place : place + size * out.row_stride], size, past_caches)
+        first = place_of(out, group, 0, start)
+        rows = out.flat[first : first + size * out.row_stride]
+        turned = room_for_rows(rows, spare, past_caches)
+        turn(lines.reshape(lines.size), lines.shape[1], lines.shape[0], turned, lines.shape[0], size, False)
+        if past_caches or spare.itemsize != rows.itemsize:
+            store(turned[: rows.size], one, rows, past_caches)
 
 
-def write_rows(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
-    """Copy lines to rows, by way of the spare room in another format or past the caches."""
+def room_for_rows(rows: Any, spare: Any, past_caches: bool) -> Any:
+    """Return where to turn lines to: rows that are stored in this precision, or else the spare room."""
     raise NotImplementedError  # compiled code has the versions below
 
 
-@overload(write_rows, strict=False, jit_options=STEP_OPTIONS)
-def _write_rows(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> Callable[..., Any]:
-    def alike(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
+@overload(room_for_rows, strict=False, jit_options=STEP_OPTIONS)
+def _room_for_rows(rows: Any, spare: Any, past_caches: bool) -> Callable[..., Any]:
+    def either(rows: Any, spare: Any, past_caches: bool) -> Any:
         if past_caches:
-            write_by_way_of(spare, lines, out, size, past_caches)
-        else:
-            turn(lines.reshape(lines.size), lines.shape[1], lines.shape[0], out, lines.shape[0], size, False)
+            return spare
+        return rows
 
-    def rounded(lines: Any, spare: Any, out: Any, size: int, past_caches: bool) -> None:
-        write_by_way_of(spare, lines, out, size, past_caches)
-
-    return alike if lines.dtype == out.dtype else rounded
-
-
-@inline
-def write_by_way_of(spare: Any, lines: Any, out: Any, size: int, past_caches: bool) -> None:
-    """Do so in two steps."""
-    turn(lines.reshape(lines.size), lines.shape[1], lines.shape[0], spare, lines.shape[0], size, False)
-    store(spare[: out.size], spare.dtype.type(1), out, past_caches)
+    return either if rows.dtype == spare.dtype else lambda rows, spare, past_caches: spare
 
 
 @inline

@@ -12,25 +12,28 @@ from softmaxloss.core.kernels.arithmetic import Carried, two_product, two_sum
 from softmaxloss.core.kernels.bits import binary_exponent, power_of_two
 from softmaxloss.core.kernels.compilation import STEP_OPTIONS, fused
 from softmaxloss.core.kernels.exponential import BIASED, LN2
+from softmaxloss.core.kernels.polynomial import Halves, halves, polynomial
 
-# Minimax polynomial of (2 atanh(s) / s - 2) / s**2 in s**2 up to (3 - sqrt(8))**2, lowest power first, from Remez
-# exchange: 2**-51.5. In halves of even and odd powers, it is a chain of half as many dependent instructions.
-_ATANH = (
-    0.66666666666666697291,
-    0.39999999999898444664,
-    0.28571428626399281477,
-    0.22222211072835128426,
-    0.18182893219087538548,
-    0.1533159695010694412,
-    0.14617872783015873593,
+# Minimax polynomials of (2 atanh(s) / s - 2) / s**2 in s**2 up to (3 - sqrt(8))**2, lowest power first, from Remez
+# exchange: 2**-51.5 for rows of double precision, and 2**-29.7, 2**-36 of the logarithm, for those of single precision.
+_EXACT = halves(
+    (
+        0.66666666666666697291,
+        0.39999999999898444664,
+        0.28571428626399281477,
+        0.22222211072835128426,
+        0.18182893219087538548,
+        0.1533159695010694412,
+        0.14617872783015873593,
+    )
 )
-_EVEN, _ODD = _ATANH[-1::-2], _ATANH[-2::-2]
+_SHORT = halves((0.66666666553020334153, 0.40000122753686729467, 0.28550737114634928315, 0.23332382856937612356))
 _LN2_HIGH = math.floor(math.log(2) * 2.0**40) / 2.0**40  # its product with every exponent is exact
 _LN2_LOW = float(LN2 - Fraction(_LN2_HIGH))
 
 
 def log_one_plus(x: float, like: Any) -> Any:
-    """Return log(1 + x) for x >= 0, carried, to 55 bits in double precision and 51 in single precision.
+    """Return log(1 + x) for x >= 0, carried, to 55 bits in double precision and 35 in single precision.
 
     With 1 + x = 2**k (1 + f) and s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - f**2 / 2 + s (f**2 / 2 + s**2 (2 / 3 +
     s**2 (2 / 5 + ...))).
@@ -41,40 +44,31 @@ def log_one_plus(x: float, like: Any) -> Any:
 @overload(log_one_plus, strict=False, jit_options=STEP_OPTIONS)
 def _log_one_plus(x: float, like: Any) -> Callable[..., Any]:
     def plainly(x: float, like: Any) -> Any:
-        k, f, _, s, series = _reduced_sum(x)
-        return k * _LN2_HIGH + (f - s * (f - series) + k * _LN2_LOW)
+        k, f, _, s = _reduced_sum(x)
+        return k * math.log(2) + (f - s * (f - _series(s, _SHORT)))
 
     def exactly(x: float, like: Any) -> Any:
-        k, f, lost_f, s, series = _reduced_sum(x)
+        k, f, lost_f, s = _reduced_sum(x)
         half_square, square_lost = two_product(0.5 * f, f)
         value, lost = two_sum(k * _LN2_HIGH, f)
         value, more = two_sum(value, -half_square)
-        lost += more - square_lost + s * (half_square + series) + (k * _LN2_LOW + lost_f / (1.0 + f))
+        lost += more - square_lost + s * (half_square + _series(s, _EXACT)) + (k * _LN2_LOW + lost_f / (1.0 + f))
         return Carried(*two_sum(value, lost))
 
     return exactly if like == types.float64 else plainly
 
 
 @fused
-def _reduced_sum(x: float) -> tuple[float, float, float, float, float]:
-    """Return k, f, what rounding lost of f, s, and the series in s**2."""
+def _reduced_sum(x: float) -> tuple[float, float, float, float]:
+    """Return k, f, what rounding lost of f, and s."""
     k = binary_exponent(1.0 + x)
     power = power_of_two(BIASED - k)
     f, lost = two_sum(x * power, power - 1.0)  # of exact numbers
-    s = f / (2.0 + f)
-    square = s * s
-    return (
-        k,
-        f,
-        lost,
-        s,
-        _power_series(_EVEN, square * square) * square + _power_series(_ODD, square * square) * (square * square),
-    )
+    return k, f, lost, f / (2.0 + f)
 
 
 @fused
-def _power_series(coefficients: tuple[float, ...], x: float) -> float:
-    value = 0.0
-    for coefficient in coefficients:
-        value = value * x + coefficient
-    return value
+def _series(s: float, coefficients: Halves) -> float:
+    """Return s**2 (2 / 3 + s**2 (2 / 5 + ...))."""
+    square = s * s
+    return polynomial(coefficients, square, square * square) * square

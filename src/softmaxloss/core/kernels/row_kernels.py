@@ -15,20 +15,19 @@ from softmaxloss.core.kernels.arithmetic import (
     rounded,
     value_of,
 )
-from softmaxloss.core.kernels.bits import decoded, encoded
+from softmaxloss.core.kernels.bits import decoded, encoded, prefetch
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
     clear_masked,
     load,
     multiply,
-    scale_and_subtract,
-    store,
 )
 from softmaxloss.core.kernels.compilation import inline, kernel
 from softmaxloss.core.kernels.exponential import Reference, reference_of
 from softmaxloss.core.kernels.logarithm import log_one_plus
 from softmaxloss.core.kernels.progress import take
+from softmaxloss.core.kernels.scaling import scale_and_subtract, store
 from softmaxloss.core.kernels.sweeps import SLICE, Sums, highest_of_row, no_sums, put_back, sweep, together
 from softmaxloss.core.kernels.tiles import (
     MOST_ROWS,
@@ -152,6 +151,10 @@ def losses_and_gradients(
                     leave_out(tile, c)
                     continue
                 lifted = work[i % work.shape[0]] if out.size > 0 else spare
+                if past_caches:
+                    # The line where two rows meet is written in parts, which hold up all others while it is fetched:
+                    # a seventh of the time of 8192x1000.
+                    prefetch(out, (i + 1) * out.shape[1] - 1)
                 summarize_row(logits, block, lifted, lanes, rows, i, tile, c)
                 if out.size > 0:
                     factors.label_exp[c] = lifted[max(tile.label[c], 0)]

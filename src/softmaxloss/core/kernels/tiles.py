@@ -18,9 +18,9 @@ from softmaxloss.core.kernels.arithmetic import (
     value_of,
 )
 from softmaxloss.core.kernels.bits import local_array
-from softmaxloss.core.kernels.blocks import two_factors
 from softmaxloss.core.kernels.compilation import inline
 from softmaxloss.core.kernels.exponential import UNLIFT, Reference, below_peak
+from softmaxloss.core.kernels.scaling import two_factors
 from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
 # What is kept of so many rows, some 200 bytes each, stays in a first-level cache.
@@ -164,13 +164,24 @@ def set_reference(tile: Tile, c: int, reference: Reference) -> None:
 
 @inline
 def finish_summaries(rows: Any, tile: Tile, size: int) -> None:
-    """Turn the sums of rows into rest and dot."""
-    like = tile.peak.dtype.type(0)
+    """Turn the sums of rows into rest and dot, given their references."""
     for c in range(size):
         reference = Reference(tile.base[c], tile.rounder[c], tile.lowest[c], tile.exponent[c])
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
-        below = below_peak(peak, reference, rows.temperature)
-        tile.below[c], tile.lost_below[c] = value_of(below), lost_of(below)
+        set_below(tile, c, below_peak(peak, reference, rows.temperature))
+    finish_sums(rows, tile, size)
+
+
+@inline
+def set_below(tile: Tile, c: int, below: Any) -> None:
+    """Keep exp((R - peak) / T) of a row."""
+    tile.below[c], tile.lost_below[c] = value_of(below), lost_of(below)
+
+
+@inline
+def finish_sums(rows: Any, tile: Tile, size: int) -> None:
+    """Turn the sums of rows into rest and dot, given exp((R - peak) / T)."""
+    like = tile.peak.dtype.type(0)
     for c in range(size):
         total = carried(tile.rest[c] * UNLIFT, tile.lost_rest[c] * UNLIFT, like)
         rest = times(total, carried(tile.below[c], tile.lost_below[c], like))
