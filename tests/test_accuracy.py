@@ -120,13 +120,21 @@ def test_the_gradient_is_exact_to_4_ulp(name, dtype, target):
 
 
 @over_dtypes
-@pytest.mark.parametrize("upstream", [1e-30, 2**16, 1e19])
+@pytest.mark.parametrize("upstream", [1e-300, 1e-30, 2**16, 1e19])
 @pytest.mark.parametrize("name", ["mixed * 30", "ascending by more than exp can reach", "a late rise"])
 def test_a_scaled_gradient_is_exact_to_4_ulp(name, upstream, dtype):
     """As in mixed-precision training; what is small as a probability may be a normal number as a gradient."""
     logits = row_of(name, dtype)
     right = exact.row(logits, 7, weight=upstream)
     _, d_logits = sl.cross_entropy_and_grad(logits, 7, reduction="none", upstream=upstream)
+    assert exact.ulps(d_logits, right.d_logits) <= LIMIT
+
+
+@pytest.mark.parametrize("upstream", [1e50, 1e90, 1e94, 1e97, 1e150, 1e300])
+def test_a_gradient_is_infinite_only_beyond_the_largest_number(upstream):
+    logits = np.array([0, -100, -120, -131], np.float32)
+    right = exact.row(logits, 0, weight=upstream)
+    _, d_logits = sl.cross_entropy_and_grad(logits, 0, reduction="none", upstream=upstream)
     assert exact.ulps(d_logits, right.d_logits) <= LIMIT
 
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -75,14 +76,16 @@ def test_pieces_of_every_size_give_the_same_bits(dtype, axis, elements, monkeypa
     assert_everything_same(everything(problem), right)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0, 1, 13])
+@pytest.mark.parametrize("shape", [(5, 4999), (300, 21)])
 @pytest.mark.parametrize(("private", "around"), [(1 << 17, 1), (0, 1), (0, 1 << 62)])
 def test_it_does_not_matter_where_exponentials_wait_and_how_gradients_are_written(
-    dtype, offset, private, around, monkeypatch
+    dtype, offset, shape, *, private, around, monkeypatch
 ):
     rng = np.random.default_rng(0)
-    logits, labels = (3 * rng.normal(size=(5, 4999))).astype(dtype), rng.integers(0, 4999, 5)
+    logits, labels = (3 * rng.normal(size=shape)).astype(dtype), rng.integers(0, shape[1], shape[0])
+    logits[1, 7], logits[2, 8] = np.nan, np.inf
     _, right = sl.cross_entropy_and_grad(logits, labels)
     monkeypatch.setattr(rowwise, "PRIVATE_CLASSES", private)
     monkeypatch.setattr(rowwise, "PAST_CACHES", around)
@@ -95,6 +98,45 @@ def test_it_does_not_matter_where_exponentials_wait_and_how_gradients_are_writte
     out[...] = logits
     sl.cross_entropy_and_grad(out, labels, out=out)
     assert_same_bits(out, right)
+
+
+@over_dtypes
+@pytest.mark.parametrize("targets", ["labels", "soft"])
+@pytest.mark.parametrize("option", [{}, {"label_smoothing": 0.1}, {"class_mask": np.arange(4500) != 5}])
+@pytest.mark.parametrize("factor", [0, 1e-40, 1, 1e35])
+def test_gradients_around_the_caches_are_those_in_them(dtype, targets, option, factor, monkeypatch):
+    """Winners and labels at the ends of blocks, and both in one; one row of another weight."""
+    n_classes = 4500
+    logits = np.random.default_rng(0).normal(size=(8, n_classes)).astype(dtype)
+    winners, labels = [0, 2047, 2048, 4095, 4096, 4499, 7, 9], np.array([4499, 2048, 2047, 4096, 4095, 0, 7, 2100])
+    logits[np.arange(8), winners] += 20
+    upstream = np.ones(8)
+    upstream[3] = factor
+    wanted = labels if targets == "labels" else np.eye(n_classes)[labels] * [[0.5]]
+    options = {"reduction": "none", "upstream": upstream, **option}
+    _, right = sl.cross_entropy_and_grad(logits, wanted, **options)
+    monkeypatch.setattr(rowwise, "PAST_CACHES", 1)
+    assert_same_bits(sl.cross_entropy_and_grad(logits, wanted, **options)[1], right)
+    alone = options | {"upstream": upstream[3:4]}
+    assert_same_bits(sl.cross_entropy_and_grad(logits[3:4], wanted[3:4], **alone)[1], right[3:4])
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("factor", [0, 1e-40, 1e35, np.nan])
+def test_a_row_of_extreme_weight_leaves_its_neighbours_alone(axis, factor):
+    rng = np.random.default_rng(0)
+    logits, labels, upstream = rng.normal(size=(50, 10)).astype(np.float32), rng.integers(0, 10, 50), np.ones(50)
+    upstream[7] = factor
+    options = {"axis": axis, "reduction": "none"}
+
+    def gradient(rows):
+        z = np.ascontiguousarray(np.moveaxis(logits[rows], -1, axis))
+        _, d_logits = sl.cross_entropy_and_grad(z, labels[rows], upstream=upstream[rows], **options)
+        return np.moveaxis(d_logits, axis, -1)
+
+    everything = gradient(slice(None))
+    for rows in (slice(0, 7), slice(7, 8), slice(8, 50)):
+        assert_same_bits(everything[rows], gradient(rows))
 
 
 @over_dtypes

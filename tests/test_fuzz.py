@@ -760,6 +760,16 @@ def test_anything_at_all_is_taken_or_refused_by_name(call):
     assert not message or re.search(rf"\b({'|'.join([*names, *names.values()])})\b", message), message
 
 
+@pytest.mark.parametrize("junk", [Odd(), [Odd()], ["a"]], ids=["odd", "list of odd", "letters"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_cannot_be_shown_is_taken_or_refused_by_name(name, junk):
+    function, right = FUNCTIONS[name]
+    names = names_in(name)
+    for argument in names.values():
+        message = refusal(function, {**right, argument: junk})
+        assert not message or re.search(rf"\b({'|'.join([*names, *names.values()])})\b", message), message
+
+
 def refusal(function, arguments):
     """Return what a function says against its arguments, if anything; other errors are not caught."""
     try:

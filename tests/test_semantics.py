@@ -368,15 +368,26 @@ def test_probabilities_have_no_floor(dtype):
 @DTYPES
 @pytest.mark.parametrize("nan", [np.nan, -np.nan], ids=["nan", "-nan"])
 @pytest.mark.parametrize("others", [0.0, -np.inf, np.inf])
-@pytest.mark.parametrize("place", [0, 3000, 4999])
-def test_a_nan_in_any_block_makes_the_row_nan(dtype, nan, others, place):
+@pytest.mark.parametrize(
+    ("n_classes", "place"), [(5000, 0), (5000, 3000), (5000, 4999), *((9, place) for place in range(9))]
+)
+def test_a_nan_in_any_block_makes_the_row_nan(dtype, nan, others, n_classes, place):
     """Among -inf its block has no peak without it; a minus sign puts it below -inf in the order of the bits."""
-    logits = np.full(5000, -np.inf, dtype)
+    logits = np.full(n_classes, -np.inf, dtype)
     logits[0] = others
     logits[place] = nan
     loss, d_logits = sl.cross_entropy_and_grad(logits, 1, reduction="none", label_smoothing=0.1)
     for result in (loss, d_logits, sl.softmax(logits), sl.log_softmax(logits), sl.logsumexp(logits)):
         assert np.all(np.isnan(result))
+
+
+@DTYPES
+@pytest.mark.parametrize("place", range(9))
+def test_a_row_that_holds_nan_has_no_right_class(dtype, place):
+    logits, label = np.zeros((40, 9), dtype), (place + 1) % 9
+    logits[:, label] = 5
+    logits[3, place] = np.nan
+    assert sl.metrics(logits, np.full(40, label)).accuracy == 39 / 40
 
 
 @DTYPES

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import reprlib
 from collections.abc import Collection, Iterable
 from typing import Any, cast
 
@@ -12,12 +13,13 @@ from softmaxloss.core.elementwise import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
+shown = reprlib.repr  # of anything, at a length that a message bears, even where repr itself fails
 
 
 def reduction(value: str) -> None:
     """Refuse an unknown reduction."""
     if not isinstance(value, str) or value not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {value!r}")
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {shown(value)}")
 
 
 def no_options(unknown: Collection[str], known: Iterable[str]) -> None:
@@ -39,14 +41,14 @@ def non_negative(name: str, value: float) -> float:
     """Return a finite number that is not negative as a Python float."""
     number = real(name, value)
     if not 0 <= number < np.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        raise ValueError(f"{name} must be finite and not negative, got {shown(value)}")
     return number
 
 
 def ranks(value: Iterable[int]) -> tuple[int, ...]:
     """Return the k of top-k accuracies."""
     if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"topk must be a collection of positive integers, got {value!r}")
+        raise TypeError(f"topk must be a collection of positive integers, got {shown(value)}")
     return tuple(count("each k of topk", k) for k in value)
 
 
@@ -54,7 +56,7 @@ def positive(name: str, value: float) -> float:
     """Return a finite positive number as a Python float."""
     number = real(name, value)
     if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be finite and positive, got {value!r}")
+        raise ValueError(f"{name} must be finite and positive, got {shown(value)}")
     return number
 
 
@@ -68,7 +70,7 @@ def normalizer(value: float | None, reduction: str) -> float | None:
     if value is None:
         return None
     if reduction != "mean":
-        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', but reduction is {reduction!r}")
+        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', but reduction is {shown(reduction)}")
     return non_negative("normalizer", value)
 
 
@@ -87,7 +89,7 @@ def divisor(own: float, given: float | None, *, counts: bool) -> float:
 def _between(name: str, value: float, low: float, high: float) -> float:
     number = real(name, value)
     if not low <= number <= high:
-        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}")
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {shown(value)}")
     return number
 
 
@@ -144,10 +146,10 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
             raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes") from None
     try:
         array = np.zeros(shape, cast("Any", dtype))
-    except (TypeError, ValueError):
-        raise TypeError(f"{expected}, got {dtype!r}") from None
+    except (TypeError, ValueError, RuntimeError, DeprecationWarning):
+        raise TypeError(f"{expected}, got {shown(dtype)}") from None
     if dtype is None or array.dtype.kind in "iu" or not _is_real(array.dtype):
-        raise TypeError(f"{expected}, got {dtype!r}")
+        raise TypeError(f"{expected}, got {shown(dtype)}")
     return array
 
 
@@ -406,4 +408,4 @@ def _position(index: tuple[Any, ...]) -> str:
 
 def _described(value: object) -> str:
     array = np.asarray(value)
-    return f"{value!r}" if array.ndim == 0 else f"an array of shape {array.shape}"
+    return shown(value) if array.ndim == 0 else f"an array of shape {array.shape}"

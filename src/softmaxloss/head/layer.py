@@ -252,5 +252,5 @@ def _taken(array: Array, part: Part) -> Array:
 def _wanted(wrt: Collection[str]) -> Collection[str]:
     listed = isinstance(wrt, Collection) and not isinstance(wrt, str) and getattr(wrt, "ndim", 1) == 1
     if not listed or not all(name in INPUTS for name in wrt):
-        raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {wrt!r}")
+        raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {checks.shown(wrt)}")
     return wrt

@@ -142,7 +142,7 @@ def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) ->
     if isinstance(backward, Sampled):
         return SampledSum(layer, wrt, backward)
     if not isinstance(backward, str) or backward != "exact":
-        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {backward!r}')
+        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {checks.shown(backward)}')
     return Accumulated(layer, wrt)
 
 
@@ -283,7 +283,9 @@ def linear_hvp(
 def _direction(layer: Layer, vector: Any) -> LinearGradients:
     """Return a vector in the space of the inputs as products take it, checked."""
     if not isinstance(vector, tuple | list) or len(vector) != len(INPUTS):
-        raise TypeError(f"vector must be a tuple (features, weight, bias) of arrays or None, got {vector!r}")
+        raise TypeError(
+            f"vector must be a tuple (features, weight, bias) of arrays or None, got {checks.shown(vector)}"
+        )
     shapes = (*layer.batch_shape, layer.n_features), layer.weight.shape, (layer.n_classes,)
     given = zip(INPUTS, vector, shapes, strict=True)
     parts = [None if v is None else checks.vector(v, shape, name, f"vector.{name}") for name, v, shape in given]

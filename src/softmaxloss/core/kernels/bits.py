@@ -139,7 +139,7 @@ def side_of(dtype: Any) -> int:
 
 @intrinsic
 def prefetch(context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
-    """Ask for the cache line of array[index], which is about to be read."""
+    """Ask for the cache line of array[index], which is about to be used."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(array)(context, builder, arguments[0]).data

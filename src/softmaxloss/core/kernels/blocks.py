@@ -215,7 +215,7 @@ def multiply(values: Any, factor: Any) -> None:
 
 @inline
 def reduce_all(z: Any, reference: Reference, temperature: Temperature, r: Any, powers: Any) -> None:
-    """Fill in r T and the powers of two, given z - base."""
+    """Fill in r, still times T, and the powers of two, given z - base."""
     for j in range(z.size):
         r[j], powers[j] = reduced(z[j], reference, temperature)
 
@@ -243,7 +243,7 @@ def entropy_moment(block: Any, peak: Any, reference: Reference, temperature: Tem
     for start in range(0, block.size, LANES):
         line = block[start : start + LANES]
         for lane in range(line.size):
-            term = lifted_exp(line[lane] - reference.base, 0, reference, temperature)
+            term = lifted_exp(line[lane] - reference.base, reference, temperature)
             gap = (peak - line[lane]) * reciprocal if term > 0 else line.dtype.type(0)
             lanes.run[lane] += term * gap
     return lane_sum(lanes.run) * UNLIFT

@@ -52,7 +52,7 @@ def summarize_tile(
         for j in range(logits.n_classes):
             add_gaps(lines[j][:size], tile, rows, group, j, start)
     sum_exponentials(logits, lines, tile, group, start, size, rows.temperature)
-    for c in range(size):
+    for c in range(size):  # see find_winners
         tile.peak[c] = tile.peak[c] if tile.rest[c] >= 0.0 or tile.peak[c] == math.inf else math.nan
     finish_sums(rows, tile, size)
 
@@ -150,7 +150,7 @@ def multiply_by_first(line: Any, factors: TileFactors) -> None:
 
 @inline
 def scale_four(lifted: Any, tile: Tile, factors: TileFactors, j: int) -> None:
-    """Do so for four classes from j on, of targets that are labels alone."""
+    """Turn LIFT * exp of four classes from j on, times the first factors, into gradients, if targets are labels."""
     for c in range(lifted[0].size):
         factor = factors.second[c]
         lifted[0][c] = unless_wanted(lifted[0][c] * factor, tile, factors, j, c)

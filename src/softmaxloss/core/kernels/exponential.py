@@ -159,7 +159,7 @@ def _reference_of(peak: Any, temperature: Any) -> Callable[..., Any]:
 
 
 def reduced(x: Any, reference: Reference, temperature: Temperature) -> tuple[Any, Any]:
-    """Return r T and LIFT * 2**(n - m) for x = z - base; the power is 0 where exp is below the normal numbers."""
+    """Return r times T, and LIFT * 2**(n - m), for x = z - base; the power is 0 where exp is no normal number."""
     raise NotImplementedError  # compiled code has the version below
 
 
@@ -197,17 +197,18 @@ def _short_exponential(r: float, power: float) -> float:
 
 
 @inline
-def lifted_exp(x: Any, lost: Any, reference: Reference, temperature: Temperature) -> Any:
-    """Return LIFT * exp((z - R) / T) for x + lost = z - base; 0 below the normal numbers."""
+def lifted_exp(x: Any, reference: Reference, temperature: Temperature) -> Any:
+    """Return LIFT * exp((z - R) / T) for x = z - base; 0 below the normal numbers."""
     r, power = reduced(x, reference, temperature)
-    return exponential((r + lost) * scale_in(x, temperature).reciprocal, power)
+    return exponential(r * scale_in(x, temperature).reciprocal, power)
 
 
 @inline
 def times_exp(factor: float, z: float, peak: float, temperature: Temperature) -> Any:
     """Return factor * exp((z - peak) / T) for z <= peak, which may be a normal number where exp is none."""
     gap, lost = two_sum(z, -peak)
-    lifted = lifted_exp(gap, lost if gap > -math.inf else 0.0, reference_of(0.0, temperature), temperature)
+    r, power = reduced(gap, reference_of(0.0, temperature), temperature)
+    lifted = exponential((r + (lost if gap > -math.inf else 0.0)) * temperature.double.reciprocal, power)
     return lifted * (factor * UNLIFT) if abs(factor) > 1.0 else lifted * factor * UNLIFT
 
 

@@ -71,7 +71,7 @@ def take_highest(z: Any, j: int, peak: Any, winner: Any) -> None:
 def find_winners(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
     """Find the highest logit of each row and its class.
 
-    A NaN may be passed over where sums of exponentials will tell of it: in rows without an infinite logit.
+    A NaN may be passed over where sums of exponentials will tell of it: in rows without a logit of inf.
     """
     peak, winner, whole = tile.peak[:size], tile.winner[:size], n_classes // 4 * 4
     peak[:], winner[:] = -math.inf, 0
@@ -111,7 +111,7 @@ def sum_exponentials(
         four = four_from(lines, j, size)
         reduce_four(four, powers, tile, j, temperature)
         if t != 1.0:
-            multiply(lines[j : j + 4].reshape(4 * lines.shape[1]), reciprocal)
+            multiply(lines[j : j + 4].reshape(4 * lines.shape[1]), reciprocal)  # beyond `size`, too, where nothing is
         add_four(four, powers, run)
         fold(run, tile.rest, tile.lost_rest)
     for j in range(whole, n_classes):
@@ -119,7 +119,7 @@ def sum_exponentials(
         reduce_one(line, powers[0], tile, j, temperature)
         if t != 1.0:
             multiply(line, reciprocal)
-        take_one(line, powers[0])
+        exponentiate_one(line, powers[0])
         fold(line, tile.rest, tile.lost_rest)
 
 
@@ -143,7 +143,7 @@ def subtract_base(line: Any, tile: Tile) -> None:
 
 @inline
 def reduce_four(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
-    """Turn logits of four classes into r T, and fill in the powers of two: see `reduced`."""
+    """Turn logits of four classes into r, still times T, and fill in the powers of two: see `reduced`."""
     for c in range(z[0].size):
         z[0][c], powers[0][c] = reduced_in(tile, c, z[0][c], j, temperature)
         z[1][c], powers[1][c] = reduced_in(tile, c, z[1][c], j + 1, temperature)
@@ -160,7 +160,7 @@ def reduce_one(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature
 
 @inline
 def reduced_in(tile: Tile, c: int, x: Any, j: int, temperature: Temperature) -> tuple[Any, Any]:
-    """Return r T and the power of two of class j of row c."""
+    """Return r, still times T, and the power of two of class j of row c."""
     real = tile.peak.dtype.type
     r, power = reduced(x, Reference(real(0), tile.rounder[c], tile.lowest[c], 0.0), temperature)
     return r, real(0) if tile.winner[c] == np.int32(j) else power
@@ -177,7 +177,7 @@ def add_four(r: Any, powers: Any, run: Any) -> None:
 
 
 @inline
-def take_one(r: Any, powers: Any) -> None:
+def exponentiate_one(r: Any, powers: Any) -> None:
     """Turn r of one class into exponentials."""
     for c in range(r.size):
         r[c] = exponential(r[c], powers[c])

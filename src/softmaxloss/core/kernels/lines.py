@@ -78,7 +78,7 @@ def _computed(stored: Any, spare: Any) -> Callable[..., Any]:
 
 @inline
 def ask_for_next(logits: Any, group: int, start: int, size: int, begin: int, end: int) -> None:
-    """Ask the caches for some classes of the rows that follow a tile; for as much of these rows if classes come last."""
+    """Ask the caches for some classes of the rows that follow a tile, or as much of these rows if classes come last."""
     line = CACHE_LINE // logits.flat.itemsize
     if logits.class_stride == 1:
         first = place_of(logits, group, 0, start + size)

@@ -203,7 +203,10 @@ def finish_gradient(
 
 @inline
 def is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bool:
-    """Return whether the gradients of some classes are exponentials times a factor: none is the label or the winner."""
+    """Return whether the gradients of some classes are exponentials times a factor: none is the label or the winner.
+
+    Only these are written just once, as what is written past the caches should be.
+    """
     plain = not has_spread(rows) and rows.class_mask.size == 0
     return plain and not start <= tile.label[c] < stop and not start <= tile.winner[c] < stop
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.core.kernels.arithmetic import class_weight_of, probability_of
+from softmaxloss.core.kernels.arithmetic import class_weight_of, probability_of, rounded, times, value_of
 from softmaxloss.core.kernels.bits import CACHE_LINE, encoded, stream_line
 from softmaxloss.core.kernels.compilation import fused, inline
-from softmaxloss.core.kernels.exponential import UNLIFT
+from softmaxloss.core.kernels.exponential import LIFT, UNLIFT
 
 # Far from the largest number of either precision, and from the smallest normal one; what these are.
 _MOST, _LEAST = 2.0**100, 2.0**-60
@@ -17,20 +17,32 @@ _SMALLEST_SINGLE, _SMALLEST_DOUBLE = (float(np.finfo(real).tiny) for real in (np
 
 
 @inline
-def two_factors(block: Any, factor: float) -> tuple[Any, Any]:
-    """Return numbers whose product is factor / LIFT, such that a block times one, then the other, keeps its bits.
+def two_factors(f: Any, below: Any, block: Any) -> tuple[float, float]:
+    """Return numbers whose product is f * below / LIFT, such that a block times one, then the other, keeps its bits.
 
-    The first is 1 unless factor / LIFT is far from 1.
+    The first is 1 unless the product is no normal number in the precision of the block, or above 2**100.
     """
-    real, is_single = block.dtype.type, block.itemsize == 4
-    value, size = factor * UNLIFT, abs(factor) * UNLIFT
-    small = size < (_SMALLEST_SINGLE if is_single else _SMALLEST_DOUBLE)  # a factor may be, its product not
-    large = size > _MOST
-    rest = min(size / _MOST, _LARGEST_SINGLE if is_single else _LARGEST_DOUBLE)  # inf times a probability of 0 is NaN
-    return (
-        real(UNLIFT * _LEAST if small else _MOST if large else 1.0),
-        real(factor / _LEAST if small else math.copysign(rest, factor) if large else value),
-    )
+    is_single = block.itemsize == 4
+    smallest, largest = (_SMALLEST_SINGLE, _LARGEST_SINGLE) if is_single else (_SMALLEST_DOUBLE, _LARGEST_DOUBLE)
+    lift = (
+        1.0 if is_single or not abs(value_of(f)) < 1.0 else 1.0 / _LEAST
+    )  # the product may be below the normal numbers
+    factor = rounded(times(times(f, lift), below))
+    size = abs(factor)
+    if 0.0 < size < smallest * LIFT * lift:
+        return UNLIFT * _LEAST, factor * (1.0 / _LEAST / lift)
+    if size > largest * _MOST * LIFT:  # then exponentials that are not 0 are at least the smallest normal number
+        return largest, factor * (UNLIFT / largest)
+    if size > _MOST * LIFT:
+        return _MOST, factor * (UNLIFT / _MOST)
+    return 1.0, factor * (UNLIFT / lift)
+
+
+@inline
+def within(value: float, block: Any) -> Any:
+    """Return a factor in the precision of a block; the largest number instead of inf, whose product with 0 is NaN."""
+    largest = _LARGEST_SINGLE if block.itemsize == 4 else _LARGEST_DOUBLE
+    return block.dtype.type(math.copysign(largest, value) if abs(value) > largest else value)
 
 
 @fused

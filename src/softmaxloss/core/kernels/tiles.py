@@ -20,7 +20,7 @@ from softmaxloss.core.kernels.arithmetic import (
 from softmaxloss.core.kernels.bits import local_array
 from softmaxloss.core.kernels.compilation import inline
 from softmaxloss.core.kernels.exponential import UNLIFT, Reference, below_peak
-from softmaxloss.core.kernels.scaling import two_factors
+from softmaxloss.core.kernels.scaling import two_factors, within
 from softmaxloss.core.summary import Factors, gradient_at_winner, gradient_factors, row_loss
 
 # What is kept of so many rows, some 200 bytes each, stays in a first-level cache.
@@ -61,8 +61,7 @@ class TileFactors(NamedTuple):
     lost_f: Any
     d: Any
     extra: Any
-    factor: Any  # of exp((z - R) / T)
-    first: Any  # two numbers whose product is factor / LIFT, in the precision of the logits; this one is mostly 1
+    first: Any  # two_factors, in the precision of the logits
     second: Any
     q_winner: Any
     label_exp: Any  # LIFT * exp((z - R) / T) of labels
@@ -108,7 +107,6 @@ def factors_for(number: Any) -> TileFactors:
         lost_f=_numbers(double),
         d=_numbers(double),
         extra=_numbers(double),
-        factor=_numbers(double),
         first=_numbers(number),
         second=_numbers(number),
         q_winner=_numbers(double),
@@ -225,13 +223,13 @@ def finish_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, fir
         rest = carried(tile.rest[c], tile.lost_rest[c], tile.peak[c])
         of = gradient_factors(rows, tile.mass[c], tile.weight[c], factors.d_loss[c], tile.peak[c], rest)
         factors.f[c], factors.lost_f[c], factors.d[c], factors.extra[c] = value_of(of.f), lost_of(of.f), of.d, of.extra
-        factors.factor[c] = rounded(times(of.f, carried(tile.below[c], tile.lost_below[c], tile.peak[c])))
-        factors.first[c], factors.second[c] = two_factors(tile.peak, factors.factor[c])
+        first, second = two_factors(of.f, carried(tile.below[c], tile.lost_below[c], tile.peak[c]), tile.peak)
+        factors.first[c], factors.second[c] = within(first, tile.peak), within(second, tile.peak)
+        q_label = tile.label_weight[c] * (rows.keep + rows.floor)
+        factors.at_label[c] = factors.label_exp[c] * first * second - of.d * q_label
     for c in range(size):
         spike = rows.keep if tile.winner[c] == tile.label[c] else 0.0
         factors.q_winner[c] = tile.keep[c] * factors.q_winner[c] + rows.floor + spike
-        q_label = tile.label_weight[c] * (rows.keep + rows.floor)
-        factors.at_label[c] = factors.label_exp[c] * UNLIFT * factors.factor[c] - factors.d[c] * q_label
     times_class_weights(rows, tile.winner, factors.q_winner[:size])
     for c in range(size):
         of = Factors(carried(factors.f[c], factors.lost_f[c], tile.peak[c]), factors.d[c], factors.extra[c])
