@@ -24,9 +24,8 @@ def two_factors(f: Any, below: Any, block: Any) -> tuple[float, float]:
     """
     is_single = block.itemsize == 4
     smallest, largest = (_SMALLEST_SINGLE, _LARGEST_SINGLE) if is_single else (_SMALLEST_DOUBLE, _LARGEST_DOUBLE)
-    lift = (
-        1.0 if is_single or not abs(value_of(f)) < 1.0 else 1.0 / _LEAST
-    )  # the product may be below the normal numbers
+    # f * below may be no normal number of double precision
+    lift = 1.0 if is_single or not abs(value_of(f)) < 1.0 else 1.0 / _LEAST
     factor = rounded(times(times(f, lift), below))
     size = abs(factor)
     if 0.0 < size < smallest * LIFT * lift:
