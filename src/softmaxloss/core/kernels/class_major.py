@@ -151,32 +151,36 @@ def multiply_by_first(line: Any, factors: TileFactors) -> None:
 @inline
 def scale_four(lifted: Any, tile: Tile, factors: TileFactors, j: int) -> None:
     """Turn LIFT * exp of four classes from j on, times the first factors, into gradients, if targets are labels."""
+    label, at_label, winner, at_winner = tile.label, factors.at_label, tile.winner, factors.at_winner
+    second = factors.second
     for c in range(lifted[0].size):
-        factor = factors.second[c]
-        lifted[0][c] = unless_wanted(lifted[0][c] * factor, tile, factors, j, c)
-        lifted[1][c] = unless_wanted(lifted[1][c] * factor, tile, factors, j + 1, c)
-        lifted[2][c] = unless_wanted(lifted[2][c] * factor, tile, factors, j + 2, c)
-        lifted[3][c] = unless_wanted(lifted[3][c] * factor, tile, factors, j + 3, c)
+        factor, wanted = second[c], (label[c], at_label[c], winner[c], at_winner[c])
+        lifted[0][c] = unless_wanted(lifted[0][c] * factor, j, wanted)
+        lifted[1][c] = unless_wanted(lifted[1][c] * factor, j + 1, wanted)
+        lifted[2][c] = unless_wanted(lifted[2][c] * factor, j + 2, wanted)
+        lifted[3][c] = unless_wanted(lifted[3][c] * factor, j + 3, wanted)
 
 
 @fused
 def scale_line(line: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
     """Turn LIFT * exp of class j, times the first factors, into gradients."""
+    label, at_label, winner, at_winner = tile.label, factors.at_label, tile.winner, factors.at_winner
+    second, d, keep = factors.second, factors.d, tile.keep
     if has_spread(rows):
         r = class_weight_of(rows.class_weight, j)
         for c in range(line.size):
             p = probability_in(rows.dense, group, j, start + c)
-            q = r * (factors.d[c] * tile.keep[c] * p + factors.d[c] * rows.floor)
-            scaled = line[c] * factors.second[c] - line.dtype.type(q)
-            line[c] = unless_wanted(scaled, tile, factors, j, c)
+            q = r * (d[c] * keep[c] * p + d[c] * rows.floor)
+            scaled = line[c] * second[c] - line.dtype.type(q)
+            line[c] = unless_wanted(scaled, j, (label[c], at_label[c], winner[c], at_winner[c]))
     else:
         for c in range(line.size):
-            line[c] = unless_wanted(line[c] * factors.second[c], tile, factors, j, c)
+            line[c] = unless_wanted(line[c] * second[c], j, (label[c], at_label[c], winner[c], at_winner[c]))
 
 
 @inline
-def unless_wanted(gradient: Any, tile: Tile, factors: TileFactors, j: int, c: int) -> Any:
-    """Return the gradient of class j of row c, given what it is if that is neither the label nor the winner."""
-    at_label, at_winner = factors.at_label[c], factors.at_winner[c]  # read in any case, for the sake of vector code
-    value = at_label if tile.label[c] == np.int32(j) else gradient
-    return at_winner if tile.winner[c] == np.int32(j) else value
+def unless_wanted(gradient: Any, j: int, wanted: Any) -> Any:
+    """Return the gradient of class j, given what it is if that is neither the label nor the winner, and these."""
+    label, at_label, winner, at_winner = wanted
+    value = at_label if label == np.int32(j) else gradient
+    return at_winner if winner == np.int32(j) else value

@@ -74,7 +74,8 @@ def find_winners(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
     A NaN may be passed over where sums of exponentials will tell of it: in rows without a logit of inf.
     """
     peak, winner, whole = tile.peak[:size], tile.winner[:size], n_classes // 4 * 4
-    peak[:], winner[:] = -math.inf, 0
+    for c in range(size):
+        peak[c], winner[c] = -math.inf, 0
     for j in range(0, whole, 4):
         take_highest(four_from(lines, j, size), j, peak, winner)
     infinite = 0
@@ -103,7 +104,6 @@ def sum_exponentials(
     Four classes at a time, so that a sum takes two additions in a row.
     """
     n_classes = logits.n_classes
-    subtract_bases(lines, tile, n_classes, size)
     powers, run = four_from(tile.powers.reshape(4, MOST_ROWS), 0, size), tile.run[:size]
     whole, t, reciprocal = n_classes // 4 * 4, temperature.value, scale_in(run[0], temperature).reciprocal
     for j in range(0, whole, 4):
@@ -124,46 +124,28 @@ def sum_exponentials(
 
 
 @inline
-def subtract_bases(lines: Any, tile: Tile, n_classes: int, size: int) -> None:
-    """Subtract the bases of rows, which are nearly always 0."""
-    far = 0
-    for c in range(size):
-        far += tile.base[c] != 0
-    if far > 0:
-        for j in range(n_classes):
-            subtract_base(lines[j][:size], tile)
-
-
-@inline
-def subtract_base(line: Any, tile: Tile) -> None:
-    """Do so for one class."""
-    for c in range(line.size):
-        line[c] -= tile.base[c]
-
-
-@inline
 def reduce_four(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
-    """Turn logits of four classes into r, still times T, and fill in the powers of two: see `reduced`."""
+    """Turn logits of four classes into r, still times T, and write powers of two, 0 for winners: see `reduced`."""
+    base, rounder, lowest, winner, zero = tile.base, tile.rounder, tile.lowest, tile.winner, tile.base.dtype.type(0)
     for c in range(z[0].size):
-        z[0][c], powers[0][c] = reduced_in(tile, c, z[0][c], j, temperature)
-        z[1][c], powers[1][c] = reduced_in(tile, c, z[1][c], j + 1, temperature)
-        z[2][c], powers[2][c] = reduced_in(tile, c, z[2][c], j + 2, temperature)
-        z[3][c], powers[3][c] = reduced_in(tile, c, z[3][c], j + 3, temperature)
+        reference, best = Reference(base[c], rounder[c], lowest[c], 0.0), winner[c]
+        z[0][c], a = reduced(z[0][c] - reference.base, reference, temperature)
+        z[1][c], b = reduced(z[1][c] - reference.base, reference, temperature)
+        z[2][c], d = reduced(z[2][c] - reference.base, reference, temperature)
+        z[3][c], e = reduced(z[3][c] - reference.base, reference, temperature)
+        powers[0][c] = zero if best == np.int32(j) else a
+        powers[1][c] = zero if best == np.int32(j + 1) else b
+        powers[2][c] = zero if best == np.int32(j + 2) else d
+        powers[3][c] = zero if best == np.int32(j + 3) else e
 
 
 @inline
 def reduce_one(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
     """Do so for one class."""
+    base, rounder, lowest, winner, zero = tile.base, tile.rounder, tile.lowest, tile.winner, tile.base.dtype.type(0)
     for c in range(z.size):
-        z[c], powers[c] = reduced_in(tile, c, z[c], j, temperature)
-
-
-@inline
-def reduced_in(tile: Tile, c: int, x: Any, j: int, temperature: Temperature) -> tuple[Any, Any]:
-    """Return r, still times T, and the power of two of class j of row c."""
-    real = tile.peak.dtype.type
-    r, power = reduced(x, Reference(real(0), tile.rounder[c], tile.lowest[c], 0.0), temperature)
-    return r, real(0) if tile.winner[c] == np.int32(j) else power
+        z[c], power = reduced(z[c] - base[c], Reference(base[c], rounder[c], lowest[c], 0.0), temperature)
+        powers[c] = zero if winner[c] == np.int32(j) else power
 
 
 @inline

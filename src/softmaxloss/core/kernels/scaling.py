@@ -63,8 +63,8 @@ def store(block: Any, factor: Any, out: Any, past_caches: bool) -> None:
         end = begin + (out.size - begin) // line * line
         for j in range(begin, end, line):
             stream_line(block, factor, out, j)
-    scale(block[:begin], factor, out[:begin])
-    scale(block[end:], factor, out[end:])
+    for first, last in ((0, begin), (end, out.size)):
+        scale(block[first:last], factor, out[first:last])
 
 
 @inline
