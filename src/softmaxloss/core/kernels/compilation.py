@@ -26,7 +26,13 @@ _OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False, "error_model": "num
 
 
 class _TakenIn(JITCodeLibrary):  # type: ignore[misc]
-    """The code of a step, for kernels to take in: made into machine code, it would take a tenth of the time of all."""
+    """The code of a step, for kernels to take in.
+
+    Optimised before, it would be optimised once more in each kernel; that, and machine code, would take a third longer.
+    """
+
+    def _optimize_final_module(self) -> None:
+        """Leave it to kernels."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
