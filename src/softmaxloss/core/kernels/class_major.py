@@ -15,7 +15,14 @@ from softmaxloss.core.kernels.line_sums import (
     refer,
     sum_exponentials,
 )
-from softmaxloss.core.kernels.lines import lines_and_spare, next_tile, read_tile, write_tile
+from softmaxloss.core.kernels.lines import (
+    ask_for_shared,
+    lines_and_spare,
+    next_tile,
+    read_tile,
+    rows_before_line,
+    write_tile,
+)
 from softmaxloss.core.kernels.progress import take
 from softmaxloss.core.kernels.tiles import (
     Tile,
@@ -62,12 +69,12 @@ def summarize(logits: Any, rows: Any, taken: Any, step: int, room: Any, summary:
     """Fill the summaries of rows, taking `step` at a time; those of rows of weight 0, too."""
     logits, rows = ClassMajor(*logits), rows_of(rows)
     lines, spare = lines_and_spare(logits, room)
-    tile, n_rows = tile_for(lines[0, 0]), logits.groups * logits.width
+    tile, n_rows, skew = tile_for(lines[0, 0]), logits.groups * logits.width, rows_before_line(logits)
     begin = take(taken, step)
     while begin < n_rows:
-        row, end = begin, min(begin + step, n_rows)
+        row, end = begin + skew if begin > 0 else 0, min(begin + step + skew, n_rows)
         while row < end:
-            group, start, size = next_tile(logits, lines, row, end)
+            group, start, size = next_tile(logits, lines, skew, row, end)
             summarize_tile(logits, rows, lines, spare, tile, group, start, size)
             write_summaries(rows, tile, row, size, summary)
             row += size
@@ -85,11 +92,14 @@ def losses_and_gradients(
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
     lines, spare = lines_and_spare(logits, room)
     tile, factors, n_rows = tile_for(lines[0, 0]), factors_for(lines[0, 0]), logits.groups * logits.width
+    skew = rows_before_line(out) if out.flat.size > 0 else rows_before_line(logits)
     begin = take(taken, step)
     while begin < n_rows:
-        row, end = begin, min(begin + step, n_rows)
+        row, end = begin + skew if begin > 0 else 0, min(begin + step + skew, n_rows)
         while row < end:
-            group, start, size = next_tile(logits, lines, row, end)
+            group, start, size = next_tile(logits, lines, skew, row, end)
+            if past_caches:
+                ask_for_shared(out, group, start + size)
             summarize_tile(logits, rows, lines, spare, tile, group, start, size)
             finish_losses(rows, tile, row, size, loss)
             if out.flat.size > 0:

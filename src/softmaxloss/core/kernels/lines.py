@@ -45,10 +45,22 @@ def place_of(array: Any, group: int, j: int, row: int) -> int:
 
 
 @inline
-def next_tile(logits: Any, lines: Any, row: int, end: int) -> tuple[int, int, int]:
+def rows_before_line(array: Any) -> int:
+    """Return how many rows lie before the first cache line that begins with one; 0 unless it is so in all classes.
+
+    Where tiles end there, they share no lines: a fifth of the time of 8x21x256x256 with gradient, see below.
+    """
+    line, itemsize = CACHE_LINE // array.flat.itemsize, array.flat.itemsize
+    alike = array.row_stride == 1 and array.class_stride % line == 0 and array.group_stride % line == 0
+    return (-array.flat.ctypes.data % CACHE_LINE) // itemsize if alike else 0
+
+
+@inline
+def next_tile(logits: Any, lines: Any, skew: int, row: int, end: int) -> tuple[int, int, int]:
     """Return the group, the place in it, and the size of the tile that begins with a row."""
     group, start = row // logits.width, row % logits.width
-    return group, start, min(lines.shape[1], logits.width - start, end - row)
+    beyond = (start - skew) % (CACHE_LINE // logits.flat.itemsize) if skew > 0 else 0
+    return group, start, min(lines.shape[1] - beyond, logits.width - start, end - row)
 
 
 @inline
@@ -96,6 +108,19 @@ def ask_for_next(logits: Any, group: int, start: int, size: int, begin: int, end
             first = place_of(logits, group, j, start + size)
             for place in range(first, first + ahead, line):
                 prefetch(logits.flat, place)
+
+
+@inline
+def ask_for_shared(out: Any, group: int, stop: int) -> None:
+    """Ask for the cache lines that a tile which ends before row `stop` of a group shares with the tile after it.
+
+    They are written in parts, which hold up all others while they are fetched: a seventh of the time of 8x21x250x250.
+    """
+    line, first = CACHE_LINE // out.flat.itemsize, out.flat.ctypes.data // out.flat.itemsize
+    for j in range(out.n_classes if out.row_stride == 1 else 0):
+        place = place_of(out, group, j, stop)
+        if (first + place) % line != 0:
+            prefetch(out.flat, place - 1)
 
 
 @inline
