@@ -15,7 +15,7 @@ from softmaxloss.core.kernels.arithmetic import (
     rounded,
     value_of,
 )
-from softmaxloss.core.kernels.bits import decoded, encoded, prefetch
+from softmaxloss.core.kernels.bits import CACHE_LINE, decoded, encoded, prefetch
 from softmaxloss.core.kernels.blocks import (
     BLOCK,
     block_for,
@@ -189,8 +189,11 @@ def finish_gradient(
         return
     if factors.first[c] != 1:
         multiply(lifted[begin:end], factors.first[c])
-    for start in range(begin, end, BLOCK):
-        stop = min(start + BLOCK, end)
+    stop = begin
+    while stop < end:  # blocks end where cache lines do, so that none of these is written in parts
+        start = stop
+        beyond = row[start:end].ctypes.data % CACHE_LINE // row.itemsize
+        stop = min(start + BLOCK - beyond, end)
         part, place = lifted[start:stop], row[start:stop]
         in_place = part.ctypes.data == place.ctypes.data
         if in_place or (past_caches and not is_scaled_alone(rows, tile, c, start, stop)):
