@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from softmaxloss.core import checks, elementwise, rowwise
 from softmaxloss.core.elementwise import kernel_dtype, result_dtype
-from softmaxloss.core.kernels.lines import TILE_ELEMENTS
+from softmaxloss.core.kernels.lines import room_for_lines
 from softmaxloss.core.kernels.row_kernels import WAITING_ELEMENTS
-from softmaxloss.core.layout import PIECE_ELEMENTS, layout_of
+from softmaxloss.core.layout import FEW_CLASSES, PIECE_ELEMENTS, layout_of
 from softmaxloss.head.products import multiply
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ class Layer:
             most = usual_rows(per_row, self.n_features)
         else:
             room = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
-            room -= threads * max(n_classes, WAITING_ELEMENTS, 2 * TILE_ELEMENTS) * itemsize
+            lines = prod(room_for_lines(min(n_classes, FEW_CLASSES), turned=True))
+            room -= threads * max(n_classes, WAITING_ELEMENTS, lines) * itemsize
             # a piece is at most what a thread takes at a time, and all of them are at most the chunk
             all_pieces = threads * pieces * max(n_classes, PIECE_ELEMENTS) * 8
             most = max(1, (room - all_pieces) // per_row, room // (per_row + pieces * n_classes * 8))
