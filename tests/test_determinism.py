@@ -76,29 +76,40 @@ def test_pieces_of_every_size_give_the_same_bits(dtype, axis, elements, monkeypa
     assert_everything_same(everything(problem), right)
 
 
+def beginning_at(offset, array):
+    """Return a copy of an array, so many numbers after the begin of one of zeros that reaches beyond it, and this."""
+    room = np.zeros(array.size + 2 * offset, array.dtype)
+    copy = room[offset : room.size - offset].reshape(array.shape)
+    copy[...] = array
+    return copy, room
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0, 1, 13])
-@pytest.mark.parametrize("shape", [(5, 4999), (300, 21), (2, 21, 1600), (2, 21, 999)])
+@pytest.mark.parametrize("shape", [(5, 4999), (300, 21), (2, 21, 1600), (2, 21, 999), (3, 180, 256), (2, 600, 64)])
 @pytest.mark.parametrize(("private", "around"), [(1 << 17, 1), (0, 1), (0, 1 << 62)])
-def test_it_does_not_matter_where_exponentials_wait_and_how_gradients_are_written(
+def test_it_does_not_matter_where_arrays_begin_exponentials_wait_and_how_gradients_are_written(
     dtype, offset, shape, *, private, around, monkeypatch
 ):
     rng = np.random.default_rng(0)
     logits, labels = (3 * rng.normal(size=shape)).astype(dtype), rng.integers(0, shape[1], (shape[0], *shape[2:]))
     classes = np.moveaxis(logits, 1, 0)
     classes[7][..., 1], classes[8][..., 2] = np.nan, np.inf
-    _, right = sl.cross_entropy_and_grad(logits, labels, axis=1)
+    options = {"axis": 1, "reduction": "none"}
+    right_loss, right = sl.cross_entropy_and_grad(logits, labels, **options)
     monkeypatch.setattr(rowwise, "PRIVATE_CLASSES", private)
     monkeypatch.setattr(rowwise, "PAST_CACHES", around)
-    room = np.zeros(logits.size + 2 * offset, dtype)
-    out = room[offset : room.size - offset].reshape(logits.shape)
-    sl.cross_entropy_and_grad(logits, labels, axis=1, out=out)
-    assert_same_bits(out, right)
+    sl.set_num_threads(1 + offset % 2)
+    out, room = beginning_at(offset, np.zeros_like(logits))
+    moved, _ = beginning_at(16 - offset, logits)
+    for z in (moved, out):
+        out[...] = logits
+        loss, _ = sl.cross_entropy_and_grad(z, labels, out=out, **options)
+        assert_same_bits(loss, right_loss)
+        assert_same_bits(out, right)
+        assert_same_bits(sl.cross_entropy(moved, labels, **options), right_loss)
     assert not room[:offset].any()
     assert not room[room.size - offset :].any()
-    out[...] = logits
-    sl.cross_entropy_and_grad(out, labels, axis=1, out=out)
-    assert_same_bits(out, right)
 
 
 @over_dtypes

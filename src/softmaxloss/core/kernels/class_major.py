@@ -21,6 +21,7 @@ from softmaxloss.core.kernels.lines import (
     next_tile,
     read_tile,
     rows_before_line,
+    rows_of_step,
     write_tile,
 )
 from softmaxloss.core.kernels.progress import take
@@ -72,7 +73,7 @@ def summarize(logits: Any, rows: Any, taken: Any, step: int, room: Any, summary:
     tile, n_rows, skew = tile_for(lines[0, 0]), logits.groups * logits.width, rows_before_line(logits)
     begin = take(taken, step)
     while begin < n_rows:
-        row, end = begin + skew if begin > 0 else 0, min(begin + step + skew, n_rows)
+        row, end = rows_of_step(begin, step, skew, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, skew, row, end)
             summarize_tile(logits, rows, lines, spare, tile, group, start, size)
@@ -95,7 +96,7 @@ def losses_and_gradients(
     skew = rows_before_line(out) if out.flat.size > 0 else rows_before_line(logits)
     begin = take(taken, step)
     while begin < n_rows:
-        row, end = begin + skew if begin > 0 else 0, min(begin + step + skew, n_rows)
+        row, end = rows_of_step(begin, step, skew, n_rows)
         while row < end:
             group, start, size = next_tile(logits, lines, skew, row, end)
             if past_caches:

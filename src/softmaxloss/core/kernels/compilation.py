@@ -28,7 +28,7 @@ _OPTIONS = {"nogil": True, "_nrt": False, "fastmath": False, "error_model": "num
 class _TakenIn(JITCodeLibrary):  # type: ignore[misc]
     """The code of a step, for kernels to take in.
 
-    Optimised before, it would be optimised once more in each kernel; that, and machine code, would take a third longer.
+    It is optimised there. If it were before, too, and made into machine code, a cold start would take a third longer.
     """
 
     def _optimize_final_module(self) -> None:

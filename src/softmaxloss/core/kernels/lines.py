@@ -12,8 +12,8 @@ from softmaxloss.core.kernels.compilation import STEP_OPTIONS, inline
 from softmaxloss.core.kernels.scaling import store
 from softmaxloss.core.kernels.tiles import MOST_ROWS
 
-# The logits of a tile stay in a second-level cache. Each line begins with a cache line: where vectors straddle two of
-# these it takes an eighth longer.
+# The logits of a tile stay in a second-level cache: so many, or MOST_ROWS rows of few classes. Each line begins with a
+# cache line: where vectors straddle two of these it takes an eighth longer.
 FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 
@@ -21,7 +21,7 @@ TILE_ELEMENTS = 1 << 14
 def room_for_lines(n_classes: int, *, turned: bool) -> tuple[int, int]:
     """Return the shape of the room for the classes of some rows, and for as much again where rows are to be turned.
 
-    There are few classes then. Lines have a length that the compiler knows, which spares 2 to 5 % of the time.
+    There are few classes then, and all lines have the length MOST_ROWS: the compiler knows it, which spares 2 to 5 %.
     """
     if turned:
         return 1 + 2 * n_classes, MOST_ROWS  # one line more, to begin within it
@@ -46,21 +46,34 @@ def place_of(array: Any, group: int, j: int, row: int) -> int:
 
 @inline
 def rows_before_line(array: Any) -> int:
-    """Return how many rows lie before the first cache line that begins with one; 0 unless it is so in all classes.
+    """Return how many rows of a group lie before the first that begins a cache line in all classes; 0 if none does.
 
-    Where tiles end there, they share no lines: a fifth of the time of 8x21x256x256 with gradient, see below.
+    Where tiles end there, they share no cache lines: a fifth of the time of 8x21x256x256, see ask_for_shared.
     """
-    line, itemsize = CACHE_LINE // array.flat.itemsize, array.flat.itemsize
-    alike = array.row_stride == 1 and array.class_stride % line == 0 and array.group_stride % line == 0
-    return (-array.flat.ctypes.data % CACHE_LINE) // itemsize if alike else 0
+    per_line = CACHE_LINE // array.flat.itemsize
+    alike = array.class_stride % per_line == 0 and (array.groups == 1 or array.group_stride % per_line == 0)
+    before = (-array.flat.ctypes.data % CACHE_LINE) // array.flat.itemsize
+    return before if array.row_stride == 1 and alike else 0
+
+
+@inline
+def rows_of_step(begin: int, step: int, skew: int, n_rows: int) -> tuple[int, int]:
+    """Return the first row of a step and the row after its last; `skew` is what rows_before_line returns."""
+    return begin + skew if begin > 0 else 0, min(begin + step + skew, n_rows)
 
 
 @inline
 def next_tile(logits: Any, lines: Any, skew: int, row: int, end: int) -> tuple[int, int, int]:
-    """Return the group, the place in it, and the size of the tile that begins with a row."""
+    """Return the group, the place in it, and the size of the tile that begins with a row; gradients have this format.
+
+    What is left of a group or a step, and fits, is not cut.
+    """
     group, start = row // logits.width, row % logits.width
-    beyond = (start - skew) % (CACHE_LINE // logits.flat.itemsize) if skew > 0 else 0
-    return group, start, min(lines.shape[1] - beyond, logits.width - start, end - row)
+    left, size = min(logits.width - start, end - row), lines.shape[1]
+    beyond = (start + size - skew) % (CACHE_LINE // logits.flat.itemsize) if skew > 0 else 0
+    if beyond < size < left:
+        return group, start, size - beyond
+    return group, start, min(size, left)
 
 
 @inline
@@ -116,10 +129,10 @@ def ask_for_shared(out: Any, group: int, stop: int) -> None:
 
     They are written in parts, which hold up all others while they are fetched: a seventh of the time of 8x21x250x250.
     """
-    line, first = CACHE_LINE // out.flat.itemsize, out.flat.ctypes.data // out.flat.itemsize
+    per_line, first = CACHE_LINE // out.flat.itemsize, out.flat.ctypes.data // out.flat.itemsize
     for j in range(out.n_classes if out.row_stride == 1 else 0):
         place = place_of(out, group, j, stop)
-        if (first + place) % line != 0:
+        if (first + place) % per_line != 0:
             prefetch(out.flat, place - 1)
 
 
