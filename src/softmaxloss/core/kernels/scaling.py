@@ -54,12 +54,18 @@ def scale_and_subtract(lifted: Any, tile: Any, factors: Any, c: int, rows: Any, 
 
 
 @inline
+def numbers_before_line(array: Any) -> int:
+    """Return how many numbers of an array lie before the first that begins a cache line."""
+    return (-array.ctypes.data % CACHE_LINE) // array.itemsize
+
+
+@inline
 def store(block: Any, factor: Any, out: Any, past_caches: bool) -> None:
     """Write numbers times a factor to where they belong, around the caches if asked to."""
     begin = end = 0
     if past_caches:
         line = CACHE_LINE // out.itemsize
-        begin = min(out.size, (-out.ctypes.data % CACHE_LINE) // out.itemsize)
+        begin = min(out.size, numbers_before_line(out))
         end = begin + (out.size - begin) // line * line
         for j in range(begin, end, line):
             stream_line(block, factor, out, j)
