@@ -17,6 +17,7 @@ LABELS = ("cat", "dog", "bird")
 LOGITS = np.array([0.3, 2.9, 4.0])
 TARGET = 2
 BLUE, LIGHT, GREY, ORANGE = "#0072b2", "#cfe5f3", "#b8b8b8", "#d55e00"  # told apart by colour-blind readers too
+ORANGE_LIGHT = "#f9ddc9"
 
 
 def y_minus_t() -> None:
@@ -79,31 +80,86 @@ def descent() -> None:
 
 def monoid() -> None:
     """Draw how the summaries of three parts of a row merge."""
-    _, axes = plt.subplots(figsize=(8.4, 3.5), layout="constrained")
-    logits = np.array([1.0, 3.2, 0.4, 2.1, 4.0, 1.7, -0.5, 2.6, 0.9])
-    for part in range(3):
-        z = logits[3 * part : 3 * part + 3]
-        peak, rest = z.max(), np.exp(z - z.max()).sum() - 1
-        for k, value in enumerate(z):
-            box(axes, 3 * part + k + 0.25 * part, 3, 0.9, f"{value:g}")
-        box(axes, 3.25 * part, 1.75, 2.9, f"peak {peak:g}\nrest {rest:.3f}", color="white")
-        axes.annotate("", (3.25 * part + 1.45, 2.45), (3.25 * part + 1.45, 3), arrowprops={"arrowstyle": "-|>"})
-        axes.annotate("", (4.7, 0.95), (3.25 * part + 1.45, 1.75), arrowprops={"arrowstyle": "-|>"})
-    peak, rest = logits.max(), np.exp(logits - logits.max()).sum() - 1
-    box(axes, 3.25, 0.25, 2.9, f"peak {peak:g}\nrest {rest:.3f}")
-    axes.text(6.5, 0.6, "whatever the parts are,\nthe same summary", va="center")
-    axes.text(-0.15, 3.35, "logits", ha="right", va="center")
-    axes.text(-0.15, 2.1, "of parts", ha="right", va="center")
-    axes.text(3.1, 0.6, "of the row", ha="right", va="center")
-    axes.set(xlim=(-1.4, 9.6), ylim=(0.1, 3.9))
+    _, axes = plt.subplots(figsize=(8.4, 3.9), layout="constrained")
+    logits, label, size = np.array([[1.0, 3.2, 0.4, 2.1, 4.0, 1.7, -0.5, 2.6, 0.9]]), 3, 3
+    parts = []
+    for first in range(0, logits.size, size):
+        z, x = logits[:, first : first + size], 3.25 * first / size
+        parts.append(softmaxloss.summarize(z, [label], first_class=first, n_classes=logits.size))
+        for k in range(size):
+            color = ORANGE_LIGHT if first + k == label else LIGHT
+            box(axes, x + k, 3.25, 0.9, f"{z[0, k]:g}", color=color)
+        box(axes, x, 1.85, 2.9, numbers_of(parts[-1]), color="white", height=0.8)
+        arrow(axes, (x + 1.45, 3.25), (x + 1.45, 2.65))
+        arrow(axes, (x + 1.45, 1.85), (4.7, 1.05))
+    box(axes, 3.25, 0.25, 2.9, numbers_of(softmaxloss.merge(parts)), height=0.8)
+    axes.text(6.5, 0.65, "However the row is cut,\nthe summary is the same.", va="center")
+    for y, text in ((3.6, "logits"), (2.25, "three\nsummaries"), (0.65, "their merge")):
+        axes.text(-0.15 if y > 1 else 3.1, y, text, ha="right", va="center")
+    axes.text(3.7, 4.05, "the target", ha="center", va="bottom", color=ORANGE)
+    axes.set(xlim=(-1.4, 9.6), ylim=(0.1, 4.4))
     axes.axis("off")
     save(axes, "monoid")
 
 
-def box(axes: Axes, x: float, y: float, width: float, text: str, *, color: str = LIGHT) -> None:
+def numbers_of(summary: softmaxloss.RowSummary) -> str:
+    """Return some numbers of the summary of one row as text."""
+    peak, rest, target_logit, q_target = (
+        values[0] for values in (summary.peak, summary.rest, summary.target_logit, summary.q_target)
+    )
+    return f"peak {peak:g},  rest {rest:.3f}\ntarget_logit {target_logit:g},  q_target {q_target:g}"
+
+
+def row_travels() -> None:
+    """Draw the way of a row of logits through the files, down to the algebra and back."""
+    _, axes = plt.subplots(figsize=(8.4, 7.2), layout="constrained")
+    whole, left, right = (0.0, 6.8), (0.0, 3.3), (3.5, 3.3)
+    floors: list[list[tuple[tuple[float, float], str, str]]] = [
+        [(whole, "the caller", "cross_entropy_and_grad(logits, labels)")],
+        [(whole, "core/options.py", "options and targets become Rows, before any logit is read")],
+        [
+            (left, "core/staging.py: directly", "arrays in C order, as they lie"),
+            (right, "core/staging.py: by pieces", "rows copied, converted or capped"),
+        ],
+        [(whole, "core/threads.py, core/rowwise.py", "each thread takes some rows; the layout says which kernel")],
+        [
+            (left, "kernels/by_row/", "one row after the other, block by block"),
+            (right, "kernels/side_by_side/", "up to 128 rows at once, class by class"),
+        ],
+        [(whole, "kernels/tile.py", "the sums of up to 128 rows are finished together")],
+        [(whole, "kernels/row.py", "the softmax algebra of a row: rest, cost, loss, y - t")],
+    ]
+    place = [1.2 * k for k in reversed(range(len(floors)))]
+    for y, boxes, below in zip(place, floors, [*floors[1:], []], strict=True):
+        for (x, width), name, what in boxes:
+            box(axes, x, y, width, "", color="white" if boxes is floors[0] else LIGHT)
+            axes.text(x + width / 2, y + 0.49, name, ha="center", va="center", fontsize=10, fontweight="bold")
+            axes.text(x + width / 2, y + 0.2, what, ha="center", va="center", fontsize=9)
+        for (x, width), *_ in boxes if len(boxes) > len(below) else below:
+            arrow(axes, (x + width / 2, y), (x + width / 2, y - 0.5))
+    for bottom, top, text in (
+        (place[6], place[4], "the loss, and\nthe factors of\nthe gradient"),
+        (place[4], place[2], "gradients"),
+        (place[2], place[0], "losses, reduced;\ngradients, put\nwhere they belong"),
+    ):
+        axes.plot([6.8, 7.1, 7.1], [bottom + 0.5, bottom + 0.5, top + 0.2], color=ORANGE)
+        arrow(axes, (7.1, top + 0.2), (6.8, top + 0.2), ORANGE)
+        axes.text(7.25, (bottom + top) / 2 + 0.35, text, va="center", fontsize=9, color=ORANGE)
+    axes.set(xlim=(-0.1, 8.8), ylim=(-0.1, place[0] + 0.8))
+    axes.axis("off")
+    save(axes, "row_travels")
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = "black") -> None:
+    """Draw an arrow."""
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0})
+
+
+def box(axes: Axes, x: float, y: float, width: float, text: str, *, color: str = LIGHT, height: float = 0.7) -> None:
     """Draw a box with a text in it."""
-    axes.add_patch(FancyBboxPatch((x, y), width, 0.7, boxstyle="round,pad=0,rounding_size=0.08", fc=color, ec=BLUE))
-    axes.text(x + width / 2, y + 0.35, text, ha="center", va="center", fontsize=9)
+    style = "round,pad=0,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=color, ec=BLUE))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
 def save(axes: Axes, name: str, legend: str | None = None) -> None:
@@ -119,5 +175,6 @@ if __name__ == "__main__":
     curve()
     descent()
     monoid()
+    row_travels()
     softmaxloss.explain(LOGITS, TARGET, labels=LABELS).save(HERE / "graph.svg")
     softmaxloss.explain(LOGITS, TARGET, labels=LABELS).save(HERE / "graph.png")

@@ -1,16 +1,17 @@
 """The table of cases that every law is checked on: shape x targets x options x dtype.
 
-A new option is one row of OPTIONS.
+A new option is one row of OPTIONS, from which fuzzing, combinations and accuracy take its values, too.
 """
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import ml_dtypes
 import numpy as np
-import pytest
+
+from thorough import have_a_new_pair, parametrize
 
 
 def positive(rng, shape):
@@ -21,12 +22,41 @@ def some_zero(rng, shape):
     return rng.integers(0, 3, shape)
 
 
+def some_true(rng, shape):
+    return rng.random(shape) < 0.6
+
+
+def fractions_some_zero(rng, shape):
+    return 0.7 * some_zero(rng, shape)
+
+
+def positive_but_some(rng, shape):
+    """Return positive weights, a fifth of them replaced by 0."""
+    weights = positive(rng, shape)
+    return weights * (weights > 0.8)
+
+
+def of_any_scale(rng, shape):
+    return 10 ** rng.uniform(-10, 10, shape)
+
+
 def signed(rng, shape):
     return rng.normal(size=shape)
 
 
+def signed_single(rng, shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
 def some_exist(rng, n_classes):
     mask = rng.random(n_classes) < 0.6
+    mask[rng.integers(n_classes)] = True
+    mask[0] &= n_classes == 1 or not mask.all()
+    return mask
+
+
+def few_or_most_exist(rng, n_classes):
+    mask = rng.random(n_classes) < rng.choice([0.1, 0.9])
     mask[rng.integers(n_classes)] = True
     return mask
 
@@ -51,37 +81,44 @@ SHAPES = {  # of the logits, and the axis of the classes, counted from the end s
 
 TARGETS = ("index", "small index", "bool", "one-hot", "soft")
 
-OPTIONS = {  # a function stands for one number per class (class_weight, class_mask) or per row (all others)
+
+class Option(NamedTuple):
+    """Values to try an option with; a function stands for one number per class (class_...) or per row."""
+
+    alone: Any
+    """The value where the option is the only one."""
+    together: Any
+    """The value beside all other options, and where every combination of options is tried."""
+    fuzzed: tuple = ()
+    """Further values for fuzzing, which draws the first one, too."""
+    to_ulp: tuple = ()
+    """Numbers with which the loss is held to a few ulp, by the formula in test_option_accuracy.py."""
+
+
+OPTIONS = {
+    "class_weight": Option(positive, positive_but_some, (some_zero, of_any_scale), (positive_but_some,)),
+    "sample_weight": Option(positive, fractions_some_zero, (some_zero, some_true, of_any_scale), (positive,)),
+    "ignore_index": Option(255, 255, (0, -100)),
+    "class_mask": Option(some_exist, some_exist, (few_or_most_exist,)),
+    "label_smoothing": Option(0.1, 0.2, (1, 1e-4), (0.1, 0.3, 0.9)),
+    "z_loss": Option(0.2, 0.1, (1e-4,), (1e-4, 0.1)),
+    "softcap": Option(6.0, 8.0, (0.5, 30.0, 1e4)),
+    "temperature": Option(0.7, 1.3, (0.1, 3.0, 1e-30, 1e30), (0.7, 3.3, 0.013)),
+    "normalizer": Option(7.5, 2.5),
+    "upstream": Option(-0.7, 3, (2.0**16, 0, signed_single), (0.3,)),
+}
+
+OPTION_SETS = {
     "mean": {},
     "sum": {"reduction": "sum"},
     "none": {"reduction": "none"},
-    "normalizer": {"normalizer": 7.5},
-    "class_weight": {"class_weight": positive},
+    **{name: {name: option.alone} for name, option in OPTIONS.items()},
     "class_weight 0": {"class_weight": some_zero},
-    "sample_weight": {"sample_weight": positive},
     "sample_weight 0": {"sample_weight": some_zero},
-    "ignore_index": {"ignore_index": 255},
     "ignore a class": {"ignore_index": 0, "reduction": "none"},
-    "class_mask": {"class_mask": some_exist},
-    "label_smoothing": {"label_smoothing": 0.1},
     "label_smoothing 1": {"label_smoothing": 1.0, "reduction": "none"},
-    "z_loss": {"z_loss": 0.2},
-    "softcap": {"softcap": 6.0},
-    "temperature": {"temperature": 0.7},
-    "upstream": {"upstream": -0.7},
     "upstream per row": {"upstream": signed, "reduction": "none"},
-    "all options": {
-        "class_weight": positive,
-        "sample_weight": some_zero,
-        "ignore_index": 255,
-        "class_mask": some_exist,
-        "label_smoothing": 0.2,
-        "z_loss": 0.1,
-        "softcap": 8.0,
-        "temperature": 1.3,
-        "normalizer": 2.5,
-        "upstream": 3,
-    },
+    "all options": {name: option.together for name, option in OPTIONS.items()},
 }
 
 HALF = (np.float16, ml_dtypes.bfloat16)
@@ -91,10 +128,14 @@ HALF = (np.float16, ml_dtypes.bfloat16)
 class Case:
     """Arguments of cross_entropy_and_grad; the axis is among the options where it is not the last."""
 
-    name: str
+    values: tuple[str, ...]  # shape, targets, options and dtype
     logits: np.ndarray
     targets: np.ndarray
     options: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self):
+        return ", ".join(self.values)
 
     @property
     def loss_options(self):
@@ -181,16 +222,27 @@ def without(options, *names):
     return {name: value for name, value in options.items() if name not in names}
 
 
+def side_by_side(rows, axis):
+    """Repeat rows to so many that they are computed side by side, with the classes in front; or leave them."""
+    return np.repeat(rows, 16, axis=0).T.copy() if axis == 0 else rows
+
+
+def made(options, rng, batch, n_classes):
+    """Return options with one number per class or row where the table has a function."""
+    return {
+        name: np.asarray(value(rng, n_classes if name.startswith("class_") else batch)) if callable(value) else value
+        for name, value in options.items()
+    }
+
+
 def make_case(shape, target, option, dtype):
-    name = f"{shape}, {target}, {option}, {np.dtype(dtype).name}"
-    rng = np.random.default_rng(crc32(name.encode()))
+    values = (shape, target, option, np.dtype(dtype).name)
+    rng = np.random.default_rng(crc32(", ".join(values).encode()))
     full_shape, axis = SHAPES[shape]
     batch, n_classes = tuple(np.delete(full_shape, axis)), full_shape[axis]
-    options = {
-        name: value(rng, n_classes if name in {"class_weight", "class_mask"} else batch) if callable(value) else value
-        for name, value in OPTIONS[option].items()
-        if name != "ignore_index" or "index" in target
-    }
+    options = made(OPTION_SETS[option], rng, batch, n_classes)
+    if "index" not in target:
+        options.pop("ignore_index", None)
     exists = options.get("class_mask", np.ones(n_classes, bool))
     logits = np.moveaxis((5 * rng.normal(size=(*batch, n_classes))).astype(dtype), -1, axis)
     index = rng.choice(np.flatnonzero(exists), batch)
@@ -208,7 +260,7 @@ def make_case(shape, target, option, dtype):
         targets = np.moveaxis(targets, -1, axis)
     if axis != -1:
         options["axis"] = axis
-    return Case(name, logits.copy(), targets.copy(), options)
+    return Case(values, logits.copy(), targets.copy(), options)
 
 
 def is_selected(shape, target, option, dtype):
@@ -223,15 +275,22 @@ def is_selected(shape, target, option, dtype):
 CASES = [
     make_case(shape, target, option, dtype)
     for shape in SHAPES
-    for option in OPTIONS
+    for option in OPTION_SETS
     for target in TARGETS
     for dtype in (np.float32, np.float64, *HALF)
     if is_selected(shape, target, option, dtype)
 ]
 
 
+NEW = have_a_new_pair([case.values for case in CASES])
+BY_DEFAULT = {case.name for case, new in zip(CASES, NEW, strict=True) if new}
+
+
 def over(cases):
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+    """Run a test over cases, and by default over those that have a new pair of values; or over the first case."""
+    default = [case.name in BY_DEFAULT for case in cases]
+    default[0] |= not any(default)
+    return parametrize(["case"], [(case,) for case in cases], [case.name for case in cases], default)
 
 
 over_cases = over(CASES)

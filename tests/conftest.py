@@ -1,5 +1,27 @@
 """What tests found out is printed at the end, even what ran in another process: record_property("found", text)."""
 
+import pytest
+
+import softmaxloss as sl
+
+
+@pytest.fixture
+def threads_as_before():
+    """Whatever number of threads the test sets, the next test has the number from before."""
+    before = sl.get_num_threads()
+    yield
+    sl.set_num_threads(before)
+
+
+@pytest.fixture
+def count_of_examples(request, record_property):
+    """The end of the run says how many examples a fuzzed test has tried."""
+    from strategies import TRIED
+
+    yield
+    name = request.node.originalname
+    record_property("found", f"{TRIED[name]:,} examples of {name}")
+
 
 def pytest_terminal_summary(terminalreporter):
     reports = (report for reports in terminalreporter.stats.values() for report in reports)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from softmaxloss.classifier import SoftmaxClassifier
-    from softmaxloss.core.parallel import get_num_threads, set_num_threads
+    from softmaxloss.core.threads import get_num_threads, set_num_threads
     from softmaxloss.evaluation import Metrics, metrics
     from softmaxloss.explanation import Explanation, explain
     from softmaxloss.explorer import ExplorerPage, explore
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         linear_metrics,
     )
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
+    from softmaxloss.margin import margin_cross_entropy, margin_cross_entropy_and_grad
     from softmaxloss.second_order import hessian_diagonal, hvp, jvp
+    from softmaxloss.summary import RowSummary, merge, summarize
     from softmaxloss.warmup import warmup
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ __all__ = [
     "ExplorerPage",
     "LinearGradients",
     "Metrics",
+    "RowSummary",
     "Sampled",
     "SoftmaxClassifier",
     "SoftmaxWithLoss",
@@ -51,9 +54,13 @@ __all__ = [
     "linear_metrics",
     "log_softmax",
     "logsumexp",
+    "margin_cross_entropy",
+    "margin_cross_entropy_and_grad",
+    "merge",
     "metrics",
     "set_num_threads",
     "softmax",
+    "summarize",
     "warmup",
 ]
 
@@ -63,6 +70,7 @@ _HOME = {
     "ExplorerPage": "explorer",
     "LinearGradients": "head",
     "Metrics": "evaluation",
+    "RowSummary": "summary",
     "Sampled": "head",
     "SoftmaxClassifier": "classifier",
     "SoftmaxWithLoss": "layers",
@@ -71,7 +79,7 @@ _HOME = {
     "cross_entropy_and_grad": "functional",
     "explain": "explanation",
     "explore": "explorer",
-    "get_num_threads": "core.parallel",
+    "get_num_threads": "core.threads",
     "hessian_diagonal": "second_order",
     "hvp": "second_order",
     "jvp": "second_order",
@@ -81,9 +89,13 @@ _HOME = {
     "linear_metrics": "head",
     "log_softmax": "functional",
     "logsumexp": "functional",
+    "margin_cross_entropy": "margin",
+    "margin_cross_entropy_and_grad": "margin",
+    "merge": "summary",
     "metrics": "evaluation",
-    "set_num_threads": "core.parallel",
+    "set_num_threads": "core.threads",
     "softmax": "functional",
+    "summarize": "summary",
     "warmup": "warmup",
 }
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from softmaxloss.core import checks, rowwise
+from softmaxloss.core import checks, rowwise, target_checks
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import RowOptions, Rows, describe, per_row
+from softmaxloss.core.options import RowOptions, Rows, describe, per_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,7 +140,7 @@ def metrics(
 def describe_predicted(targets: ArrayLike, layout: Layout, **options: Unpack[RowOptions]) -> Rows:
     """Return a descriptor of rows whose targets are single classes."""
     rows = describe(targets, layout, **options)[0].each()
-    checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
+    target_checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
     return rows
 
 

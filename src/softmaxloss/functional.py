@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.elementwise import result_dtype
-from softmaxloss.core.layout import Layout, layout_of
-from softmaxloss.core.request import request
-from softmaxloss.core.rows import RowOptions, logits_alone, per_row
-from softmaxloss.core.signatures import with_row_options
+from softmaxloss.core.dtypes import result_dtype
+from softmaxloss.core.options import RowOptions, per_row, request, request_without_targets, with_row_options
 
 Array = NDArray[Any]
 Loss = float | Array
@@ -52,8 +49,7 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out:
     >>> softmaxloss.softmax(np.array([0.3, 2.9, 4.0])).round(3)
     array([0.018, 0.245, 0.737])
     """
-    z, layout = _logits_and_layout(logits, axis)
-    rows = logits_alone(layout.n_rows, temperature)
+    z, layout, rows = request_without_targets(logits, axis, temperature)
     array, place = _place_for(out, z)
     rowwise.softmax(z, rows, place, layout)
     return _filled(array, place)
@@ -88,8 +84,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, 
     >>> softmaxloss.log_softmax(np.array([0.0, -40.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    z, layout = _logits_and_layout(logits, axis)
-    rows = logits_alone(layout.n_rows, temperature)
+    z, layout, rows = request_without_targets(logits, axis, temperature)
     array, place = _place_for(out, z)
     rowwise.log_softmax(z, rows, place, layout)
     return _filled(array, place)
@@ -98,7 +93,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, 
 def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Loss:
     """Return log(sum_j exp(z_j)) over an axis, with z = logits / temperature.
 
-    Equals ``z.max() + np.log1p(rest)`` for a row z, where rest sums ``np.exp(z - z.max())`` over all but the winner.
+    Equals ``z.max() + np.log1p(rest)`` for a row z, where rest sums ``np.exp(z - z.max())`` over all but the highest.
 
     Parameters
     ----------
@@ -123,11 +118,8 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) ->
     >>> round(float(softmaxloss.logsumexp([1000.0, 1000.0])), 6)
     1000.693147
     """
-    z, layout = _logits_and_layout(logits, axis)
-    rows = logits_alone(layout.n_rows, temperature)
-    peak, rest = rowwise.summarize(z, rows, layout)[1:3]
-    with np.errstate(all="ignore"):
-        lse = np.where(np.isinf(peak), peak, peak / rows.temperature.value + np.log1p(rest))
+    z, layout, rows = request_without_targets(logits, axis, temperature)
+    lse = rowwise.summarize(z, rows, layout).lse(rows.temperature)
     return per_row(lse, layout.batch_shape, z.dtype)  # type: ignore[no-any-return]
 
 
@@ -256,11 +248,6 @@ def cross_entropy_and_grad(
     array, place = _place_for(out, z, rows.dense)
     losses = rowwise.losses_and_gradients(z, rows, d_loss, place, layout)
     return reduction.result(losses, z.dtype), _filled(array, place)
-
-
-def _logits_and_layout(logits: ArrayLike, axis: int) -> tuple[Array, Layout]:
-    z = checks.logits(logits)
-    return z, layout_of(z.shape, checks.axis(axis, z))
 
 
 def _place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:

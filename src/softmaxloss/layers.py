@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.elementwise import computed, result_dtype
+from softmaxloss.core.dtypes import computed, result_dtype
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import RowOptions, describe
+from softmaxloss.core.options import RowOptions, describe
 from softmaxloss.functional import cross_entropy, cross_entropy_and_grad
 from softmaxloss.head import linear_cross_entropy, linear_cross_entropy_and_grad
 

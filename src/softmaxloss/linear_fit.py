@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
 
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import describe
+from softmaxloss.core.options import describe
 from softmaxloss.functional import softmax
 from softmaxloss.head import linear_cross_entropy_and_grad
 

@@ -6,16 +6,22 @@ about memory, and `wrt`) and share no code with them. They work in float64 whate
 input. Differences of logits that float64 cannot hold, beyond 1.8e308, become infinite here.
 
 Logits ``x`` are first capped and tempered, each where asked for, ``z = softcap * tanh(x / softcap) / temperature``.
-A row of ``z`` over ``V`` classes is then seen from its winner ``k``, the class with the largest one:
+With q the effective target, how much of each class is wanted, a row of ``z`` over ``V`` classes is then seen from
+its target ``t``, the class with the largest ``q``:
 
-    peak = z_k
-    rest = sum over j != k of exp(z_j - peak)       everything but the winner, relative to the winner
-    dot  = sum_j q_j * (z_j - peak)                 q says how much of each class the targets want
+    peak  = max_j z_j
+    y     = exp(z - peak)                            1 for the class of the highest logit, less for all others
+    rest  = sum over j != t of y_j                   all but the target
+    cost  = log(rest + y_t) = log1p(rest + (y_t - 1))
+    loss  = sum_j q_j * (peak - z_j) + mass * cost   for a label -log p_t, and no term is negative
 
-Why not the usual ``log(sum(exp(z))) - z_t``? The sum of ``exp(z - peak)`` is ``1 + rest``, and that 1
-swallows a small ``rest``: logits ``[0, -40]`` with target 0 would cost 0 instead of 4.25e-18. Kept on its
-own, ``rest`` has all its digits, ``log1p(rest)`` keeps them, and so do the loss and its derivatives. And as only
-differences of logits enter (but for the z-loss), a large number added to all of them changes nothing.
+Why not the usual ``log(sum(exp(z))) - z_t``? Where the target has the highest logit, the sum of ``y`` is ``1 + rest``,
+and that 1 swallows a small ``rest``: logits ``[0, -40]`` with target 0 would cost 0 instead of 4.25e-18. Kept on its
+own, ``rest`` has all its digits, ``log1p(rest)`` keeps them, and so do the loss and its derivatives. Where another
+class has the highest logit, the loss is not small. And as only differences of logits enter (but for the z-loss), a
+large number added to all of them changes nothing.
+
+The file has over 300 lines so that the whole mathematics stands in one place.
 """
 
 # The names are those of the formulas, capitals included.
@@ -83,14 +89,14 @@ class _Rows(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Rows of logits seen from their winners."""
+    """Rows of logits seen from one class of each."""
 
-    winner: Indices  # (..., 1), k, the lowest index on a tie
+    winner: Indices  # (..., 1), k, the class of the highest logit, the lowest index on a tie
     gap: Array  # (..., V), z_j - peak, never positive
     p: Array  # (..., V), the softmax
     not_p: Array  # (..., V), 1 - p
-    log_rest: Array  # (..., 1), log1p(rest)
-    lse: Array  # (..., 1), peak + log1p(rest)
+    cost: Array  # (..., 1), log(rest + y_t)
+    lse: Array  # (..., 1), peak + cost
     slope: Array  # (..., V), du_j / dx_j for u = z * temperature
     bend: Array  # (..., V), d2z_j / dx_j2
 
@@ -131,7 +137,8 @@ def _rows(
     return _Rows(q, q.sum(-1, keepdims=True), w, z_loss, softcap, temperature, reduction, shape, axis, classes)
 
 
-def _view(x: Array, softcap: float | None = None, temperature: float = 1.0) -> _View:
+def _view(x: Array, q: Array | None = None, softcap: float | None = None, temperature: float = 1.0) -> _View:
+    """Return rows seen from the class with the largest q; from the winner where there is no q."""
     u, slope, bend = x, np.ones_like(x), np.zeros_like(x)  # u = z * temperature: gaps are taken before they are scaled
     if softcap is not None:
         tanh, e = np.tanh(x / softcap), np.exp(-2 * np.abs(x / softcap))
@@ -143,19 +150,25 @@ def _view(x: Array, softcap: float | None = None, temperature: float = 1.0) -> _
     top = np.where(np.isfinite(top), top, np.nan)  # no finite winner, no softmax: the whole row is NaN
     with np.errstate(over="ignore"):  # a gap beyond the largest number is -inf, and its exp is 0
         peak, gap = top / temperature, (u - top) / temperature
-    odds = np.exp(gap)
-    is_winner = np.arange(x.shape[-1]) == winner
-    rest = np.sum(odds * ~is_winner, -1, keepdims=True)
+    y = np.exp(gap)
 
-    p = odds / (1 + rest)
-    not_p = np.where(is_winner, rest / (1 + rest), 1 - p)
-    log_rest = np.log1p(rest)
-    return _View(winner, gap, p, not_p, log_rest, peak + log_rest, slope, bend / temperature)
+    def without(k: Indices) -> Array:
+        """Return the sum of y over all classes but k."""
+        total: Array = np.sum(y * (np.arange(x.shape[-1]) != k), -1, keepdims=True)
+        return total
+
+    t = winner if q is None else np.where((q > 0).any(-1, keepdims=True), q.argmax(-1, keepdims=True), winner)
+    rest, y_t = without(t), np.take_along_axis(y, t, -1)
+    total, cost = rest + y_t, np.log1p(rest + (y_t - 1))
+    not_p = 1 - y / total
+    for k in (t, winner):
+        np.put_along_axis(not_p, k, without(k) / total, -1)
+    return _View(winner, gap, y / total, not_p, cost, peak + cost, slope, bend / temperature)
 
 
 def _rows_and_view(logits: ArrayLike, targets: ArrayLike, **options: Any) -> tuple[_Rows, _View]:
     rows = _rows(np.shape(logits), targets, **options)
-    return rows, _view(rows.read(logits), rows.softcap, rows.temperature)
+    return rows, _view(rows.read(logits), rows.q, rows.softcap, rows.temperature)
 
 
 def _total(weight: Array, values: Array) -> Array:
@@ -165,7 +178,7 @@ def _total(weight: Array, values: Array) -> Array:
 
 
 def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
-    """Turn logits into probabilities, ``p_j = exp(z_j - peak) / (1 + rest)``.
+    """Turn logits into probabilities, ``p_j = y_j / (rest + y_t)``.
 
     Examples
     --------
@@ -177,13 +190,13 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> A
 
 
 def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
-    """Return log-probabilities, ``log p_j = (z_j - peak) - log1p(rest)``; nothing cancels in there."""
+    """Return log-probabilities, ``log p_j = (z_j - peak) - cost``; nothing cancels, as both terms have one sign."""
     view = _view(np.moveaxis(np.asarray(logits, np.float64), axis, -1), temperature=temperature)
-    return np.moveaxis(view.gap - view.log_rest, -1, axis)
+    return np.moveaxis(view.gap - view.cost, -1, axis)
 
 
 def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
-    """Return ``log(sum_j exp(z_j)) = peak + log1p(rest)`` of each row; it has a value even where softmax has none."""
+    """Return ``log(sum_j exp(z_j)) = peak + cost`` of each row; it has a value even where softmax has none."""
     x = np.moveaxis(np.asarray(logits, np.float64), axis, -1)
     largest = x.max(-1)
     return np.where(np.isinf(largest), largest, _view(x, temperature=temperature).lse[..., 0])
@@ -192,7 +205,7 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) ->
 @np.errstate(over="ignore")  # a loss beyond the largest number is inf
 def _losses(rows: _Rows, view: _View) -> Array:
     z_loss = rows.z_loss * view.lse * view.lse
-    return rows.weight * (rows.mass * view.log_rest - _total(rows.q, view.gap) + z_loss)
+    return rows.weight * (rows.mass * view.cost - _total(rows.q, view.gap) + z_loss)
 
 
 def _in_z(rows: _Rows, view: _View) -> tuple[Array, Array, Array]:
@@ -200,8 +213,8 @@ def _in_z(rows: _Rows, view: _View) -> tuple[Array, Array, Array]:
     b = 2 * rows.z_loss * view.lse
     a = rows.mass + b
     # A class that is wanted and likely has a * p close to q, which would cancel. As p = 1 - not_p:
-    wanted = rows.q > np.abs(a) / 2
-    dz = np.where(wanted, (rows.mass - rows.q) + b - a * view.not_p, a * view.p - rows.q)
+    near = (a > 0) & (a * view.not_p <= rows.q)
+    dz = np.where(near, (rows.mass - rows.q) + b - a * view.not_p, a * view.p - rows.q)
     return b, a, dz
 
 
@@ -218,8 +231,8 @@ def cross_entropy_and_grad(
     With target distribution P, class weights r, smoothing eps, z-loss factor zeta and row weight w,
 
         q_j  = r_j * ((1 - eps) * P_j + eps / V),   mass = sum_j q_j
-        lse  = peak + log1p(rest),                  a = mass + 2 * zeta * lse
-        loss = w * (mass * log1p(rest) - dot + zeta * lse**2)
+        lse  = peak + cost,                         a = mass + 2 * zeta * lse
+        loss = w * (sum_j q_j * (peak - z_j) + mass * cost + zeta * lse**2)
         dx_j = w * (a * p_j - q_j) * dz_j / dx_j
 
     For a one-hot target that is ``-log p_t`` and, famously, ``y - t``.
@@ -402,8 +415,9 @@ class Metrics(NamedTuple):
 def metrics(logits: ArrayLike, targets: ArrayLike, *, topk: tuple[int, ...] = (1, 5), **options: Any) -> Metrics:
     """Return how good predictions are for targets that are class indices or one-hot rows.
 
-    The entropy of a row is ``log1p(rest) - sum_j p_j * (z_j - peak)``. Means over nothing are 0. A row without weight
-    has argmax -1, rank 0 and log-probability 0; one without a softmax has argmax -1, a rank beyond all classes and NaN.
+    The entropy of a row is ``cost + sum_j p_j * (peak - z_j)``, seen from the winner. Means over nothing are 0. A row
+    without weight has argmax -1, rank 0 and log-probability 0; one without a softmax has argmax -1, a rank beyond all
+    classes and NaN.
     The options are `axis`, `class_mask`, `ignore_index`, `sample_weight`, `softcap` and `temperature`.
     """
     rows, view = _rows_and_view(logits, targets, reduction="sum", **options)
@@ -412,8 +426,9 @@ def metrics(logits: ArrayLike, targets: ArrayLike, *, topk: tuple[int, ...] = (1
     x_t = np.take_along_axis(x, t, -1)
     # Capping and tempering keep the order of the logits, and rounding could only make ties of it.
     rank = 1 + np.sum((x > x_t) | ((x == x_t) & (np.arange(x.shape[-1]) < t)), -1)
-    log_p = (np.take_along_axis(view.gap, t, -1) - view.log_rest)[..., 0]
-    entropy = (view.log_rest - _total(view.p, view.gap))[..., 0]
+    log_p = (np.take_along_axis(view.gap, t, -1) - view.cost)[..., 0]
+    from_winner = _view(x, None, rows.softcap, rows.temperature)
+    entropy = (from_winner.cost - _total(from_winner.p, from_winner.gap))[..., 0]
 
     w = rows.weight[..., 0]
     argmax = np.where((w == 0) | np.isnan(log_p), -1, rows.classes[x.argmax(-1)])

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
-from softmaxloss.core import checks, elementwise, rowwise
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.dtypes import result_dtype
 from softmaxloss.core.layout import Piece, layout_of
-from softmaxloss.core.parallel import for_each
-from softmaxloss.core.request import request
-from softmaxloss.core.signatures import with_row_options
+from softmaxloss.core.options import request, with_row_options
+from softmaxloss.core.staging import cap_slope, load
+from softmaxloss.core.threads import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from softmaxloss.core.layout import Layout
-    from softmaxloss.core.rows import Reduction, RowOptions, Rows
+    from softmaxloss.core.options import Reduction, RowOptions, Rows
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -229,7 +230,7 @@ class _Problem:
         out: Array | None = None,
     ) -> Array:
         """Return an array of the shape of the logits, filled with function(point, vector); `out` may be the vector."""
-        dtype = elementwise.result_dtype(self.logits.dtype)
+        dtype = result_dtype(self.logits.dtype)
         result = np.empty(self.logits.shape, dtype) if out is None else out
 
         def work(piece: Piece, point: _Point, v: Float64s) -> None:
@@ -262,19 +263,20 @@ class _Problem:
     def _point(self, piece: Piece, live: NDArray[np.bool_], x: Float64s) -> _Point:
         dense = None if self.rows.dense is None else self._matrix(self.rows.dense, piece, live)
         rows = self.rows.part(piece.rows, dense)._replace(softcap=0.0)  # the cap is taken off here
-        z, layout, temperature = elementwise.load(x, self.rows.softcap), layout_of(x.shape), rows.temperature.value
-        summary = rowwise.summarize(z, rows, layout)
+        z, layout, temperature = load(x, self.rows.softcap), layout_of(x.shape), rows.temperature
         p, d_z = np.empty_like(z), np.empty_like(z)
         rowwise.softmax(z, rows, p, layout)
         rowwise.losses_and_gradients(z, rows, np.array([temperature]), d_z, layout)
 
-        winner, rest = np.where(live, summary.argmax[:, None], 0), summary.rest[:, None]
+        winner = np.where(live & self.exists, z, -np.inf).argmax(-1)
+        summary = rowwise.summarize(z, rows.without_targets().with_labels(winner), layout)
+        rest, winner = summary.rest[:, None], winner[:, None]
         not_p = 1 - p
         np.put_along_axis(not_p, winner, rest / (1 + rest), axis=-1)
-        z_slope = 2 * rows.z_loss * (summary.peak[:, None] / temperature + np.log1p(rest))
+        z_slope = rows.extra_slope(summary.lse(temperature))[:, None]
         d_map, d2_map = np.broadcast_to(1.0, x.shape), np.broadcast_to(0.0, x.shape)
         if self.rows.softcap:
-            d_map = elementwise.cap_slope(x, self.rows.softcap)
+            d_map = cap_slope(x, self.rows.softcap)
             d2_map = -2 * np.tanh(x / self.rows.softcap) * d_map / self.rows.softcap / temperature
         weight, mass = rows.weight[:, None], rows.mass[:, None]
         return _Point(

@@ -1,15 +1,18 @@
-"""What arguments may be: every message about shapes, dtypes and ranges."""
+"""What arguments may be: every message about shapes, dtypes and ranges, but for those about targets.
+
+It has over 300 lines as there is one short function for each argument of the public functions.
+"""
 
 import importlib
 import re
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softmaxloss.core.elementwise import is_half, result_dtype
+from softmaxloss.core.dtypes import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
@@ -30,6 +33,13 @@ def no_options(unknown: Collection[str], known: Iterable[str]) -> None:
             f"unexpected keyword argument {min(unknown)!r}: it is neither one of this function's own "
             f"nor of the options that every loss takes, {options}"
         )
+
+
+def refused(options: Collection[str], reasons: Mapping[str, str]) -> None:
+    """Refuse the row options that a function does not take, each with its reason."""
+    for name in options:
+        if name in reasons:
+            raise TypeError(f"{name} is not an option of this function: {reasons[name]}")
 
 
 def fraction(name: str, value: float) -> float:
@@ -65,6 +75,16 @@ def temperature(value: float) -> float:
     return _between("temperature", value, 1e-30, 1e30)
 
 
+def margin(value: float) -> float:
+    """Return a margin; its difference to a finite number must be finite in single precision."""
+    return _between("margin", value, -1e30, 1e30)
+
+
+def scale(value: float) -> float:
+    """Return a scale, the inverse of a temperature."""
+    return _between("scale", value, 1e-20, 1e20)
+
+
 def normalizer(value: float | None, reduction: str) -> float | None:
     """Return what replaces the divisor of a mean, or None."""
     if value is None:
@@ -98,7 +118,7 @@ def real(name: str, value: object) -> float:
     if type(value) is float:
         return value
     array = as_array(name, value)
-    if array.ndim != 0 or not _is_real(array.dtype):
+    if array.ndim != 0 or not is_real(array.dtype):
         raise TypeError(f"{name} must be a real number, got {_described(value)}")
     return float(array)
 
@@ -127,12 +147,13 @@ def as_array(name: str, value: Any) -> Array:
 def numbers(name: str, value: ArrayLike) -> Array:
     """Return an array of real numbers of at most 64 bits."""
     array = as_array(name, value)
-    if not _is_real(array.dtype) and array.size:
+    if not is_real(array.dtype) and array.size:
         raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     return array
 
 
-def _is_real(dtype: np.dtype[Any]) -> bool:
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype holds real numbers of at most 64 bits."""
     return dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8) or is_half(dtype)
 
 
@@ -148,7 +169,7 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
         array = np.zeros(shape, cast("Any", dtype))
     except (TypeError, ValueError, RuntimeError, DeprecationWarning):
         raise TypeError(f"{expected}, got {shown(dtype)}") from None
-    if dtype is None or array.dtype.kind in "iu" or not _is_real(array.dtype):
+    if dtype is None or array.dtype.kind in "iu" or not is_real(array.dtype):
         raise TypeError(f"{expected}, got {shown(dtype)}")
     return array
 
@@ -156,7 +177,7 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
 def floats(name: str, value: ArrayLike) -> Array:
     """Return an array of floats or integers; an empty one of anything else becomes float64."""
     array = as_array(name, value)
-    if not _is_real(array.dtype):
+    if not is_real(array.dtype):
         if array.size:
             expected = "must be float16, bfloat16, float32, float64 or integers"
             raise TypeError(f"{name} {expected}, got dtype {array.dtype}")
@@ -164,11 +185,11 @@ def floats(name: str, value: ArrayLike) -> Array:
     return array
 
 
-def logits(value: ArrayLike) -> Array:
+def logits(value: ArrayLike, name: str = "logits") -> Array:
     """Return logits as an array of floats or integers with a class axis."""
-    array = floats("logits", value)
+    array = floats(name, value)
     if array.ndim == 0:
-        raise ValueError("logits must have a class axis, got a single number")
+        raise ValueError(f"{name} must have a class axis, got a single number")
     return array
 
 
@@ -185,10 +206,8 @@ def axis(value: int, logits: Array) -> int:
     return number
 
 
-def class_weight(value: ArrayLike | None, n_classes: int) -> NDArray[np.float64] | None:
-    """Return class weights as float64, or None for none."""
-    if value is None:
-        return None
+def class_weight(value: ArrayLike, n_classes: int) -> NDArray[np.float64]:
+    """Return class weights as float64."""
     array = np.array(numbers("class_weight", value), dtype=np.float64, order="C")
     if array.shape != (n_classes,):
         raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {array.shape}")
@@ -208,10 +227,8 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
     return np.ones(0, bool) if array.all() else np.array(array, order="C")
 
 
-def sample_weight(value: ArrayLike | None, batch_shape: tuple[int, ...]) -> float | NDArray[np.float64]:
-    """Return row weights as float64, one after the other; 1.0 for None."""
-    if value is None:
-        return 1.0
+def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return row weights as float64, one after the other."""
     given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # rows that count, as well as how much they do
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
@@ -235,95 +252,6 @@ def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: s
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape of {of} {shape}, got {array.shape}")
     return array
-
-
-def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> Array:
-    """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
-    array = as_array("targets", value)
-    shape = array.shape
-    if array.dtype.kind in "iu":
-        if shape == batch_shape:
-            return array
-        if shape == row_shape:
-            message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
-            raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
-        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}")
-    if array.size == 0 and shape == batch_shape:
-        return array.astype(np.int64)
-    if array.dtype.kind != "b" and not _is_real(array.dtype):
-        expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
-        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}")
-    if shape == row_shape:
-        return array
-    if shape == batch_shape:
-        raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
-    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}")
-
-
-def labels(
-    values: Array, live: NDArray[np.bool_], exists: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]
-) -> None:
-    """Refuse a class index outside 0..n_classes-1, or of a class that does not exist, in a live row."""
-    outside = (values < 0) | (values >= n_classes)
-    masked = ~exists[np.where(outside, 0, values)] & ~outside if exists.size else np.zeros_like(outside)
-    wrong = live & (outside | masked)
-    count = int(np.count_nonzero(wrong))
-    if count == 0:
-        return
-    first = int(np.argmax(wrong))
-    label = int(values[first])
-    position = np.unravel_index(first, batch_shape)
-    where = f" at position {_position(position)}" if position else ""
-    many = f"{count} of {values.size} labels are"
-    if masked[first]:
-        cause = "does class_mask have True for the classes that exist?"
-        raise ValueError(f"targets: label {label}{where} is masked by class_mask; {many} invalid; {cause}")
-    if n_classes == 0:
-        cause = "logits have no classes"
-    elif label < 0 or label == 255:
-        cause = f"{label} looks like an ignore value: pass ignore_index={label}"
-    elif label == n_classes and int(values[live].min()) >= 1:
-        cause = "labels seem to count from 1: pass targets - 1"
-    else:
-        cause = "do logits have one entry per class?"
-    raise ValueError(
-        f"targets: label {label}{where} is not in 0..{n_classes - 1} ({n_classes} classes); "
-        f"{many} out of range; {cause}"
-    )
-
-
-def soft_targets(rows: Array, wrong_class: NDArray[np.int64], exists: NDArray[np.bool_], axis: int) -> None:
-    """Refuse targets that are negative, NaN or infinite, or not 0 for a class that does not exist.
-
-    `wrong_class` has the first such class of each row, or -1.
-    """
-    wrong = wrong_class >= 0
-    if not wrong.any():
-        return
-    first = int(np.argmax(wrong))
-    column = int(wrong_class[first])
-    batch_shape = rows.shape[:axis] + rows.shape[axis + 1 :]
-    position = [int(i) for i in np.unravel_index(first, batch_shape)]
-    position.insert(axis, column)
-    value = rows[tuple(position)]
-    rule = "finite and not negative"
-    if exists.size and not exists[column] and np.isfinite(value) and value >= 0:
-        rule = "0 for classes that class_mask says do not exist"
-    raise ValueError(
-        f"targets must be {rule}, got {value} at position {_position(tuple(position))}; "
-        f"{np.count_nonzero(wrong)} of {len(wrong)} rows hold such values"
-    )
-
-
-def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_shape: tuple[int, ...]) -> None:
-    """Refuse a live row whose target is a distribution."""
-    soft = live & (label < 0)
-    if soft.any():
-        position = _position(np.unravel_index(int(np.argmax(soft)), batch_shape))
-        many = f"{np.count_nonzero(soft)} of {len(label)} rows are soft"
-        raise ValueError(
-            f"targets must be class indices or one-hot rows, got a soft row at position {position}; {many}"
-        )
 
 
 def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array | None]:
@@ -398,11 +326,12 @@ def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:
     wrong = ~(np.isfinite(array) & (array >= 0))
     if wrong.any():
         first = np.unravel_index(int(np.argmax(wrong)), array.shape)
-        where = f" at position {_position(first)}" if first else ""
+        where = f" at position {position(first)}" if first else ""
         raise ValueError(f"{name} must be finite and not negative, got {array[first]}{where}")
 
 
-def _position(index: tuple[Any, ...]) -> str:
+def position(index: tuple[Any, ...]) -> str:
+    """Return an index as a message shows it."""
     return str(int(index[0])) if len(index) == 1 else str(tuple(int(i) for i in index))
 
 

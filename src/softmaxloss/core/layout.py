@@ -1,9 +1,8 @@
-"""Where the rows of an n-d array lie, and how a piece of them is brought before a kernel.
+"""Where the classes of an n-d array lie, and how its rows look to a kernel.
 
-A row is the class axis at one position of the other axes, the batch. Of an array that lies as kernels take it,
-threads take some rows at a time; of others, pieces of the batch are copied. Kernels that go row by row take a
-matrix (rows, classes). Few classes, and those that lie further apart in memory than their rows, such as in images
-(N, C, H, W), are left as they lie, and computed many rows side by side: see `ClassMajor`.
+A row is the class axis at one position of the other axes, the batch. Kernels that go row by row take a matrix
+(rows, classes). Few classes, and classes that lie further apart in memory than their rows, as in images (N, C, H, W),
+stay where they are, and a kernel computes many rows side by side: see `ClassMajor`.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from softmaxloss.core.kernels.lines import room_for_lines
+from softmaxloss.kernels.side_by_side.columns import columns_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Array = NDArray[Any]
 
-# A piece is some 50 to 100 microseconds of kernel time, ten times the cost of handing it to a thread. A row costs what
-# its elements do and, besides, what another 256 would; one of many that are computed side by side only another 16.
+# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row costs as much
+# as its elements and 256 more; one of many that are computed side by side costs only 16 more.
 PIECE_ELEMENTS = 1 << 18
 ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
-# So many rows must lie side by side to be computed at once; fewer are copied into rows of their own, piece by piece.
+# The fewest rows that must lie side by side to be computed at once; fewer are copied into a matrix, piece by piece.
 SIDE_BY_SIDE = 8
-# Threads take so many elements at a time of what need not be copied: some 20 microseconds. Rows that are computed side
-# by side are taken in multiples of STEP_ROWS, so that most tiles are full.
-STEP_ELEMENTS = 1 << 15
-STEP_ROWS = 128
-# Up to so many classes rows are computed side by side wherever they lie.
+# The elements that a thread takes at a time from an array that is not copied: some 20 microseconds. Rows that are
+# computed side by side are taken in multiples of SHARE_ROWS, so that most tiles are full.
+SHARE_ELEMENTS = 1 << 15
+SHARE_ROWS = 128
+# The most classes with which rows are computed side by side wherever they lie.
 FEW_CLASSES = 160
 
 
@@ -43,21 +42,6 @@ class Piece(NamedTuple):
 
     rows: slice
     slices: tuple[slice, ...]
-
-
-class ClassMajor(NamedTuple):
-    """An array as kernels see it that go class by class; they are given a plain tuple, whose types Numba tells faster.
-
-    Class j of row c in group g, which has `width` rows, is flat[g * group_stride + j * class_stride + c * row_stride].
-    """
-
-    flat: Array
-    groups: int
-    n_classes: int
-    width: int
-    group_stride: int
-    class_stride: int
-    row_stride: int
 
 
 Arranged = Array | tuple[Any, ...]  # a matrix (rows, classes), or the fields of ClassMajor
@@ -85,11 +69,11 @@ class Layout:
         Whether rows are computed side by side: few classes, or rows that are neighbours in memory. The shape decides,
         not the memory, so that no bit of a result depends on how an array came about.
     in_order : bool
-        Whether there are rows, and kernels can take an array of this shape as it lies, if it lies in C order.
-    room : tuple of int
-        The shape of the room that kernels need to compute rows side by side.
-    step, n_steps : int
-        How many neighbouring rows a thread takes at a time, and how many times that is.
+        Whether there are rows, and kernels can take an array of this shape directly if it is in C order.
+    scratch : tuple of int
+        The shape of the scratch memory that kernels need to compute rows side by side.
+    share, n_shares : int
+        How many neighbouring rows a thread takes at a time, its share, and how many shares there are.
     """
 
     def __init__(self, shape: tuple[int, ...], axis: int = -1, *, side_by_side: bool = True) -> None:
@@ -104,28 +88,24 @@ class Layout:
         self.class_major = side_by_side and (not self.classes_last or self.n_classes <= FEW_CLASSES)
         self.in_order = self.n_rows > 0 and (last or not self.classes_last)
         self._size = self.n_rows * self.n_classes
-        # those of ClassMajor, if the whole of an array lies in order
+        # the fields of ClassMajor after the first, for an array in C order
         width = self.n_rows if self.classes_last else prod(shape[self.axis + 1 :])
         apart = (1, self.n_classes) if self.classes_last else (width, 1)
         self._strides = (self.n_rows // max(width, 1), self.n_classes, width, self.n_classes * width, *apart)
-        self.room = room_for_lines(self.n_classes, turned=self.classes_last)
-        self.step = self._rows_of(STEP_ELEMENTS)
+        self.scratch = columns_shape(self.n_classes, transposed=self.classes_last)
+        self.share = self._rows_of(SHARE_ELEMENTS)
         if self.class_major:
-            self.step = -(-self.step // STEP_ROWS) * STEP_ROWS
-        self.n_steps = -(-self.n_rows // self.step)
+            self.share = -(-self.share // SHARE_ROWS) * SHARE_ROWS
+        self.n_shares = -(-self.n_rows // self.share)
 
     @cached_property
     def row_by_row(self) -> Layout:
-        """Return the same layout for what is only computed row by row."""
+        """Return the same layout for kernels that only go row by row."""
         return Layout(self.shape, self.axis, side_by_side=False)
 
     def pieces(self) -> list[Piece]:
         """Return pieces that cover the batch, each of neighbouring rows in the order of the flattened batch."""
         return list(_split(self.batch_shape, self._rows_of(PIECE_ELEMENTS))) if self.n_rows else []
-
-    def single_rows(self) -> list[Piece]:
-        """Return pieces of one row each."""
-        return list(_split(self.batch_shape, 1)) if self.n_rows else []
 
     def _rows_of(self, elements: int) -> int:
         extra, fewest = (SIDE_BY_SIDE_ELEMENTS, 2 * SIDE_BY_SIDE) if self.class_major else (ROW_ELEMENTS, 1)
@@ -138,7 +118,7 @@ class Layout:
         return np.moveaxis(array, self.axis, -1) if self.classes_last and self.axis < array.ndim - 1 else array
 
     def whole_of(self, array: Array, *, read_only: bool = False) -> Arranged:
-        """Return an array of this shape that lies in C order as kernels take it: a view."""
+        """Return a view of an array in C order as kernels take it."""
         if self.class_major:
             flat = array.ravel()
             if read_only:

@@ -12,7 +12,7 @@ import numpy as np
 
 from softmaxloss.core import checks
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import describe
+from softmaxloss.core.options import describe
 from softmaxloss.explanation.graph import Graph
 from softmaxloss.functional import cross_entropy_and_grad, softmax
 

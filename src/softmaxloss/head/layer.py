@@ -1,4 +1,4 @@
-"""A linear layer whose logits exist for some rows at a time, in as much memory as asked for."""
+"""A linear layer whose logits exist for some rows at a time, in the memory that the caller allows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.core import checks, elementwise, rowwise
-from softmaxloss.core.elementwise import kernel_dtype, result_dtype
-from softmaxloss.core.kernels.lines import room_for_lines
-from softmaxloss.core.kernels.row_kernels import WAITING_ELEMENTS
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.dtypes import kernel_dtype, result_dtype
 from softmaxloss.core.layout import FEW_CLASSES, PIECE_ELEMENTS, layout_of
+from softmaxloss.core.staging import store
 from softmaxloss.head.products import multiply
+from softmaxloss.kernels.by_row.losses import WAITING_ELEMENTS
+from softmaxloss.kernels.side_by_side.columns import columns_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from softmaxloss.core.rows import Rows
+    from softmaxloss.core.options import Rows
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -145,12 +146,12 @@ class Layer:
         if self.max_memory is None:
             most = usual_rows(per_row, self.n_features)
         else:
-            room = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
-            lines = prod(room_for_lines(min(n_classes, FEW_CLASSES), turned=True))
-            room -= threads * max(n_classes, WAITING_ELEMENTS, lines) * itemsize
+            free = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
+            columns = prod(columns_shape(min(n_classes, FEW_CLASSES), transposed=True))
+            free -= threads * max(n_classes, WAITING_ELEMENTS, columns) * itemsize
             # a piece is at most what a thread takes at a time, and all of them are at most the chunk
             all_pieces = threads * pieces * max(n_classes, PIECE_ELEMENTS) * 8
-            most = max(1, (room - all_pieces) // per_row, room // (per_row + pieces * n_classes * 8))
+            most = max(1, (free - all_pieces) // per_row, free // (per_row + pieces * n_classes * 8))
         most -= most % SMOOTH_ROWS if most > SMOOTH_ROWS else 0
         alike = -(-n_live // max(1, -(-n_live // most)))
         size: int = min(most, n_live, -(-alike // SMOOTH_ROWS) * SMOOTH_ROWS)
@@ -207,7 +208,7 @@ class Accumulated:
                 if weight is not None:
                     multiply(d_logits, weight, d_x, add=True)
             if not direct:
-                elementwise.store(d_x, place)
+                store(d_x, place)
                 self.features[part] = place
         if self.weight is not None:
             for d_logits, x, _ in terms:

@@ -8,8 +8,7 @@ import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.rows import ONE, RowOptions, describe
-from softmaxloss.core.signatures import with_row_options
+from softmaxloss.core.options import ONE, RowOptions, describe, with_row_options
 from softmaxloss.evaluation import Metrics, describe_predicted, metrics_of
 from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
 from softmaxloss.head.sampled import Sampled, SampledSum
@@ -263,11 +262,11 @@ def linear_hvp(
     rows, _ = describe(targets, layer.layout, **options)
     if v_weight is not None:
         v_weight = forget_masked(v_weight, rows.class_mask)
-    room: NDArray[Any] | None = None
+    scratch: NDArray[Any] | None = None
     for part, x, logits, described in layer.chunks(rows, buffers=2, pieces=PIECES_OF_HVP):
         v_x = None if v_features is None else layer.rows_of(v_features, part)
-        room = np.empty_like(logits) if room is None else room
-        along = room[: len(logits)]
+        scratch = np.empty_like(logits) if scratch is None else scratch
+        along = scratch[: len(logits)]
         terms = [(x, v_weight), (v_x, layer.weight)]
         layer.write_logits(along, [(a, b) for a, b in terms if a is not None and b is not None], v_bias)
         hvp_of(logits, described, along)

@@ -28,26 +28,26 @@ import numpy as np
 from scipy import sparse
 
 from softmaxloss.core import checks, rowwise
-from softmaxloss.core.elementwise import computed
-from softmaxloss.core.kernels import sampling
-from softmaxloss.core.kernels.blocks import BLOCK
+from softmaxloss.core.dtypes import computed
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.parallel import for_each, get_num_threads, share
+from softmaxloss.core.threads import for_each, get_num_threads, none_taken, share
+from softmaxloss.head.kernels import sampling
 from softmaxloss.head.layer import Accumulated, Chunk, Layer, LinearGradients
 from softmaxloss.head.products import multiply
+from softmaxloss.kernels.by_row.blocks import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
 
-    from softmaxloss.core.rows import Rows
+    from softmaxloss.core.options import Rows
     from softmaxloss.head.layer import Part
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
-# Threads take so many sparse rows of classes at a time.
+# Threads take the sparse rows of this many classes at a time.
 _CLASSES_AT_ONCE = 64
 _NORM_BLOCK = 1 << 16
 _TINY, _HUGE = 1e-25, 1e35  # within these squares of single precision lose nothing that matters
@@ -131,13 +131,12 @@ class SampledSum(Accumulated):
         layout, weight = layout_of(logits.shape), self._layer.weight
         if self.features is not None and not self._norms.size:
             self._norms = np.einsum("ij,ij->i", weight, weight)
-        d = np.broadcast_to(d_loss * rows.weight / rows.temperature.value, len(logits))
+        d = np.broadcast_to(d_loss * rows.weight / rows.temperature, len(logits))
         # under a soft cap the share of smoothing differs from logit to logit: it is sampled like the rest
         apart = rows.floor > 0.0 and rows.softcap == 0.0
         slope = rows.mass
         if rows.z_loss > 0.0:
-            summary = rowwise.summarize(logits, rows, layout)
-            slope = rows.mass + 2 * rows.z_loss * (summary.peak / rows.temperature.value + np.log1p(summary.rest))
+            slope = rows.mass + rows.extra_slope(rowwise.summarize(logits, rows, layout).lse(rows.temperature))
         if apart:
             losses = rowwise.losses(logits, rows, layout)
             rowwise.losses_and_gradients(logits, rows._replace(floor=0.0), d_loss, logits, layout)
@@ -146,12 +145,12 @@ class SampledSum(Accumulated):
         sample = self._sample(logits, rows, np.abs(d * slope) * self._options.threshold, x, part)
         smoothing = self._smoothing(rows) if apart else None
         if self.features is not None:
-            d_x = _product(sample, weight, step=1)
+            d_x = _product(sample, weight, size=1)
             if smoothing is not None:
                 d_x += np.outer(d.astype(x.dtype), smoothing @ weight)
             self.features[part] = self._rounded(d_x)
         if self.weight is not None:
-            _product(sample.tocsc().T, x, step=_CLASSES_AT_ONCE, out=self.weight, add=self._begun)
+            _product(sample.tocsc().T, x, size=_CLASSES_AT_ONCE, out=self.weight, add=self._begun)
             self._begun = True
             if smoothing is not None:
                 multiply(smoothing[:, None], (d.astype(x.dtype) @ x)[None, :], self.weight, add=True)
@@ -163,8 +162,9 @@ class SampledSum(Accumulated):
 
     def _smoothing(self, rows: Rows) -> Array:
         """Return what label smoothing takes from the gradient of each class, but for the factor d of a row."""
-        r = rows.class_weight if rows.class_weight.size else np.ones(self._layer.n_classes)
-        return (-rows.floor * r).astype(self._layer.computed)
+        r: Array = rows.class_weight if rows.class_weight.size else np.ones(self._layer.n_classes)
+        taken: Array = (-rows.floor * r).astype(self._layer.computed)
+        return taken
 
     def _sample(self, gradient: Array, rows: Rows, threshold: Float64s, x: Array, part: Part) -> Any:
         """Return a sample of the gradient as a sparse array, and note its variance."""
@@ -172,31 +172,31 @@ class SampledSum(Accumulated):
         position = np.arange(part.start, part.stop) if isinstance(part, slice) else part
         size = -(-n_rows // (4 * get_num_threads()))
         found: dict[int, tuple[Array, Array, Array]] = {}
-        spread = np.zeros((2, n_rows))
+        variances = np.zeros((2, n_rows))
 
         def work(start: int) -> None:
             some = slice(start, min(start + size, n_rows))
             wanted = None if rows.dense is None else np.ascontiguousarray(computed(rows.dense[some]))
             arguments = gradient[some], wanted, rows.label[some], position[some], threshold[some]
-            found[start] = self._entries(arguments, spread[:, some])
+            found[start] = self._entries(arguments, variances[:, some])
 
         for_each(work, range(0, n_rows, size))
         counts, columns, values = (np.concatenate(a) for a in zip(*(found[k] for k in sorted(found)), strict=True))
-        self._variance["features"] += float(spread[1].sum())
-        self._variance["weight"] += float(spread[0] @ np.einsum("ij,ij->i", x, x))
-        self._variance["bias"] += float(spread[0].sum())
+        self._variance["features"] += float(variances[1].sum())
+        self._variance["weight"] += float(variances[0] @ np.einsum("ij,ij->i", x, x))
+        self._variance["bias"] += float(variances[0].sum())
         begins = np.concatenate([[0], np.cumsum(counts)])
         return sparse.csr_array((values, columns, begins), shape=gradient.shape)
 
-    def _entries(self, rows: tuple[Any, ...], spread: Array) -> tuple[Array, Array, Array]:
-        """Return how many entries each of some rows has, their columns and values; room is made until they fit."""
+    def _entries(self, rows: tuple[Any, ...], variances: Array) -> tuple[Array, Array, Array]:
+        """Return how many entries each of some rows has, their columns and values; the arrays grow until they fit."""
         gradient = rows[0]
         n_rows, n_classes = gradient.shape
-        room = n_rows * int(min(n_classes, 0.5 / self._options.threshold)) + max(n_classes, BLOCK)
-        columns, values = np.empty(room, np.int32), np.empty(room, gradient.dtype)
+        capacity = n_rows * int(min(n_classes, 0.5 / self._options.threshold)) + max(n_classes, BLOCK)
+        columns, values = np.empty(capacity, np.int32), np.empty(capacity, gradient.dtype)
         ends, first, begin, seed = np.zeros(n_rows, np.int64), 0, 0, self._options.seed
         while True:
-            first = sampling.sample(*rows, seed, self._norms, first, begin, columns, values, ends, spread)
+            first = sampling.sample(*rows, seed, self._norms, first, begin, columns, values, ends, variances)
             begin = int(ends[first - 1]) if first > 0 else 0
             if first == n_rows:
                 return np.diff(ends, prepend=0), columns[:begin].copy(), values[:begin].copy()
@@ -235,16 +235,16 @@ def _square(array: Array) -> float:
     return total
 
 
-def _product(sample: Any, matrix: Array, *, step: int, out: Array | None = None, add: bool = False) -> Array:
-    """Return a sparse array times a matrix, added to `out` if asked; threads take `step` rows at a time."""
+def _product(sample: Any, matrix: Array, *, size: int, out: Array | None = None, add: bool = False) -> Array:
+    """Return a sparse array times a matrix, added to `out` if asked; threads take shares of `size` rows."""
     if out is None:
         out = np.empty((sample.shape[0], matrix.shape[1]), matrix.dtype)
-    result, taken, matrix = out, rowwise.none_taken(), matrix.view()
+    result, taken, matrix = out, none_taken(), matrix.view()
     matrix.flags.writeable = False
     arrays = sample.indptr.astype(np.int64, copy=False), sample.indices, sample.data
 
     def work() -> None:
-        sampling.times_rows(*arrays, matrix, taken, step, result, add)
+        sampling.times_rows(*arrays, matrix, taken, size, result, add)
 
-    share(work, -(-len(result) // step), begun=taken)
+    share(work, -(-len(result) // size), begun=taken)
     return result

@@ -1,0 +1,42 @@
+"""Which dtype numbers are computed in, and which one results have."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@cache
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is float16 or bfloat16, which NumPy knows from the ml_dtypes package alone."""
+    return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
+
+
+@cache
+def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that kernels compute numbers of a dtype in: float32 where it holds them all, or float64."""
+    single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
+    return np.dtype(np.float32 if single else np.float64)
+
+
+@cache
+def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of results of the shape of the logits: theirs, but float64 for integers."""
+    return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
+
+
+def computed(part: Array) -> Array:
+    """Return a part of an array in the dtype it is computed in; itself where that is its own."""
+    return part.astype(kernel_dtype(part.dtype), copy=False)
+
+
+def as_bits(part: Array) -> Array:
+    """Return a view of float16 as int16, of bfloat16 as uint16, and of other numbers as they are: see `decoded`."""
+    if part.itemsize != 2 or not is_half(part.dtype):
+        return part
+    return part.view(np.int16 if part.dtype.kind == "f" else np.uint16)

@@ -1,1 +1,0 @@
-"""The compiled inner loops: plain Python functions over rows, compiled by Numba without the GIL."""

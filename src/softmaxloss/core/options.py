@@ -1,0 +1,286 @@
+"""What a call asks for: its words, checked, as the descriptor of its rows and the reduction of their losses.
+
+Every option of the loss is interpreted here and nowhere else. With class weights r, label smoothing eps over V classes
+and a target distribution P, the effective target of a row is
+
+    q_j = r_j * (keep * P_j + floor),    keep = 1 - eps,    floor = eps / V
+
+and all that remains of the options that concern targets is q, its sum `mass`, and one weight per row. The other options
+are numbers that kernels get as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from inspect import Parameter, signature
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softmaxloss.core import checks, target_checks
+from softmaxloss.core.dtypes import kernel_dtype
+from softmaxloss.core.layout import Layout, layout_of
+from softmaxloss.core.rows import ALL_CLASSES, ALL_ONE, NO_LABELS, ONE, Rows, logits_alone
+from softmaxloss.core.threads import for_each
+from softmaxloss.kernels import summary as summary_kernels
+from softmaxloss.kernels import targets as target_kernels
+
+if TYPE_CHECKING:
+    from softmaxloss.core.layout import Piece
+
+__all__ = [
+    "ONE",
+    "Reduction",
+    "RowOptions",
+    "Rows",
+    "describe",
+    "per_row",
+    "request",
+    "request_without_targets",
+    "with_row_options",
+]
+
+Array = NDArray[Any]
+Float64s = NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RowOptions(TypedDict, total=False):
+    """The options that every loss function takes; `describe` interprets them, `cross_entropy` documents them."""
+
+    class_weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int | None
+    class_mask: ArrayLike | None
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    temperature: float
+    reduction: str
+    normalizer: float | None
+
+
+def describe(
+    targets: ArrayLike,
+    layout: Layout,
+    vocabulary: tuple[int, int] | None = None,
+    /,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_mask: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    normalizer: float | None = None,
+    **unknown: object,
+) -> tuple[Rows, Reduction]:
+    """Return the descriptor of the rows and the reduction; ValueError or TypeError where arguments make no sense.
+
+    Logits of a slice of a vocabulary come with the index of its first class and the size of the vocabulary.
+    """
+    checks.no_options(unknown, RowOptions.__annotations__)
+    checks.reduction(reduction)
+    eps = checks.fraction("label_smoothing", label_smoothing)
+    numbers = (
+        checks.non_negative("z_loss", z_loss),
+        0.0 if softcap is None else checks.positive("softcap", softcap),
+        checks.temperature(temperature),
+    )
+    normalizer = checks.normalizer(normalizer, reduction)
+    r = ALL_ONE if class_weight is None else checks.class_weight(class_weight, layout.n_classes)
+    exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
+    weight = ONE if sample_weight is None else checks.sample_weight(sample_weight, layout.batch_shape)
+    target = target_checks.targets(targets, layout.shape, layout.batch_shape)
+    if exists.size and (r.size or eps > 0):
+        r = np.where(exists, r if r.size else 1.0, 0.0)
+
+    here = int(exists.sum()) or layout.n_classes
+    first, n_classes = (0, here) if vocabulary is None else vocabulary
+    keep, floor = 1.0 - eps, eps / max(n_classes, 1)
+
+    dense, share = None, ONE  # share = sum_c r_c P_ic; one number, as weight is, where it is the same for all rows
+    if target.ndim == len(layout.batch_shape):
+        if vocabulary is None:
+            label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
+            share = r[label] if r.size else ONE
+        else:
+            label, weight = _labels(target, weight, ignore_index, ALL_CLASSES, n_classes)
+            label, share = _in_slice(label - first, r, exists, layout.n_classes)
+    else:
+        if ignore_index is not None:
+            message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
+            raise ValueError(f"{message}: give such rows sample_weight 0 instead")
+        weight = _for_each_row(weight, layout.n_rows)
+        label, share = _read_dense(target, Rows(NO_LABELS, None, ONE, weight, r, exists, keep, floor), layout)
+        dense = target if np.any((label < 0) & (weight != 0)) else None
+
+    mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
+    with np.errstate(all="ignore"):
+        # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
+        mass = share + eps * (mean_class_weight - share) if eps < 0.5 else keep * share + eps * mean_class_weight
+        divisor = _total(weight, share, layout.n_rows)
+        if reduction == "mean":
+            counts = divisor > 0 or bool(np.any((weight > 0) & (share > 0)))
+            divisor = checks.divisor(divisor, normalizer, counts=counts and layout.n_rows > 0)
+            weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
+    favourite = float(r.argmax()) if r.size and floor > 0 else -1.0
+    rows = Rows(label, dense, mass, weight, r, exists, keep, floor, favourite, *numbers)
+    return rows, Reduction(reduction, layout.batch_shape, divisor)
+
+
+class Reduction(NamedTuple):
+    """How the losses of single rows become the result, and a gradient from above one number per row."""
+
+    kind: str
+    batch_shape: tuple[int, ...]
+    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic, or what the caller put in its place
+
+    def result(self, losses: Float64s, logits_dtype: np.dtype[Any]) -> Any:
+        """Return the sum of the losses, whose weights hold a mean's divisor, or the losses of the rows."""
+        if self.kind == "none":
+            return per_row(losses, self.batch_shape, logits_dtype)
+        return summary_kernels.total(losses)
+
+    def upstream(self, value: ArrayLike | None) -> Float64s:
+        """Return the gradient from above as one number per row, or one for all."""
+        if value is None:
+            return ONE
+        return checks.upstream(value, self.batch_shape if self.kind == "none" else ()).reshape(-1)
+
+
+def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
+    """Return one number per row in the batch's shape, in the precision of the computation; of a single row a scalar."""
+    with np.errstate(all="ignore"):  # a loss beyond the range of float32 is inf or 0 there
+        return values.astype(kernel_dtype(logits_dtype)).reshape(batch_shape)[()]
+
+
+def with_row_options(function: F, but: Collection[str] = ()) -> F:
+    """Show the row options, but some, instead of `**options`, in the signature that help() and editors print."""
+    shown = signature(function)
+    own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    names = RowOptions.__annotations__.keys() - set(but)
+    options = [p for name, p in signature(describe).parameters.items() if name in names]
+    positional = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
+    axis = [p for p in own if p.name == "axis"]
+    keyword_only = [p for p in own if p.kind is Parameter.KEYWORD_ONLY and p not in axis]
+    function.__signature__ = shown.replace(parameters=[*positional, *axis, *options, *keyword_only])  # type: ignore[attr-defined]
+    return function
+
+
+_CONSTANT = {float, int, str, NoneType}  # an array of no dimension may change later: it is not remembered
+_PER_ROW = {"sample_weight", "ignore_index"}
+
+
+Request = tuple[Array, Layout, Rows, Reduction]
+
+
+def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
+    """Return the logits as an array and what is asked of them; ValueError or TypeError where it makes no sense.
+
+    With class indices and plain options, all but the label depends on the shape and the dtype of the logits alone. It
+    is remembered: to find it out takes longer than a small loss.
+    """
+    z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
+    plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
+    if plain and (not options or _CONSTANT.issuperset(map(type, options.values()))):
+        known = _of_labels(z.shape, z.dtype, axis, *options.items())
+        if known is not None and t.shape == known[0].batch_shape:
+            layout, rows, reduction = known
+            label = _plain_labels(t, layout.n_classes)
+            if label is not None:
+                return z, layout, rows.with_labels(label), reduction
+    z = checks.logits(z)
+    layout = layout_of(z.shape, checks.axis(axis, z))
+    return z, layout, *describe(t, layout, **options)
+
+
+def request_without_targets(logits: ArrayLike, axis: int, temperature: float) -> tuple[Array, Layout, Rows]:
+    """Return the logits as an array, and rows of which log(sum(exp(z))) is asked; its gradient is the softmax."""
+    z = checks.logits(logits)
+    layout = layout_of(z.shape, checks.axis(axis, z))
+    return z, layout, logits_alone(layout.n_rows, checks.temperature(temperature))
+
+
+@lru_cache(maxsize=256)
+def _of_labels(
+    shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
+) -> tuple[Layout, Rows, Reduction] | None:
+    """Return what any labels ask for, without them; None where some may ask for something else."""
+    options: Any = dict(constants)
+    if 0 in shape or any(options.get(name) is not None for name in _PER_ROW):
+        return None
+    logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))
+    layout = layout_of(shape, checks.axis(axis, logits))
+    rows, reduction = describe(np.zeros(layout.batch_shape, np.int64), layout, **options)
+    return layout, rows.with_labels(NO_LABELS), reduction
+
+
+def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
+    """Return one number per row, given that or one for all rows."""
+    return value if len(value) == n_rows else np.full(n_rows, value)
+
+
+def _total(weight: Float64s, share: Float64s, n_rows: int) -> float:
+    """Return the sum of weight * share over the rows."""
+    products = weight * share  # not a BLAS dot, whose last bit depends on its threads
+    return float(np.sum(products)) if len(products) == n_rows else n_rows * float(products[0])
+
+
+_INTEGER = np.dtype(np.int64)
+
+
+def _plain_labels(target: Array, n_classes: int) -> NDArray[np.int64] | None:
+    """Return labels, a copy, as kernels rely on labels that do not change; None if not all are classes."""
+    labels = target.astype(_INTEGER).ravel()
+    return labels if target_kernels.all_within(labels, n_classes) else None
+
+
+def _labels(
+    target: Array, weight: Float64s, ignore_index: int | None, exists: NDArray[np.bool_], n_classes: int
+) -> tuple[NDArray[np.int64], Float64s]:
+    """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
+    if ignore_index is None and not exists.size and weight is ONE:
+        plain = _plain_labels(target, n_classes)
+        if plain is not None:
+            return plain, weight
+    labels = target.reshape(-1)
+    weight = _for_each_row(weight, labels.size)
+    if ignore_index is not None:
+        weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
+    live = weight != 0
+    target_checks.labels(labels, live, exists, n_classes, target.shape)
+    return np.where(live, labels, 0).astype(np.int64), weight
+
+
+def _in_slice(
+    label: NDArray[np.int64], r: Float64s, exists: NDArray[np.bool_], n_classes: int
+) -> tuple[NDArray[np.int64], Float64s]:
+    """Return labels that count from the first class of a slice, and their r; outside the slice P is 0 everywhere."""
+    inside = (label >= 0) & (label < n_classes)
+    target = int(exists.argmax()) if exists.size else 0
+    label = np.where(inside, label, -1 - target)
+    return label, np.where(inside, r[label] if r.size else 1.0, 0.0)
+
+
+def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.int64], Float64s]:
+    """Return the label of each one-hot row, -1 - t for others, and sum_j r_j P_j; rows of weight 0 are not read."""
+    rows = rows.with_labels(np.full(layout.n_rows, -1))
+    share, wrong = np.zeros(layout.n_rows), np.zeros(layout.n_rows, bool)
+    by_row = layout.row_by_row
+
+    def read(piece: Piece) -> None:
+        part = by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False)
+        some = rows._replace(label=rows.label[piece.rows], weight=rows.weight[piece.rows])
+        block = by_row.arranged(part, read_only=True)
+        target_kernels.read_dense_rows(block, some.fields(), share[piece.rows], wrong[piece.rows])
+
+    for_each(read, by_row.pieces())
+    target_checks.soft_targets(dense, wrong, rows.class_mask, layout.axis)
+    return rows.label, share

@@ -1,0 +1,94 @@
+"""What targets may be: every message about class indices and rows of targets."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softmaxloss.core import checks
+
+Array = NDArray[Any]
+
+
+def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> Array:
+    """Return class indices (integers of the batch's shape) or target rows (floats or bools of the logits' shape)."""
+    array = checks.as_array("targets", value)
+    shape = array.shape
+    if array.dtype.kind in "iu":
+        if shape == batch_shape:
+            return array
+        if shape == row_shape:
+            message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
+            raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
+        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}")
+    if array.size == 0 and shape == batch_shape:
+        return array.astype(np.int64)
+    if array.dtype.kind != "b" and not checks.is_real(array.dtype):
+        expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
+        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}")
+    if shape == row_shape:
+        return array
+    if shape == batch_shape:
+        raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
+    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}")
+
+
+def labels(
+    values: Array, live: NDArray[np.bool_], exists: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]
+) -> None:
+    """Refuse a class index outside 0..n_classes-1, or of a class that does not exist, in a live row."""
+    outside = (values < 0) | (values >= n_classes)
+    masked = ~exists[np.where(outside, 0, values)] & ~outside if exists.size else np.zeros_like(outside)
+    wrong = live & (outside | masked)
+    count = int(np.count_nonzero(wrong))
+    if count == 0:
+        return
+    first = int(np.argmax(wrong))
+    label = int(values[first])
+    position = np.unravel_index(first, batch_shape)
+    where = f" at position {checks.position(position)}" if position else ""
+    many = f"{count} of {values.size} labels are"
+    if masked[first]:
+        cause = "does class_mask have True for the classes that exist?"
+        raise ValueError(f"targets: label {label}{where} is masked by class_mask; {many} invalid; {cause}")
+    if n_classes == 0:
+        cause = "logits have no classes"
+    elif label < 0 or label == 255:
+        cause = f"{label} looks like an ignore value: pass ignore_index={label}"
+    elif label == n_classes and int(values[live].min()) >= 1:
+        cause = "labels seem to count from 1: pass targets - 1"
+    else:
+        cause = "do logits have one entry per class?"
+    raise ValueError(
+        f"targets: label {label}{where} is not in 0..{n_classes - 1} ({n_classes} classes); "
+        f"{many} out of range; {cause}"
+    )
+
+
+def soft_targets(rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_], axis: int) -> None:
+    """Refuse targets that are negative, NaN or infinite, or not 0 for a class that does not exist, in `wrong` rows."""
+    if not wrong.any():
+        return
+    by_row = np.moveaxis(rows, axis, -1)
+    place = [int(i) for i in np.unravel_index(int(np.argmax(wrong)), by_row.shape[:-1])]
+    row = by_row[tuple(place)]
+    invalid, rule = ~(np.isfinite(row) & (row >= 0)), "finite and not negative"
+    if not invalid.any():
+        invalid, rule = ~exists & (row != 0), "0 for classes that class_mask says do not exist"
+    column = int(np.argmax(invalid))
+    place.insert(axis, column)
+    raise ValueError(
+        f"targets must be {rule}, got {row[column]} at position {checks.position(tuple(place))}; "
+        f"{np.count_nonzero(wrong)} of {len(wrong)} rows hold such values"
+    )
+
+
+def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_shape: tuple[int, ...]) -> None:
+    """Refuse a live row whose target is a distribution."""
+    soft = live & (label < 0)
+    if soft.any():
+        position = checks.position(np.unravel_index(int(np.argmax(soft)), batch_shape))
+        many = f"{np.count_nonzero(soft)} of {len(label)} rows are soft"
+        raise ValueError(
+            f"targets must be class indices or one-hot rows, got a soft row at position {position}; {many}"
+        )

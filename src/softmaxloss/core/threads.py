@@ -1,0 +1,233 @@
+"""Threads that compute together.
+
+Kernels are serial and run without the GIL, here in threads of our own. Which thread takes which rows is left to chance,
+and no result depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python
+threads call them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+T = TypeVar("T")
+Counter = NDArray[np.int64]  # of the rows that threads have taken, in its only entry
+_NOTHING, _INTEGER = object(), np.dtype(np.int64)
+_SECONDS_OF_SLEEP = 1e-4
+_busy = threading.local()  # `here` is True in threads that take part in shared work
+
+
+class _Pool:
+    """The helper threads beside the calling one; made when first asked for, made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._threads: int | None = None
+        self.forget()
+
+    @property
+    def threads(self) -> int:
+        if self._threads is None:
+            self._threads = _default_threads()
+        return self._threads
+
+    def forget(self) -> None:
+        """Forget the helpers: in a forked child they do not exist."""
+        self._lock = threading.Lock()
+        self._helpers = 0
+        self._asked = SimpleQueue[_Job | None]()
+
+    def resize(self, threads: int) -> None:
+        with self._lock:
+            helpers, asked = self._helpers, self._asked
+            self._helpers, self._asked, self._threads = 0, SimpleQueue(), threads
+        for _ in range(helpers):
+            asked.put(None)
+
+    def start(self, job: _Job, helpers: int) -> None:
+        """Ask this many helpers to join; where no thread can be had, or while all are busy, fewer do, or none."""
+        if sys.is_finalizing():
+            return  # a thread started now would never begin
+        with self._lock:
+            with contextlib.suppress(RuntimeError):
+                while self._helpers < helpers:
+                    threading.Thread(target=_serve, args=(self._asked,), name="softmaxloss", daemon=True).start()
+                    self._helpers += 1
+            for _ in range(min(helpers, self._helpers) - self._asked.qsize()):
+                self._asked.put(job)
+
+
+def _serve(asked: SimpleQueue[_Job | None]) -> None:
+    """Join one job after the other: a helper thread does this."""
+    _busy.here = True
+    while job := asked.get():
+        job.join()
+        del job
+
+
+class _Job:
+    """Work that helpers may join until it is closed; nothing of it is kept alive after that."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.failures: list[BaseException] = []
+        self._work: Callable[[], None] | None = work
+        self._lock = threading.Lock()
+        self._joined, self._left = 0, np.zeros(1, np.int64)
+
+    def join(self) -> None:
+        with self._lock:
+            if (work := self._work) is None:
+                return  # too late
+            self._joined += 1
+        try:
+            work()
+        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
+            self.failures.append(failure)
+        del work
+        _progress().leave(self._left)
+
+    def close(self) -> None:
+        """Let nobody else join, and return when all have left.
+
+        For a while this thread stays awake, without the GIL. Linux would wake a sleeping thread on the processor of the
+        thread that it waits for, and the two would then share it for many calls, beside an idle one.
+        """
+        with self._lock:
+            self._work = None
+        while self._joined > 0 and not _progress().reaches(self._left, self._joined):
+            time.sleep(_SECONDS_OF_SLEEP)
+
+
+def _progress() -> ModuleType:
+    """Return a module that is loaded when needed: `get_num_threads` shall not load Numba."""
+    from softmaxloss.kernels.machine import shares  # noqa: PLC0415
+
+    return shares
+
+
+def _default_threads() -> int:
+    wish = os.environ.get("SOFTMAXLOSS_NUM_THREADS", "").strip()
+    if not wish:
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, math.ceil(min(processors, _quota())))
+    if not wish.isdecimal() or int(wish) < 1:
+        message = f"the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got {wish!r}"
+        raise ValueError(message)
+    return int(wish)
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return how many processors Linux lets the control groups (version 2) of this process use, as in a container."""
+    quotas = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        group = groups / own.read_text().rpartition("0::/")[2].strip()
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(groups) and (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+                quotas.append(math.inf if quota == "max" else int(quota) / int(period))
+    return min(quotas)
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forget)
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that compute, the calling one included; results do not depend on it.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS, or the number of
+        processors that this process may use: by its affinity, and in a container by its control group (of version 2).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer, or below 1.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> before = softmaxloss.get_num_threads()
+    >>> softmaxloss.set_num_threads(1)
+    >>> softmaxloss.get_num_threads()
+    1
+    >>> softmaxloss.set_num_threads(before)
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"n must be an integer, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    _pool.resize(int(n))
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that compute, the calling one included."""
+    return _pool.threads
+
+
+def none_taken() -> Counter:
+    """Return a counter that kernels take rows from."""
+    return np.zeros(1, _INTEGER)
+
+
+def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:
+    """Call work() in this thread and in helpers, in `most` threads at most, and return when all have left it.
+
+    Where `begun` is given, helpers wait until work in this thread has made its only entry positive, and go away if that
+    takes long: a kernel is compiled in this thread, as a helper could not be interrupted. A call from within shared
+    work asks no helper.
+    """
+    threads = 1 if most == 1 or getattr(_busy, "here", False) else min(_pool.threads, most)
+    if threads <= 1:
+        work()
+        return
+
+    def help_out() -> None:
+        if begun is None or _progress().reaches(begun, 1):
+            work()
+
+    job, _busy.here = _Job(help_out), True
+    try:
+        _pool.start(job, threads - 1)
+        work()
+    finally:
+        _busy.here = False
+        job.close()
+    if job.failures:
+        raise job.failures[0]
+
+
+def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
+    """Call work(item) for all items, in any order and thread; after a failure no further ones."""
+    todo, lock = iter(items), threading.Lock()
+
+    def take() -> None:
+        try:
+            while True:
+                with lock:
+                    item = next(todo, _NOTHING)
+                if item is _NOTHING:
+                    return
+                work(item)  # type: ignore[arg-type]
+        except BaseException:
+            with lock:
+                list(todo)
+            raise
+
+    share(take, len(items))

@@ -1,0 +1,1 @@
+"""Memory crossed row by row, one block of classes at a time."""

@@ -1,0 +1,90 @@
+"""The exponentials of a row turned into its gradient, which is written just once."""
+
+import math
+from typing import Any
+
+from softmaxloss.kernels.by_row.blocks import BLOCK, multiply
+from softmaxloss.kernels.machine.cache_lines import store
+from softmaxloss.kernels.machine.compilation import fused, inline
+from softmaxloss.kernels.machine.half import encoded
+from softmaxloss.kernels.machine.intrinsics import CACHE_LINE
+from softmaxloss.kernels.row import class_weight_of, gradient_of, has_dense_q, probability_of, q_of
+from softmaxloss.kernels.tile import Tile, TileFactors
+
+
+@inline
+def write_gradient(
+    exponentials: Any,
+    rows: Any,
+    tile: Tile,
+    factors: TileFactors,
+    i: int,
+    c: int,
+    block: Any,
+    out: Any,
+    streamed: bool,
+) -> None:
+    """Write the gradient of row i. Blocks end where cache lines do, so that none of these is written in parts."""
+    if tile.weight[c] == 0.0 or math.isnan(factors.second[c]):
+        value = exponentials.dtype.type(0.0 if tile.weight[c] == 0.0 else math.nan)
+        for j in range(out.size):
+            out[j] = encoded(value, out[j])  # one and the same NaN in rows without a softmax
+        _clear_masked(out, rows.class_mask)
+        return
+    if factors.first[c] != 1:
+        multiply(exponentials, factors.first[c])
+    stop = 0
+    while stop < out.size:
+        start = stop
+        beyond = out[start:].ctypes.data % CACHE_LINE // out.itemsize
+        stop = min(start + BLOCK - beyond, out.size)
+        part, place = exponentials[start:stop], out[start:stop]
+        in_place = part.ctypes.data == place.ctypes.data
+        if in_place or (streamed and not _is_scaled_alone(rows, tile, c, start, stop)):
+            d_z = block[: stop - start]
+            _write_block(part, rows, tile, factors, i, c, start, d_z, False)
+            store(d_z, d_z.dtype.type(1), place, streamed)
+        else:
+            _write_block(part, rows, tile, factors, i, c, start, place, streamed)
+
+
+@inline
+def _is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bool:
+    """Return whether the gradients of some classes are exponentials times a factor: none of them is wanted or masked.
+
+    Only these are written just once, as streaming stores should.
+    """
+    return not has_dense_q(rows) and rows.class_mask.size == 0 and not start <= tile.target[c] < stop
+
+
+@inline
+def _write_block(
+    exponentials: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any, streamed: bool
+) -> None:
+    """Turn exponentials, times the first factor, of neighbouring classes of row i into gradients."""
+    if has_dense_q(rows):
+        _subtract_dense_q(exponentials, rows, tile, factors, i, c, start, out)
+    else:  # gradient_of with nothing wanted
+        store(exponentials, factors.second[c], out, streamed)
+    target = tile.target[c] - start
+    if 0 <= target < out.size:
+        out[target] = encoded(factors.at_target[c], out[target])
+    _clear_masked(out, rows.class_mask[start : start + out.size])
+
+
+@fused
+def _subtract_dense_q(
+    exponentials: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any
+) -> None:
+    label, second, d, real = tile.label[c], factors.second[c], factors.d[c], exponentials.dtype.type
+    for k in range(out.size):
+        j = start + k
+        q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
+        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q)), out[k])
+
+
+@inline
+def _clear_masked(out: Any, class_mask: Any) -> None:
+    """Set the gradient to 0 where classes do not exist."""
+    for j in range(class_mask.size):
+        out[j] = out[j] if class_mask[j] else 0

@@ -1,0 +1,107 @@
+"""How kernels are compiled and where the machine code is kept."""
+
+import hashlib
+import pickle
+import uuid
+from collections.abc import Callable, Mapping
+from functools import cache, partial, wraps
+from pathlib import Path
+from typing import Any
+
+import numba
+import numba.extending
+
+from softmaxloss.kernels.machine import numba_internals
+
+Compiled = Callable[..., Any]
+# With fastmath refused, a kernel does not hand down its own to the steps that are first compiled for it.
+# Division by 0 gives inf or NaN, as in NumPy; a test for it would keep loops with divisions from becoming vector code.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+KERNEL_OPTIONS = _OPTIONS | numba_internals.KERNEL_OPTIONS
+STEP_OPTIONS = _OPTIONS | numba_internals.STEP_OPTIONS
+_SEPARATE_ARRAYS = _OPTIONS | numba_internals.SEPARATE_ARRAYS
+
+
+def inline(function: Callable[..., Any]) -> Compiled:
+    """Compile a step of a kernel; the kernels that call it take it in. What it writes to overlaps nothing else."""
+    return numba.njit(**_SEPARATE_ARRAYS)(function)
+
+
+def fused(function: Callable[..., Any]) -> Compiled:
+    """Compile such a step in which a * b + c is rounded once where the processor can."""
+    return numba.njit(**_SEPARATE_ARRAYS | {"fastmath": {"contract"}})(function)
+
+
+def by_type(
+    choose: Callable[..., Any] | None = None, *, jit_options: Mapping[str, Any] = STEP_OPTIONS, inline: str = "never"
+) -> Any:
+    """Make a step whose code depends on the types of its arguments.
+
+    The decorated function takes the Numba types of the arguments and returns the Python function to compile for them.
+    Compiled code calls that function by the name of the decorated one. Only compiled code can.
+    """
+    if choose is None:
+        return partial(by_type, jit_options=jit_options, inline=inline)
+
+    @wraps(choose)
+    def only_compiled(*arguments: Any) -> Any:
+        raise NotImplementedError(f"{only_compiled.__qualname__} can only be called by compiled code")
+
+    numba.extending.overload(only_compiled, jit_options=jit_options, strict=False, inline=inline)(choose)
+    return only_compiled
+
+
+def kernel(function: Callable[..., Any]) -> Compiled:
+    """Compile an entry point. It runs without the GIL; its machine code is kept on disk where that is possible."""
+    compiled = numba.njit(**KERNEL_OPTIONS)(function)
+    numba_internals.keep_on_disk(compiled, partial(_Files, Path(function.__code__.co_filename).parent))
+    return compiled
+
+
+_CHECKSUM_BYTES = 32
+
+
+class _Files:
+    """One file per compiled signature, named by a digest of all that its content depends on.
+
+    Numba's own index of numbered files mixes up two processes that write at the same time, and is stamped by the one
+    source file of the entry point, which takes in steps from all the others.
+    """
+
+    def __init__(self, sources: Path, folder: Path, name: str) -> None:
+        self.sources, self.folder, self.name = sources, folder, name
+
+    def _path(self, key: object) -> Path:
+        digest = hashlib.sha256(
+            repr((numba.__version__, numba.config.BOUNDSCHECK, _source_stamp(self.sources), key)).encode()
+        ).hexdigest()
+        return self.folder / f"{self.name}.{digest[:32]}.nbc"
+
+    def load(self, key: object) -> Any:
+        """Return what was saved, or None where nothing was or the file is damaged."""
+        try:
+            content = self._path(key).read_bytes()
+        except OSError:
+            return None
+        checksum, pickled = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if hashlib.sha256(pickled).digest() != checksum:
+            return None
+        return pickle.loads(pickled)  # noqa: S301 - as safe as the .pyc files beside it
+
+    def save(self, key: object, data: Any) -> None:
+        """Save the machine code; the file appears whole or not at all."""
+        path = self._path(key)
+        unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
+        try:
+            pickled = numba_internals.pickled(data)
+            unfinished.write_bytes(hashlib.sha256(pickled).digest() + pickled)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@cache
+def _source_stamp(sources: Path) -> str:
+    """Return a digest of all that is compiled: kernels/, and the files beside an entry point that stands elsewhere."""
+    files = [*sorted(Path(__file__).parents[1].rglob("*.py")), *sorted(sources.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,0 +1,92 @@
+"""Float16 and bfloat16, which Numba does not know: decoded when they are read, encoded when they are written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from softmaxloss.kernels.machine.compilation import by_type
+
+
+@by_type(inline="always")
+def decoded(stored: Any) -> Any:
+    """Return a stored number in the precision it is computed in.
+
+    Float16 comes as the int16 of its bits, bfloat16 as uint16: Numba knows no numbers of half width.
+    """
+    if stored == types.int16:
+        return lambda stored: _of_float16(stored)
+    if stored == types.uint16:
+        return lambda stored: _of_bfloat16(stored)
+    return lambda stored: stored
+
+
+@by_type
+def zero_in(logits: Any) -> Any:
+    """Return 0 in the precision that logits are computed in."""
+    real: type[np.floating[Any]] = np.float64 if logits.dtype == types.float64 else np.float32
+    return lambda logits: real(0)
+
+
+@intrinsic
+def encoded(context: Any, number: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return a number as it is stored, rounded to the nearest even, in the format of another one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return encode(builder, arguments[0], like)
+
+    return (like if like in _ENCODERS else number)(number, like), generate
+
+
+def encode(builder: Any, number: Any, stored: Any) -> Any:
+    """Generate the code that encodes a number, or a vector of numbers, as a stored type."""
+    return _ENCODERS[stored](builder, number) if stored in _ENCODERS else number
+
+
+@intrinsic
+def _of_float16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(stored), generate
+
+
+@intrinsic
+def _of_bfloat16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(stored), generate
+
+
+def _to_float16(builder: Any, number: Any) -> Any:
+    half, bits = (_as_many(number, kind) for kind in (ir.HalfType(), ir.IntType(16)))
+    return builder.bitcast(builder.fptrunc(number, half), bits)
+
+
+def _to_bfloat16(builder: Any, number: Any) -> Any:
+    kind = _as_many(number, ir.IntType(32))
+
+    def word(value: int) -> Any:
+        return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+    bits = builder.bitcast(number, kind)
+    high = builder.lshr(bits, word(16))
+    # half a unit less one bit, and that bit if the last one kept is odd: to the nearest, ties to even
+    rounded = builder.add(builder.add(bits, word(0x7FFF)), builder.and_(high, word(1)))
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    quiet = builder.or_(high, word(0x40))
+    result = builder.select(is_nan, quiet, builder.lshr(rounded, word(16)))
+    return builder.trunc(result, _as_many(number, ir.IntType(16)))
+
+
+def _as_many(numbers: Any, kind: Any) -> Any:
+    """Return the type of as many values of a kind as there are numbers: one, or a vector."""
+    return ir.VectorType(kind, numbers.type.count) if isinstance(numbers.type, ir.VectorType) else kind
+
+
+_ENCODERS = {types.int16: _to_float16, types.uint16: _to_bfloat16}

@@ -1,0 +1,1 @@
+"""How numbers are computed: exponential, logarithm, double-double arithmetic, and sums."""

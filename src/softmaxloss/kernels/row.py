@@ -1,0 +1,242 @@
+"""The softmax algebra of one row, seen from its target: effective target q, summary and merge, loss, gradient.
+
+One row of logits z at temperature T against an effective target q, with t the class of the largest q, the target:
+
+    q_j   = r_j ((1 - eps) P_j + eps / V)                 mass = sum_j q_j
+    peak  = max_j z_j
+    rest  = sum over j != t of exp((z_j - peak) / T)      all but the target
+    dot   = sum_j q_j (peak - z_j) / T                    >= 0
+    y_t   = exp((z_t - peak) / T)                         the target itself; exactly 1 where it has the highest logit
+    total = rest + y_t
+    cost  = log(total) = log1p(rest + (y_t - 1))          lse = peak / T + cost
+    loss  = w (mass cost + dot + zeta lse**2)             no term is negative: nothing cancels
+    a     = mass + 2 zeta lse
+    dz_j  = w / T (a exp((z_j - peak) / T) / total - q_j)
+    dz_t  = w / T ((a - q_t) - a rest / total)            where a rest / total < q_t: these are the smaller terms then
+
+The target is known before any logit is read. Where it has the highest logit, `rest` keeps all digits of a tiny loss.
+Where another class has, q_t is at least the q of that class, so `dot` is large enough to hide the rounding of `cost`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+from softmaxloss.kernels.class_major import ClassMajor, place_of
+from softmaxloss.kernels.machine.compilation import by_type, fused, inline
+from softmaxloss.kernels.numerics.double_double import double_double, over, plus, rounded, times, two_sum
+from softmaxloss.kernels.numerics.exponential import (
+    UNSCALE,
+    Temperature,
+    over_temperature,
+    temperature_of,
+    times_exp,
+)
+from softmaxloss.kernels.numerics.logarithm import log_one_plus
+
+# An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
+_UNSIGNED = np.uint64
+
+
+class RowFields(NamedTuple):
+    """The descriptor of N rows over V classes: all that targets and options come down to. It never sees the logits.
+
+    Arrays come first, then numbers, the temperature last: `rows_of` relies on it.
+    """
+
+    label: Any  # (N,) int64: the class whose P is 1; else -1 - t, where P is the row of `dense`, or 0 without one
+    dense: Any  # target distributions P of the rows without a label, of the shape of the logits; or None
+    mass: Any  # (N,), or (1,) for all rows: the sum of q over the classes
+    weight: Any  # (N,), or (1,) for all rows: w; a row of weight 0 is never read
+    class_weight: Any  # (V,): r, 0 for classes that do not exist; empty where all are 1
+    class_mask: Any  # (V,) bool: whether a class exists; empty where all do
+    keep: Any = 1.0  # q_j = r_j (keep P_j + floor): what label smoothing leaves of P, and gives to each class
+    floor: Any = 0.0
+    favourite: Any = -1.0  # the class of the largest r, where smoothing may make it the target of any row; or -1
+    z_loss: Any = 0.0  # zeta
+    softcap: Any = 0.0  # 0 for none; applied before the kernels
+    temperature: Any = 1.0  # T; in a kernel with its constants
+
+
+@inline
+def rows_of(fields: Any) -> RowFields:
+    """Return rows in a kernel, given their arrays and, in one more array, their numbers."""
+    n = fields[-1]
+    return RowFields(*fields[:-1], n[0], n[1], n[2], n[3], n[4], temperature_of(n[5]))  # type: ignore[call-arg]
+
+
+@inline
+def of_row(values: Any, i: int) -> float:
+    """Return the number of row i, of an array that has one for each row, or one for all."""
+    return values[i] if values.size > 1 else values[0]
+
+
+@inline
+def class_weight_of(class_weight: Any, j: int) -> float:
+    """Return r_j, which is 1 where no class weights are given."""
+    return class_weight[_UNSIGNED(j)] if class_weight.size > 0 else 1.0
+
+
+@by_type
+def probability_of(dense: Any, group: int, i: int, j: int, label: int) -> Any:
+    """Return P_j of row i, in its group where rows are side by side."""
+    if isinstance(dense, types.NoneType):
+        return lambda dense, group, i, j, label: 1.0 if j == label else 0.0
+    if isinstance(dense, types.Array):
+        return lambda dense, group, i, j, label: dense[_UNSIGNED(i), _UNSIGNED(j)]
+    return lambda dense, group, i, j, label: dense[0][_UNSIGNED(place_of(ClassMajor(*dense), group, j, i))]
+
+
+@inline
+def has_dense_q(rows: Any) -> bool:
+    """Return whether q may be positive for other classes than the label."""
+    return rows.floor > 0.0 or rows.dense is not None
+
+
+@fused
+def q_of(rows: Any, class_weight: float, probability: float) -> Any:
+    """Return q of a class with weight r and probability P: r (keep P + floor)."""
+    return class_weight * (rows.keep * probability + rows.floor)
+
+
+@inline
+def target_of(rows: Any, label: int) -> int:
+    """Return the class t of the largest q of a row with a label, where a favourite class may get more by smoothing."""
+    favourite = int(rows.favourite)
+    of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
+    return favourite if of_favourite > q_of(rows, class_weight_of(rows.class_weight, label), 1.0) else label
+
+
+@inline
+def half_gap(z: float, peak: float) -> float:
+    """Return (peak - z) / 2, which is finite even where peak - z is too large; inf for z = -inf under any peak."""
+    return 0.5 * peak - 0.5 * z if z > -math.inf else -z
+
+
+@inline
+def dot_of(half_dot: Any, q_target: float, target_logit: float, peak: Any, temperature: Any) -> float:
+    """Return dot, given T / 2 times its sum over all classes but the target; inf where a wanted class is at -inf."""
+    at_target = times(plus(double_double(0.5 * np.float64(peak), 0.0, peak), -0.5 * target_logit), q_target)
+    total = plus(half_dot, at_target) if q_target > 0.0 else half_dot
+    return 2.0 * rounded(over_temperature(total, temperature))
+
+
+@inline
+def cost_of(rest: Any, y_target: float, peak: Any) -> Any:
+    """Return log(rest + y_t)."""
+    return log_one_plus(rounded(plus(rest, y_target - 1.0)), peak)
+
+
+@inline
+def lse_of(rows: Any, peak: Any, cost: Any) -> Any:
+    """Return log(sum(exp(z / T)))."""
+    return plus(over_temperature(double_double(np.float64(peak), 0.0, peak), rows.temperature), cost)
+
+
+@inline
+def loss_of(rows: Any, mass: float, weight: float, peak: Any, rest: Any, y_target: float, dot: float) -> Any:
+    """Return the loss of a row; NaN where its logits define no softmax."""
+    cost = cost_of(rest, y_target, peak)
+    loss = plus(times(cost, mass), dot)
+    if rows.z_loss > 0.0:
+        lse = lse_of(rows, peak, cost)
+        loss = plus(loss, times(times(lse, rows.z_loss), lse))  # in this order, as lse**2 may overflow
+    loss = rounded(times(loss, weight))
+    return loss if math.isfinite(peak) else math.nan
+
+
+class Factors(NamedTuple):
+    """The numbers of a row that its gradient f exp((z - peak) / T) - d q is made of, with extra = 2 zeta lse."""
+
+    f: Any
+    d: float
+    extra: float
+
+
+@inline
+def factors_of(rows: Any, mass: float, weight: float, d_loss: float, peak: Any, rest: Any, y_target: float) -> Factors:
+    """Return the factors of a row, NaN where logits define no softmax: d = d_loss w / T and f = d a / total."""
+    d = over_temperature(times(double_double(weight, 0.0, peak), d_loss), rows.temperature)
+    extra = double_double(0.0, 0.0, peak)
+    if rows.z_loss > 0.0:
+        extra = times(lse_of(rows, peak, cost_of(rest, y_target, peak)), 2.0 * rows.z_loss)
+    f = over(times(d, plus(extra, mass)), plus(rest, y_target))
+    nothing = 0.0 if math.isfinite(peak) else math.nan
+    return Factors(plus(f, nothing), rounded(d), rounded(extra))
+
+
+@fused
+def gradient_of(exponential: Any, factor: Any, wanted: Any) -> Any:
+    """Return the gradient of the loss with respect to one logit, y - t: a softmax times a w / T, less q w / T."""
+    return exponential * factor - wanted
+
+
+@inline
+def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float, q_target: float) -> Any:
+    """Return the same for the target, from a - q_t and the others' a rest / total where these are the smaller terms."""
+    f, d, others = rounded(factors.f), factors.d, rounded(factors.f) * rounded(rest)
+    near = d * ((mass - q_target) + factors.extra) - others
+    is_near = mass + factors.extra > 0.0 and abs(others) <= abs(d * q_target)
+    return near if is_near else gradient_of(y_target, f, d * q_target)
+
+
+@inline
+def split(f: Any, below: Any, like: Any) -> tuple[float, float]:
+    """Return two numbers whose product is f below / SCALE; an exponential times one, then the other, keeps its bits.
+
+    The first is 1, unless the product is no normal number in the precision of the array `like`, or too large for it.
+    """
+    is_single = like.itemsize == 4
+    smallest, largest = (_SINGLE.tiny, _SINGLE.max) if is_single else (_DOUBLE.tiny, _DOUBLE.max)
+    least, most = (2.0**-124, 2.0**127) if is_single else (2.0**-1020, 2.0**1023)
+    size = abs(rounded(f)) * rounded(below) * UNSCALE
+    first = least if size < smallest else most if size > largest else 1.0
+    second = rounded(times(times(f, UNSCALE / first), below))
+    # inf would turn exponentials of 0 into NaN
+    return first, math.copysign(largest, second) if abs(second) > largest else second
+
+
+class _Limits(NamedTuple):
+    tiny: float
+    max: float
+
+
+_SINGLE, _DOUBLE = (_Limits(float(np.finfo(real).tiny), float(np.finfo(real).max)) for real in (np.float32, np.float64))
+
+
+@inline
+def merged(parts: Any, i: int, temperature: Temperature) -> tuple[float, float, float, float, float, float]:
+    """Merge the summaries of row i over disjoint sets of classes, which are stacked in arrays (parts, rows).
+
+        peak = max_b peak_b
+        rest = sum_b exp((peak_b - peak) / T) rest_b, and exp((z_t - peak) / T) of each target but the one that stays
+        dot  = sum_b dot_b + mass_b (peak - peak_b) / T
+
+    The target of the part with the largest q_t stays the target.
+    """
+    n_parts, peak, target = parts.peak.shape[0], -math.inf, 0
+    for b in range(n_parts):
+        peak = parts.peak[b, i] if parts.peak[b, i] > peak or math.isnan(parts.peak[b, i]) else peak
+        more = parts.q_target[b, i] - parts.q_target[target, i]
+        if more > 0.0 or (more == 0.0 and parts.target_logit[b, i] > parts.target_logit[target, i]):
+            target = b
+    rest = low_rest = dot = low_dot = mass = 0.0
+    for b in range(n_parts):
+        mass += parts.mass[b, i]
+        dot, error = two_sum(dot, parts.dot[b, i])
+        low_dot += error
+        if peak == -math.inf:
+            continue
+        rest, error = two_sum(rest, times_exp(parts.rest[b, i], parts.peak[b, i], peak, temperature))
+        low_rest += error
+        if b != target:
+            rest, error = two_sum(rest, times_exp(1.0, parts.target_logit[b, i], peak, temperature))
+            low_rest += error
+        if parts.mass[b, i] > 0.0:
+            gap = half_gap(parts.peak[b, i], peak)
+            dot, error = two_sum(dot, parts.mass[b, i] * gap / (0.5 * temperature.value))
+            low_dot += error
+    dot = dot + low_dot if dot < math.inf else dot
+    return peak, rest + low_rest, dot, mass, parts.target_logit[target, i], parts.q_target[target, i]

@@ -1,0 +1,1 @@
+"""Memory crossed class by class, many rows at a time."""

@@ -1,0 +1,81 @@
+"""Row summaries as public functions: what a vocabulary that is split over machines exchanges."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Unpack
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.layout import layout_of
+from softmaxloss.core.options import RowOptions, describe, with_row_options
+from softmaxloss.core.summary import RowSummary, merge
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["RowSummary", "merge", "summarize"]
+
+
+NOT_TAKEN = {"reduction": "each row has a summary", "normalizer": "each row has a summary"}
+
+
+@partial(with_row_options, but=NOT_TAKEN)
+def summarize(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: int = -1,
+    first_class: int = 0,
+    n_classes: int | None = None,
+    **options: Unpack[RowOptions],
+) -> RowSummary:
+    """Return the summaries of rows of logits, over all classes or over a slice of them.
+
+    ``summarize(logits, targets).losses()`` equals ``cross_entropy(logits, targets, reduction="none")``.
+
+    Parameters
+    ----------
+    logits : array_like of float16, bfloat16, float32 or float64
+        As in `cross_entropy`; of a slice of the vocabulary its own logits alone.
+    targets : array_like
+        Class indices that count over the whole vocabulary; or target rows, of the shape of `logits`.
+    axis : int, default -1
+        The classes.
+    first_class : int, default 0
+        The index of the first class of the slice.
+    n_classes : int, optional
+        The number of classes of the whole vocabulary, without padding; needed for a slice. Label smoothing is spread
+        over them.
+    **options
+        The row options of `cross_entropy` except reduction and normalizer. `class_weight` and `class_mask` have one
+        entry per class of `logits`. The summary of a row that is ignored or has weight 0 means nothing.
+
+    Returns
+    -------
+    RowSummary
+        Of the rows of the flattened batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and if the slice does not lie within the vocabulary.
+
+    Examples
+    --------
+    >>> import softmaxloss
+    >>> softmaxloss.summarize([[0.3, 2.9, 4.0]], [2]).losses().round(3)
+    array([0.306])
+    """
+    z = checks.logits(logits)
+    layout = layout_of(z.shape, checks.axis(axis, z))
+    checks.refused(options, NOT_TAKEN)
+    options["reduction"] = "sum"
+    if n_classes is None and first_class == 0:
+        rows, _ = describe(targets, layout, **options)
+    else:
+        first, total = checks.integer("first_class", first_class), checks.count("n_classes", n_classes)
+        rows, _ = describe(targets, layout, (first, total), **options)
+        last = first + (int(rows.class_mask.sum()) or layout.n_classes) - 1
+        if first < 0 or last >= total:
+            raise ValueError(f"first_class={first} makes logits of classes {first} to {last}, but n_classes is {total}")
+    return rowwise.summarize(z, rows, layout)

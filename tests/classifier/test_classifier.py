@@ -1,0 +1,229 @@
+# ruff: noqa: N803, N806  X and C are scikit-learn's names
+"""The estimator: scikit-learn's own checks, LogisticRegression's optimum, and what it promises beyond."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, logsumexp
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from data_sets import LOADERS, data
+from softmaxloss import SoftmaxClassifier, linear_fit
+
+
+def uneven(y, seed=0):
+    """Sample weights between 0 and 3, some of them 0."""
+    return np.random.default_rng(seed).integers(0, 4, len(y)) * 1.0
+
+
+def objective(model, X, y, *, C=1.0, sample_weight=1.0, class_weight=1.0, label_smoothing=0.0):
+    """C * sum_i w_i loss_i + |coef|^2 / 2, in the textbook's words."""
+    X = X.astype(np.float64)
+    coef, intercept = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    logits = X @ coef.T + intercept
+    if len(coef) == 1:
+        logits = np.hstack([0 * logits, logits])
+    n_classes = logits.shape[1]
+    q = (1 - label_smoothing) * (model.classes_ == y[:, None]) + label_smoothing / n_classes
+    q = q * class_weight
+    losses = (q * (logsumexp(logits, axis=1, keepdims=True) - logits)).sum(axis=1)
+    return C * (sample_weight * losses).sum() + (coef**2).sum() / 2
+
+
+@parametrize_with_checks([SoftmaxClassifier()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("standardised", [True, False], ids=["standardised", "raw"])
+@pytest.mark.parametrize("name", LOADERS)
+def test_defaults_reach_the_optimum_of_logistic_regression(name, standardised, C):
+    X, y = data(name, standardised=standardised)
+    ours = SoftmaxClassifier(C=C).fit(X, y)
+    theirs = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(X, y)
+    assert objective(ours, X, y, C=C) == pytest.approx(objective(theirs, X, y, C=C), rel=1e-6)
+    assert ours.coef_.shape == theirs.coef_.shape
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 5.0, 1: 0.5}])
+@pytest.mark.parametrize("weigh", [None, uneven], ids=["", "sample_weight"])
+@pytest.mark.parametrize("name", LOADERS)
+def test_weights_mean_what_they_do_in_logistic_regression(name, weigh, class_weight):
+    X, y = data(name)
+    w = np.ones(len(y)) if weigh is None else weigh(y)
+    by_class = np.ones(y.max() + 1)
+    if class_weight == "balanced":
+        by_class = w.sum() / (len(by_class) * np.bincount(y, w))
+    elif class_weight:
+        by_class[:2] = [5.0, 0.5]
+    ours = SoftmaxClassifier(C=0.5, class_weight=class_weight).fit(X, y, None if weigh is None else w)
+    theirs = LogisticRegression(C=0.5, tol=1e-8, max_iter=10_000).fit(X, y, w * by_class[y])
+    scale = {"C": 0.5, "sample_weight": w, "class_weight": by_class}
+    assert objective(ours, X, y, **scale) == pytest.approx(objective(theirs, X, y, **scale), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_loss_curve_ends_at_the_objective_per_unit_of_weight(name):
+    X, y = data(name)
+    w = uneven(y)
+    model = SoftmaxClassifier(C=0.5).fit(X, y, w)
+    assert len(model.loss_curve_) == model.n_iter_ + 1
+    assert all(np.diff(model.loss_curve_) <= 0)
+    assert model.loss_curve_[0] == pytest.approx(np.log(len(model.classes_)))
+    expected = objective(model, X, y, C=0.5, sample_weight=w) / (0.5 * w.sum())
+    assert model.loss_curve_[-1] == pytest.approx(expected)
+
+
+def test_only_scales_matched_reaches_the_same_optimum(monkeypatch):
+    X, y = data("breast_cancer", standardised=False)
+    whitened = SoftmaxClassifier().fit(X, y)
+    monkeypatch.setattr(linear_fit, "MAX_WHITENED", 0)
+    scaled = SoftmaxClassifier().fit(X, y)
+    assert scaled.n_iter_ != whitened.n_iter_
+    assert objective(scaled, X, y) == pytest.approx(objective(whitened, X, y), rel=1e-6)
+
+
+@pytest.mark.parametrize("change", ["units", "offsets", "copies"])
+def test_optimum_is_reached_whatever_the_features_look_like(change):
+    X, y = data("breast_cancer")
+    X = {
+        "units": X * 10.0 ** np.linspace(-6, 6, X.shape[1]),
+        "offsets": X + 1e5,
+        "copies": np.hstack([X, X[:, :5], X[:, :5] + X[:, 5:10], np.full((len(X), 1), 7.0)]),
+    }[change]
+    ours = SoftmaxClassifier().fit(X, y)
+    theirs = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X - X.mean(axis=0), y)
+    theirs.intercept_ -= theirs.coef_ @ X.mean(axis=0)
+    assert objective(ours, X, y) == pytest.approx(objective(theirs, X, y), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_float32_stays_float32(name):
+    X, y = data(name)
+    X32 = X.astype(np.float32)
+    model = SoftmaxClassifier().fit(X32, y)
+    results = [model.coef_, model.intercept_, model.decision_function(X32)]
+    results += [model.predict_proba(X32), model.predict_log_proba(X32)]
+    assert {r.dtype for r in results} == {np.dtype(np.float32)}
+    assert objective(model, X, y) == pytest.approx(objective(SoftmaxClassifier().fit(X, y), X, y), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_label_smoothing_reaches_the_optimum_of_the_smoothed_objective(name):
+    X, y = data(name)
+    model = SoftmaxClassifier(label_smoothing=0.1).fit(X, y)
+    n_classes = len(model.classes_)
+    # the same optimum written as weighted samples: each sample once with its own label and once with every label
+    w = np.concatenate([np.full(len(y), 0.9), np.full(len(y) * n_classes, 0.1 / n_classes)])
+    labels = np.concatenate([y, np.repeat(np.arange(n_classes), len(y))])
+    spread = LogisticRegression(tol=1e-8, max_iter=10_000).fit(np.vstack([X] * (n_classes + 1)), labels, w)
+    ours, theirs = (objective(m, X, y, label_smoothing=0.1) for m in (model, spread))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_label_smoothing_pulls_probabilities_towards_uniform():
+    X, y = data("digits")
+    confidence = [
+        SoftmaxClassifier(label_smoothing=eps).fit(X, y).predict_proba(X).max(1).mean() for eps in (0, 0.2, 1)
+    ]
+    assert confidence[0] > confidence[1] + 0.05 > confidence[2]
+    assert confidence[2] == pytest.approx(0.1)
+
+
+def test_class_weights_multiply_after_label_smoothing():
+    X, y = data("iris")
+    model = SoftmaxClassifier(label_smoothing=0.2, class_weight={0: 4.0, 2: 0.5}).fit(X, y)
+    best = objective(model, X, y, label_smoothing=0.2, class_weight=[4.0, 1.0, 0.5])
+    for seed in range(5):
+        other = clone(model).fit(X, y)
+        other.coef_ = model.coef_ + 1e-2 * np.random.default_rng(seed).normal(size=model.coef_.shape)
+        assert objective(other, X, y, label_smoothing=0.2, class_weight=[4.0, 1.0, 0.5]) > best
+
+
+def test_fit_and_predict_never_hold_samples_x_classes():
+    n_samples, n_classes = 40_000, 500
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_samples, 8)).astype(np.float32)
+    y = rng.integers(n_classes, size=n_samples)
+    logits_size = n_samples * n_classes * X.itemsize
+    model = SoftmaxClassifier(max_iter=2)
+    clone(model).set_params(tol=1e3).fit(X[:2000], y[:2000]).predict(X)  # load all code first
+    tracemalloc.start()
+    try:
+        with pytest.warns(ConvergenceWarning):
+            model.fit(X, y)
+        fit_peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        model.predict(X)
+        predict_peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fit_peak < 0.6 * logits_size
+    assert predict_peak < 0.3 * logits_size
+
+
+def test_samples_all_of_one_class_by_weight_end_without_a_warning():
+    X, y = data("iris")
+    model = SoftmaxClassifier().fit(X, y, (y == 1) * 1.0)
+    assert set(model.predict(X)) == {1}
+
+
+def test_balanced_leaves_out_a_class_without_weight():
+    X, y = data("iris")
+    weighted = SoftmaxClassifier(class_weight="balanced").fit(X, y, (y != 1) * 1.0)
+    assert set(weighted.predict(X)) == {0, 2}
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [-1, 7], [3.0, 5.0]])
+def test_two_classes_of_any_kind(labels):
+    X, y = data("breast_cancer")
+    model = SoftmaxClassifier().fit(X, np.array(labels)[y])
+    assert model.coef_.shape == (1, X.shape[1])
+    assert model.decision_function(X).shape == (len(X),)
+    assert model.classes_.tolist() == labels
+    assert model.score(X, np.array(labels)[y]) > 0.98
+    np.testing.assert_array_equal(model.predict(X) == labels[1], model.decision_function(X) > 0)
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    for name in ("iris", "breast_cancer"):
+        X, y = data(name)
+        model = SoftmaxClassifier(C=1e6).fit(X, y)
+        logits = model.decision_function(X)
+        logits = np.column_stack([0 * logits, logits]) if logits.ndim == 1 else logits
+        np.testing.assert_allclose(model.predict_log_proba(X), log_softmax(logits, axis=1), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=1e-14)
+        np.testing.assert_array_equal(model.predict(X), model.predict_proba(X).argmax(axis=1))
+
+
+@pytest.mark.parametrize("name", ["iris", "breast_cancer"])
+def test_four_attributes_restore_an_estimator(name):
+    X, y = data(name)
+    fitted = SoftmaxClassifier().fit(X, y)
+    restored = SoftmaxClassifier()
+    for attribute in ("coef_", "intercept_", "classes_", "n_features_in_"):
+        setattr(restored, attribute, getattr(fitted, attribute))
+    for copy in (restored, pickle.loads(pickle.dumps(fitted))):
+        for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+            np.testing.assert_array_equal(getattr(copy, method)(X), getattr(fitted, method)(X))
+
+
+def test_clone_keeps_the_parameters_alone():
+    X, y = data("iris")
+    model = SoftmaxClassifier(C=0.1, class_weight={0: 2.0}, label_smoothing=0.1, tol=1e-6).fit(X, y)
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert not hasattr(copy, "coef_")
+
+
+def test_random_state_changes_nothing():
+    X, y = data("iris")
+    a, b = (SoftmaxClassifier(random_state=seed).fit(X, y) for seed in (0, 1))
+    np.testing.assert_array_equal(a.coef_, b.coef_)

@@ -1,0 +1,73 @@
+# ruff: noqa: N806  X is scikit-learn's name
+"""What the estimator refuses, by name: parameters, weights and data."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from data_sets import data
+from softmaxloss import SoftmaxClassifier
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("C", 0), ("C", -1.0), ("C", np.inf), ("C", np.nan), ("C", "1"), ("C", True),
+        ("max_iter", 0), ("max_iter", 10.0), ("tol", -1e-9), ("tol", None),
+        ("class_weight", "balance"), ("class_weight", [1, 2, 3]), ("label_smoothing", -0.1), ("label_smoothing", 1.1),
+    ],
+)  # fmt: skip
+def test_bad_parameters_are_named(parameter, value):
+    X, y = data("iris")
+    with pytest.raises(ValueError, match=f"^{parameter} must be .*, got {value!r}$".replace("[", r"\[")):
+        SoftmaxClassifier(**{parameter: value}).fit(X, y)
+
+
+@pytest.mark.parametrize("weight", [-1, np.nan, np.inf, "a", None])
+def test_bad_class_weights_are_named_with_their_class(weight):
+    X, y = data("iris")
+    message = f"class_weight must be a finite number of at least 0 for each class, got {{0: {weight!r}}}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SoftmaxClassifier(class_weight={0: weight, 1: 2.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("dtype", "factor"), [(np.float64, 1e200), (np.float32, 1e30)])
+def test_features_too_large_to_square_are_refused(dtype, factor, sign):
+    X, y = data("iris", standardised=False)
+    X = (sign * factor * X).astype(dtype)
+    message = rf"^X holds values too large to square: got 7.9e\+.*, expected at most .* for {X.dtype}"
+    with pytest.raises(ValueError, match=message):
+        SoftmaxClassifier().fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_just_small_enough_to_square_are_fitted(dtype):
+    X, y = data("iris")
+    limit = np.sqrt(np.finfo(dtype).max) / 2
+    X = (X / np.abs(X).max() * limit * 0.99).astype(dtype)
+    assert SoftmaxClassifier().fit(X, y).score(X, y) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros(150)}, "y must hold at least two classes, got one class"),
+        ({"sample_weight": -np.ones(150)}, "[Nn]egative values"),
+        ({"sample_weight": np.ones(3)}, "sample_weight.shape"),
+        ({"class_weight": {0: 0, 1: 0, 2: 0}}, "sample_weight times class_weight must be above 0"),
+    ],
+)
+def test_bad_data_are_refused(change, message):
+    X, y = data("iris")
+    model = SoftmaxClassifier(class_weight=change.get("class_weight"))
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, change.get("y", y), change.get("sample_weight"))
+
+
+def test_sparse_data_are_refused_with_a_remedy():
+    X, y = data("iris")
+    with pytest.raises(TypeError, match="dense data is required"):
+        SoftmaxClassifier().fit(csr_array(X), y)

@@ -1,0 +1,109 @@
+"""Kernels in the disk cache: what is compiled, stored and loaded, and what happens where that fails."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softmaxloss
+from scripts import run
+
+SOURCE = Path(softmaxloss.__file__).parent
+compiles_anew = pytest.mark.thorough
+
+
+@pytest.fixture(scope="module")
+def right_digest():
+    return run("print(digest())", SOFTMAXLOSS_NUM_THREADS="1")
+
+
+def test_functions_of_the_caller_are_compiled_after_kernels_were_loaded_from_the_disk():
+    script = """
+    import numba, numpy as np, softmaxloss
+    @numba.njit
+    def sorted_sums(rows):
+        return sorted([np.sum(row) for row in rows])
+    z = np.ones((3, 4), np.float32)
+    softmaxloss.cross_entropy(z, [0, 1, 2])
+    assert sorted_sums(np.array([[2.0, 3.0], [1.0, 1.0]])) == [2.0, 5.0]
+    print(softmaxloss.cross_entropy(z, [0, 1, 2]))
+    """
+    assert [float(run(script)) for _ in range(2)] == pytest.approx([np.log(4)] * 2, rel=1e-6)
+
+
+def test_warmup_leaves_nothing_to_compile():
+    script = """
+        sl.warmup(["float32"])
+        from numba.core import event
+        with event.install_recorder("numba:compile") as recorder:
+            for n_classes in (3, 3000):
+                z = np.ones((2, n_classes), np.float32)
+                sl.cross_entropy_and_grad(z, [0, 1], ignore_index=0, label_smoothing=0.1, class_weight=z[0])
+                sl.cross_entropy(z, [0, 1], z_loss=0.1)
+                sl.softmax(z), sl.log_softmax(z), sl.logsumexp(z)
+        print(len(recorder.buffer))
+    """
+    assert run(script) == "0"
+
+
+@compiles_anew
+def test_without_any_folder_for_the_cache_the_library_works(tmp_path):
+    """Files stand where the folders would be: that stops even a user who may write everywhere."""
+    file = tmp_path / "file"
+    file.write_text("")
+    package = shutil.copytree(SOURCE, tmp_path / "softmaxloss", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in {path.parent for path in package.rglob("*.py")}:
+        (folder / "__pycache__").write_text("")
+    nowhere = {
+        "NUMBA_CACHE_DIR": str(file / "below"),
+        "XDG_CACHE_HOME": str(file / "below"),
+        "HOME": str(file / "below"),
+    }
+    script = "print(sl.__file__, sl.cross_entropy(np.zeros((2, 2)), [0, 1]))"
+    used, loss = run(script, PYTHONPATH=str(tmp_path), **nowhere).split()
+    assert used == str(package / "__init__.py")
+    assert float(loss) == pytest.approx(0.6931471805599453, rel=1e-15)
+
+
+@compiles_anew
+def test_compiling_and_loading_from_the_cache_give_the_same_bits(right_digest, tmp_path):
+    """The first process compiles, the second one loads what the first has stored."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert [run("print(digest())", **cache), run("print(digest())", **cache)] == [right_digest] * 2
+
+
+@compiles_anew
+def test_damaged_files_in_the_cache_are_compiled_anew(right_digest, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run("print(digest())", **cache)
+    files = list(tmp_path.rglob("*.nbc"))
+    assert files
+    for number, file in enumerate(files):
+        file.write_bytes(file.read_bytes()[:100] if number % 2 else b"")
+    assert run("print(digest())", **cache) == right_digest
+
+
+@compiles_anew
+def test_a_changed_byte_in_the_cache_is_no_machine_code(right_digest, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run("print(digest())", **cache)
+    for file in tmp_path.rglob("*.nbc"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
+    assert run("print(digest())", **cache) == right_digest
+
+
+@compiles_anew
+def test_a_child_forked_while_another_thread_compiles_works(right_digest, tmp_path):
+    script = """
+        import time
+        threading.Thread(target=digest).start()
+        time.sleep(1.0)
+        process = multiprocessing.get_context("fork").Process(target=lambda: print(digest(), flush=True))
+        process.start()
+        process.join(60)
+        print(process.exitcode)
+    """
+    assert run(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == [right_digest, "0"]
