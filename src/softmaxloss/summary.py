@@ -1,4 +1,4 @@
-"""Row summaries as public functions: what a vocabulary that is split over machines exchanges."""
+"""Row summaries as public functions: machines that share a vocabulary exchange them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def summarize(
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        As in `cross_entropy`; of a slice of the vocabulary its own logits alone.
+        As in `cross_entropy`; for a slice of the vocabulary, the logits of its classes alone.
     targets : array_like
         Class indices that count over the whole vocabulary; or target rows, of the shape of `logits`.
     axis : int, default -1
-        The classes.
+        The class axis.
     first_class : int, default 0
         The index of the first class of the slice.
     n_classes : int, optional
@@ -53,7 +53,7 @@ def summarize(
     Returns
     -------
     RowSummary
-        Of the rows of the flattened batch.
+        One entry for each row of the flattened batch.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What arguments may be: every message about shapes, dtypes and ranges, but for those about targets.
+"""The checks of arguments: every message about shapes, dtypes and ranges, except those about targets.
 
 It has over 300 lines as there is one short function for each argument of the public functions.
 """
@@ -16,7 +16,7 @@ from softmaxloss.core.dtypes import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
-shown = reprlib.repr  # of anything, at a length that a message bears, even where repr itself fails
+shown = reprlib.repr  # of any value, short enough for a message, even where repr itself fails
 
 
 def reduction(value: str) -> None:
@@ -86,7 +86,7 @@ def scale(value: float) -> float:
 
 
 def normalizer(value: float | None, reduction: str) -> float | None:
-    """Return what replaces the divisor of a mean, or None."""
+    """Return the number that replaces the divisor of a mean, or None."""
     if value is None:
         return None
     if reduction != "mean":
@@ -95,7 +95,7 @@ def normalizer(value: float | None, reduction: str) -> float | None:
 
 
 def divisor(own: float, given: float | None, *, counts: bool) -> float:
-    """Return the divisor of a mean, which is the rows' own unless one is given; `counts` tells whether any row does."""
+    """Return the divisor of a mean, the rows' own unless one is given; `counts` tells whether any row counts."""
     too = "large" if not np.isfinite(own) else "small" if counts and own < np.finfo(float).tiny else ""
     if given is None and too:
         raise ValueError(
@@ -132,7 +132,7 @@ def integer(name: str, value: object) -> int:
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return np.asarray(value), with the argument's name in what NumPy says against ragged lists and the like."""
+    """Return np.asarray(value); NumPy's errors about ragged lists and the like get the argument's name."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -230,7 +230,7 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
 def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return row weights as float64, one after the other."""
     given = as_array("sample_weight", value)
-    mask = given.dtype.kind == "b"  # rows that count, as well as how much they do
+    mask = given.dtype.kind == "b"  # bools say which rows count
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
     if array.shape != batch_shape:
         raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
@@ -285,7 +285,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 
 def memory(name: str, value: object) -> int:
-    """Return a positive number of bytes, given that or text such as "64MiB"."""
+    """Return a positive number of bytes, given as a number or as text such as "64MiB"."""
     if not isinstance(value, str):
         return count(name, value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", value, re.IGNORECASE)
@@ -313,7 +313,7 @@ def out(value: object, like: Array) -> Array:
 
 
 def _may_overlap_itself(array: Array) -> bool:
-    """Return whether one step along an axis may stay within what the axes of shorter steps cover."""
+    """Return whether a step along an axis may end within the memory that axes with shorter steps cover."""
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

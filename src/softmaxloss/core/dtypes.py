@@ -13,13 +13,13 @@ Array = NDArray[Any]
 
 @cache
 def is_half(dtype: np.dtype[Any]) -> bool:
-    """Return whether a dtype is float16 or bfloat16, which NumPy knows from the ml_dtypes package alone."""
+    """Return whether a dtype is float16 or bfloat16, which NumPy only knows from the package ml_dtypes."""
     return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 @cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that kernels compute numbers of a dtype in: float32 where it holds them all, or float64."""
+    """Return the dtype that kernels compute in: float32 if it holds all numbers of the given dtype, else float64."""
     single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
     return np.dtype(np.float32 if single else np.float64)
 
@@ -31,7 +31,7 @@ def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def computed(part: Array) -> Array:
-    """Return a part of an array in the dtype it is computed in; itself where that is its own."""
+    """Return a part of an array in the dtype it is computed in, without a copy if it has that already."""
     return part.astype(kernel_dtype(part.dtype), copy=False)
 
 

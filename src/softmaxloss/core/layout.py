@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 # A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row costs as much
-# as its elements and 256 more; one of many that are computed side by side costs only 16 more.
+# as its elements plus ROW_ELEMENTS, or plus SIDE_BY_SIDE_ELEMENTS if many are computed side by side.
 PIECE_ELEMENTS = 1 << 18
 ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
@@ -59,15 +59,15 @@ class Layout:
     Attributes
     ----------
     shape, batch_shape : tuple of int
-        Of the logits, and without the classes.
+        The shape of the logits, with and without the class axis.
     axis : int
-        Of the classes, counted from 0.
+        The class axis, counted from 0.
     n_rows, n_classes : int
     whole : Piece
         The whole batch.
     class_major : bool
-        Whether rows are computed side by side: few classes, or rows that are neighbours in memory. The shape decides,
-        not the memory, so that no bit of a result depends on how an array came about.
+        Whether rows are computed side by side: few classes, or rows that are neighbours in memory. Only the
+        shape decides, so that no bit of a result depends on how an array lies in memory.
     in_order : bool
         Whether there are rows, and kernels can take an array of this shape directly if it is in C order.
     scratch : tuple of int
@@ -129,7 +129,7 @@ class Layout:
     def arranged(self, part: Array, *, read_only: bool = False) -> Arranged:
         """Return a part as kernels take it, (rows, classes) or fields of ClassMajor: a view, or a copy if it must be.
 
-        Kernels that only read it are compiled for arrays that say so.
+        With `read_only` it is marked as such: kernels that only read an array are compiled for that.
         """
         flags = part.flags
         if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:
@@ -156,7 +156,7 @@ class Layout:
 
 
 def _sealed(array: Array, *, read_only: bool) -> Array:
-    """Return a view that was just made, which nobody else has; `read_only` ones are made so themselves."""
+    """Return a new view, which nothing else refers to, marked in place if it shall be read-only."""
     if read_only:
         array.setflags(write=False)
     return array

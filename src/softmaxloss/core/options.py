@@ -1,12 +1,12 @@
-"""What a call asks for: its words, checked, as the descriptor of its rows and the reduction of their losses.
+"""Targets and options, checked and turned into the descriptor of rows and the reduction of their losses.
 
 Every option of the loss is interpreted here and nowhere else. With class weights r, label smoothing eps over V classes
 and a target distribution P, the effective target of a row is
 
     q_j = r_j * (keep * P_j + floor),    keep = 1 - eps,    floor = eps / V
 
-and all that remains of the options that concern targets is q, its sum `mass`, and one weight per row. The other options
-are numbers that kernels get as they are.
+Of targets and the options about them, kernels get only q, its sum `mass`, and one weight per row. The other options are
+numbers that kernels get as they are.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def describe(
 ) -> tuple[Rows, Reduction]:
     """Return the descriptor of the rows and the reduction; ValueError or TypeError where arguments make no sense.
 
-    Logits of a slice of a vocabulary come with the index of its first class and the size of the vocabulary.
+    For logits of a slice, `vocabulary` is the index of its first class and the size of the whole vocabulary.
     """
     checks.no_options(unknown, RowOptions.__annotations__)
     checks.reduction(reduction)
@@ -105,7 +105,7 @@ def describe(
     first, n_classes = (0, here) if vocabulary is None else vocabulary
     keep, floor = 1.0 - eps, eps / max(n_classes, 1)
 
-    dense, share = None, ONE  # share = sum_c r_c P_ic; one number, as weight is, where it is the same for all rows
+    dense, share = None, ONE  # share = sum_c r_c P_ic; like weight, one number if it is the same for all rows
     if target.ndim == len(layout.batch_shape):
         if vocabulary is None:
             label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
@@ -123,7 +123,7 @@ def describe(
 
     mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
     with np.errstate(all="ignore"):
-        # the two are equal, but each rounds least on its side: keep is exact from 0.5 on
+        # both formulas are equal, but each rounds less on its side of 0.5, from which on keep is exact
         mass = share + eps * (mean_class_weight - share) if eps < 0.5 else keep * share + eps * mean_class_weight
         divisor = _total(weight, share, layout.n_rows)
         if reduction == "mean":
@@ -136,14 +136,14 @@ def describe(
 
 
 class Reduction(NamedTuple):
-    """How the losses of single rows become the result, and a gradient from above one number per row."""
+    """How the losses of rows become the result, and how a gradient from above becomes one number per row."""
 
     kind: str
     batch_shape: tuple[int, ...]
-    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic, or what the caller put in its place
+    divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic, or the caller's normalizer
 
     def result(self, losses: Float64s, logits_dtype: np.dtype[Any]) -> Any:
-        """Return the sum of the losses, whose weights hold a mean's divisor, or the losses of the rows."""
+        """Return the losses of rows, or their sum: for a mean, the weights are divided by its divisor already."""
         if self.kind == "none":
             return per_row(losses, self.batch_shape, logits_dtype)
         return summary_kernels.total(losses)
@@ -156,13 +156,13 @@ class Reduction(NamedTuple):
 
 
 def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
-    """Return one number per row in the batch's shape, in the precision of the computation; of a single row a scalar."""
+    """Return one number per row in the batch's shape, in the precision of the computation; a scalar for one row."""
     with np.errstate(all="ignore"):  # a loss beyond the range of float32 is inf or 0 there
         return values.astype(kernel_dtype(logits_dtype)).reshape(batch_shape)[()]
 
 
 def with_row_options(function: F, but: Collection[str] = ()) -> F:
-    """Show the row options, but some, instead of `**options`, in the signature that help() and editors print."""
+    """Show the row options, except those in `but`, for `**options` in the signature that help() and editors print."""
     shown = signature(function)
     own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     names = RowOptions.__annotations__.keys() - set(but)
@@ -182,10 +182,10 @@ Request = tuple[Array, Layout, Rows, Reduction]
 
 
 def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
-    """Return the logits as an array and what is asked of them; ValueError or TypeError where it makes no sense.
+    """Return the logits as an array, their layout, rows and reduction; ValueError or TypeError if they make no sense.
 
-    With class indices and plain options, all but the label depends on the shape and the dtype of the logits alone. It
-    is remembered: to find it out takes longer than a small loss.
+    With class indices and plain options, all but the label depends on the options, and the shape and dtype of the
+    logits. It is remembered: working it out takes longer than a small loss.
     """
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
@@ -202,7 +202,7 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
 
 
 def request_without_targets(logits: ArrayLike, axis: int, temperature: float) -> tuple[Array, Layout, Rows]:
-    """Return the logits as an array, and rows of which log(sum(exp(z))) is asked; its gradient is the softmax."""
+    """Return the logits as an array, and rows whose loss is log(sum(exp(z))); its gradient is the softmax."""
     z = checks.logits(logits)
     layout = layout_of(z.shape, checks.axis(axis, z))
     return z, layout, logits_alone(layout.n_rows, checks.temperature(temperature))
@@ -212,7 +212,7 @@ def request_without_targets(logits: ArrayLike, axis: int, temperature: float) ->
 def _of_labels(
     shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
 ) -> tuple[Layout, Rows, Reduction] | None:
-    """Return what any labels ask for, without them; None where some may ask for something else."""
+    """Return what `request` does for plain labels, but without them; None if more than the label depends on them."""
     options: Any = dict(constants)
     if 0 in shape or any(options.get(name) is not None for name in _PER_ROW):
         return None
@@ -237,7 +237,7 @@ _INTEGER = np.dtype(np.int64)
 
 
 def _plain_labels(target: Array, n_classes: int) -> NDArray[np.int64] | None:
-    """Return labels, a copy, as kernels rely on labels that do not change; None if not all are classes."""
+    """Return a copy of labels, as kernels rely on them not to change; None if not all are classes."""
     labels = target.astype(_INTEGER).ravel()
     return labels if target_kernels.all_within(labels, n_classes) else None
 

@@ -42,13 +42,13 @@ class Rows(RowFields):
         return self._replace(mass=mass, weight=weight)
 
     def extra_slope(self, lse: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what z_loss adds to the mass in the slope of the loss: its derivative with respect to lse."""
+        """Return the derivative of zeta lse**2 with respect to lse, which adds to the mass in the slope of the loss."""
         slope: NDArray[np.float64] = 2 * self.z_loss * lse
         return slope
 
     def without_targets(self) -> Rows:
-        """Return the same rows for which the loss is log(sum(exp(z))); they keep no weight but 0 and 1."""
-        first = int(self.class_mask.argmax()) if self.class_mask.size else 0  # nobody reads a class that does not exist
+        """Return the same rows with the loss log(sum(exp(z))); all weights other than 0 become 1."""
+        first = int(self.class_mask.argmax()) if self.class_mask.size else 0  # kernels read only classes that exist
         return logits_alone(len(self.label), self.temperature, first)._replace(
             weight=(self.weight != 0) * 1.0, class_mask=self.class_mask, softcap=self.softcap
         )

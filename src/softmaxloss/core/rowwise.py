@@ -72,7 +72,7 @@ def _log_softmax(s: Staged) -> None:
 
 
 class Scores(NamedTuple):
-    """What `metrics` needs of each row, shape (N,); of rows without a softmax argmax is -1, rank 0, the others NaN."""
+    """Arrays (N,) that `metrics` needs; a row without a softmax has argmax -1, rank 0, and NaN for the others."""
 
     argmax: NDArray[np.int64]
     rank: NDArray[np.int64]
@@ -86,7 +86,7 @@ def no_scores(n: int) -> Scores:
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
-    """Return the scores of rows that have a label; of each piece all are found while it is in the cache."""
+    """Return the scores of rows that have a label; all those of a piece are found while it is in the cache."""
     rows_alone, scores = layout.row_by_row, no_scores(layout.n_rows)
     once = rows._replace(weight=(rows.weight != 0) * 1.0)
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# Exponentials wait for the sum of their row in scratch memory of each thread where rows have at most this many classes,
-# which fill half a second-level cache in float32, or where there are this many times more rows than threads, so that
-# the memory hardly counts. Otherwise they wait in the place of the gradient.
+# Exponentials wait for the sum of their row. They wait in scratch memory of each thread if rows have at most
+# PRIVATE_CLASSES, half a second-level cache in float32, or if there are at least MANY_ROWS rows per thread: then this
+# memory hardly counts. Otherwise they wait in the place of the gradient.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
-# Results from this size on are written by streaming stores: in the caches, only their end would be left. Twice as fast.
+# Results of at least this size are written by streaming stores, twice as fast: caches would keep only their end anyway.
 STREAMED_BYTES = 1 << 24
 
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
@@ -60,7 +60,7 @@ def stage(
 ) -> None:
     """Call kernel(staged) in threads until all rows are done; `out`, which may be `logits`, gets its result.
 
-    The result is multiplied by the slope of a soft cap where one is given.
+    If a soft cap is given, the result is multiplied by its slope.
     """
     streamed = out is not None and out.nbytes >= STREAMED_BYTES
     if _lie_directly(logits, rows, layout, out):
@@ -78,7 +78,7 @@ def stage(
             kernel(part)
             return
         place = layout.part(out, piece)
-        array, arranged = _stand_in(place, part.logits, layout, apart=cap != 0.0)  # capped, the logits are read again
+        array, arranged = _stand_in(place, part.logits, layout, apart=cap != 0.0)  # a cap reads the logits again
         kernel(part._replace(out=arranged, streamed=streamed and array is place))
         if cap != 0.0:
             multiply_by_cap_slope(array, layout.part(logits, piece), cap)
@@ -136,7 +136,7 @@ def _nowhere(z: Arranged) -> Arranged:
 
 
 def _stand_in(place: Array, z: Arranged, layout: Layout, *, apart: bool) -> tuple[Array, Arranged]:
-    """Return an array for the result that belongs in a place, maybe the place itself, and as kernels take it."""
+    """Return an array for a result, the place itself if kernels can write to it, and this array as kernels take it."""
     dtype, stored = _computed_dtype(_values(z)), result_dtype(place.dtype)
     same = kernel_dtype(stored) == dtype
     if same and place.dtype == stored and not apart:
@@ -166,7 +166,7 @@ def load(part: Array, softcap: float = 0.0) -> Array:
 
 
 def store(result: Array, out: Array) -> None:
-    """Round a result of kernels into its place."""
+    """Write a result of kernels to its place, rounded to the dtype there."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         out[...] = result
 
@@ -175,7 +175,7 @@ def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> Non
     """Turn a gradient of capped logits into that of the logits."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         slope = cap_slope(logits, softcap)
-        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # 0 * NaN: not read, so 0
+        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # not 0 * NaN: a row not read keeps 0
 
 
 def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:

@@ -75,14 +75,14 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
         rest = sum_b rest_b * exp((peak_b - peak) / T)
         dot  = sum_b dot_b + mass_b * (peak - peak_b) / T
 
-    where the target of the set with the largest q_t stays the target and those of the others join `rest`.
+    The target of the set with the largest q_t stays the target; the targets of the other sets join `rest`.
 
     Parameters
     ----------
     parts : sequence of RowSummary
         At least one, of the same rows.
     temperature : float, default 1.0
-        That of the summaries.
+        The temperature of the summaries.
 
     Returns
     -------

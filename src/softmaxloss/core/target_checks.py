@@ -1,4 +1,4 @@
-"""What targets may be: every message about class indices and rows of targets."""
+"""The checks of targets: every message about class indices and rows of targets."""
 
 from typing import Any
 

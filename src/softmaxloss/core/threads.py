@@ -1,8 +1,8 @@
 """Threads that compute together.
 
-Kernels are serial and run without the GIL, here in threads of our own. Which thread takes which rows is left to chance,
-and no result depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python
-threads call them at once.
+Kernels are serial. They run without the GIL, in threads of our own. Which thread takes which rows varies, but no result
+depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python threads call them
+at once.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 T = TypeVar("T")
-Counter = NDArray[np.int64]  # of the rows that threads have taken, in its only entry
+Counter = NDArray[np.int64]  # its only entry counts the rows that threads have taken
 _NOTHING, _INTEGER = object(), np.dtype(np.int64)
 _SECONDS_OF_SLEEP = 1e-4
 _busy = threading.local()  # `here` is True in threads that take part in shared work
 
 
 class _Pool:
-    """The helper threads beside the calling one; made when first asked for, made anew in a forked child."""
+    """The helper threads beside the calling one; started when first needed, and anew in a forked child."""
 
     def __init__(self) -> None:
         self._threads: int | None = None
@@ -58,7 +58,7 @@ class _Pool:
             asked.put(None)
 
     def start(self, job: _Job, helpers: int) -> None:
-        """Ask this many helpers to join; where no thread can be had, or while all are busy, fewer do, or none."""
+        """Ask this many helpers to join; fewer or none do if no thread can be started or all are busy."""
         if sys.is_finalizing():
             return  # a thread started now would never begin
         with self._lock:
@@ -71,7 +71,7 @@ class _Pool:
 
 
 def _serve(asked: SimpleQueue[_Job | None]) -> None:
-    """Join one job after the other: a helper thread does this."""
+    """Join one job after the other; a helper thread does only this."""
     _busy.here = True
     while job := asked.get():
         job.join()
@@ -79,7 +79,7 @@ def _serve(asked: SimpleQueue[_Job | None]) -> None:
 
 
 class _Job:
-    """Work that helpers may join until it is closed; nothing of it is kept alive after that."""
+    """Work that helpers may join until the job is closed; after that the job keeps nothing alive."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.failures: list[BaseException] = []
@@ -103,7 +103,7 @@ class _Job:
         """Let nobody else join, and return when all have left.
 
         For a while this thread stays awake, without the GIL. Linux would wake a sleeping thread on the processor of the
-        thread that it waits for, and the two would then share it for many calls, beside an idle one.
+        thread that it waits for. The two would then share this processor for many calls, while another one idles.
         """
         with self._lock:
             self._work = None
@@ -112,7 +112,7 @@ class _Job:
 
 
 def _progress() -> ModuleType:
-    """Return a module that is loaded when needed: `get_num_threads` shall not load Numba."""
+    """Return a module that is loaded only when needed: `get_num_threads` must not load Numba."""
     from softmaxloss.kernels.machine import shares  # noqa: PLC0415
 
     return shares
@@ -153,7 +153,7 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS, or the number of
-        processors that this process may use: by its affinity, and in a container by its control group (of version 2).
+        processors that its affinity and, in a container, its control group (of version 2) let this process use.
 
     Raises
     ------
@@ -189,9 +189,9 @@ def none_taken() -> Counter:
 def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:
     """Call work() in this thread and in helpers, in `most` threads at most, and return when all have left it.
 
-    Where `begun` is given, helpers wait until work in this thread has made its only entry positive, and go away if that
-    takes long: a kernel is compiled in this thread, as a helper could not be interrupted. A call from within shared
-    work asks no helper.
+    With `begun`, helpers wait until work in this thread has made its only entry positive, and go away if that takes
+    long. So kernels are compiled in this thread: a helper could not be interrupted. A call from within shared work asks
+    no helper.
     """
     threads = 1 if most == 1 or getattr(_busy, "here", False) else min(_pool.threads, most)
     if threads <= 1:
@@ -214,7 +214,7 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
 
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
-    """Call work(item) for all items, in any order and thread; after a failure no further ones."""
+    """Call work(item) for all items, in any order and thread; after a failure no thread takes another item."""
     todo, lock = iter(items), threading.Lock()
 
     def take() -> None:

@@ -1,4 +1,4 @@
-"""Linear layer, softmax and loss as one: the logits are never held in one piece."""
+"""Linear layer, softmax and loss as one, without storing all the logits at once."""
 
 from softmaxloss.head.layer import LinearGradients
 from softmaxloss.head.linear import linear_cross_entropy, linear_cross_entropy_and_grad, linear_hvp, linear_metrics

@@ -1,4 +1,4 @@
-"""A linear layer whose logits exist for some rows at a time, in the memory that the caller allows."""
+"""A linear layer that computes logits for some rows at a time, in the memory that the caller allows."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 INPUTS = ("features", "weight", "bias")
 
-# What a chunk of rows costs beyond its products, over their time, as measured with heads of 49,152 x 576 and 18,710 x
-# 120: it reads and writes all of d_weight, and reads the weights twice, the more often the fewer rows there are, and
-# where its logits do not fit in a last-level cache, they come from memory for each of four steps, which counts the more
-# the fewer features there are:
+# The cost of a chunk of rows beyond its products, relative to their time, as measured with heads of 49,152 x 576 and
+# 18,710 x 120. Each chunk reads and writes all of d_weight and reads the weights twice, which counts more with fewer
+# rows. Logits that do not fit in a last-level cache come from memory for each of four steps, which counts more with
+# fewer features:
 #
 #     16 / rows + (16 / features if logits are too large for the cache else 0)
 #
-# So as many rows are taken as fit, or SPILLED_ROWS, whichever is estimated to cost less.
+# A chunk has as many rows as fit in that cache, or SPILLED_ROWS, whichever is estimated to cost less.
 _ACCUMULATION = _SPILL = 16
 CACHED_BYTES = 24 * 2**20
 SPILLED_ROWS = 512
-# Products take whole blocks of rows: 384 take 4 % less per row than 342.
+# BLAS computes whole blocks of rows: 384 rows take 4 % less time per row than 342.
 SMOOTH_ROWS = 32
-# Labels, weights, losses and positions of a row.
+# For the label, weight, loss and position of a row.
 _BYTES_PER_ROW = 128
 _CLASSES_CHECKED = 256
 
@@ -68,8 +68,8 @@ class Chunk(NamedTuple):
 class Layer:
     """Checked inputs of a linear layer, in the dtype they are computed in, and their logits chunk by chunk.
 
-    All happens in one thread at a time: BLAS spreads each product over its threads, then the kernels each chunk over
-    ours. The other way round, a thread for each chunk with products of its own, took 1.0 to 1.2 times as long.
+    Chunks are computed one after the other: BLAS spreads each product over its threads, then kernels spread each chunk
+    over ours. One thread for each chunk, with products of its own, took 1.0 to 1.2 times as long.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Layer:
         self.max_memory = None if max_memory is None else checks.memory("max_memory", max_memory)
 
     def parameter(self, array: Array) -> Array:
-        """Return an array of the shape of the weights as products take it, C- and Fortran-ordered ones as they are."""
+        """Return an array of the weights' shape as products take it; one in C or Fortran order keeps its order."""
         contiguous = array.flags.c_contiguous or array.flags.f_contiguous
         return array.astype(self.computed, copy=False) if contiguous else np.ascontiguousarray(array, self.computed)
 
@@ -115,8 +115,8 @@ class Layer:
     def chunks(self, rows: Rows, *, buffers: int = 1, pieces: int = 0, more: int = 0) -> Iterator[Chunk]:
         """Yield chunks of the rows that take part.
 
-        What is done with a chunk may take `buffers` arrays of the size of its logits, these included, `pieces` of
-        double precision as long as the pieces of logits that threads copy, and `more` bytes per row.
+        The caller may need for a chunk: `buffers` arrays of the size of its logits, these included; in each thread
+        `pieces` float64 arrays as long as the pieces of logits that threads copy; and `more` bytes per row.
         """
         dense = None if rows.dense is None else _flat(rows.dense, self.n_rows)
         self.weight = forget_masked(self.weight, rows.class_mask)
@@ -137,7 +137,7 @@ class Layer:
     def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int, more: int) -> int:
         """Return the number of rows of a chunk: as many as memory allows, and all chunks about alike."""
         itemsize, n_classes = self.computed.itemsize, self.n_classes
-        threads = os.cpu_count() or 1  # not those that are set: their number changes no bit of a result
+        threads = os.cpu_count() or 1  # not get_num_threads(): its value must change no bit of a result
         per_row = max(1, buffers * n_classes * itemsize + 3 * self.n_features * itemsize + more)
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
@@ -175,7 +175,7 @@ def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:
 
 
 class Accumulated:
-    """Gradients of the inputs of a layer that are wanted, added up from those of the logits chunk by chunk."""
+    """The wanted gradients of a layer's inputs, added up chunk by chunk from the gradients of the logits."""
 
     def __init__(self, layer: Layer, wrt: Collection[str]) -> None:
         wanted = _wanted(wrt)
@@ -191,7 +191,7 @@ class Accumulated:
         return 0
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
-        """Add what a chunk contributes, in the place of whose logits their gradient is put, and return its losses."""
+        """Add the contribution of a chunk, overwrite its logits with their gradient, and return its losses."""
         part, x, logits, rows = chunk
         losses = rowwise.losses_and_gradients(logits, rows, d_loss, logits, layout_of(logits.shape))
         self.add_products(part, [(logits, x, self._layer.weight)])
@@ -217,14 +217,14 @@ class Accumulated:
                     self._begun = True
 
     def add_to_bias(self, d_logits: Array) -> None:
-        """Add the sum of the rows, few enough of which are added at a time to round little."""
+        """Add the sum of the rows, so few of them at a time that little is rounded."""
         if self.bias is not None:
             with np.errstate(all="ignore"):
                 for start in range(0, len(d_logits), 32):
                     self.bias += np.add.reduce(d_logits[start : start + 32], axis=0)
 
     def gradients(self) -> LinearGradients:
-        """Return them in the inputs' dtype and shapes."""
+        """Return the gradients in the inputs' dtype and shapes."""
         if self.weight is not None and not self._begun:
             self.weight[...] = 0
         shape = (*self._layer.batch_shape, self._layer.n_features)

@@ -30,7 +30,7 @@ def linear_cross_entropy(
     max_memory: int | str | None = None,
     **options: Unpack[RowOptions],
 ) -> float | NDArray[Any]:
-    """Return the cross-entropy of a linear layer without holding its logits.
+    """Return the cross-entropy of a linear layer without storing all its logits.
 
     Equals ``cross_entropy(features @ weight.T + bias, targets, ...)``.
 
@@ -45,12 +45,12 @@ def linear_cross_entropy(
     bias : array_like of float, shape (V,), optional
         One number per class.
     max_memory : int or str, optional
-        Bytes, or text such as "64MiB", for all that is held besides inputs and results: logits are computed for so many
-        rows at a time, but at least for one. By default that is 24 MiB, which stay in a cache, or 512 rows where this
-        is estimated to be faster. With fewer than 256 rows of many classes the products become slow, and the number of
-        rows may change the last bits of their results.
-        Not counted are the memory of BLAS itself, and copies of weights (or vectors) that are in half precision, in
-        another dtype than the features, strided, or NaN for a masked class, nor a gradient before it is rounded.
+        Memory for everything besides inputs and results, in bytes or as text such as "64MiB". It limits how many rows
+        of logits are computed at a time, at least one. The default is 24 MiB, which stay in a cache, or 512 rows where
+        this is estimated to be faster. With fewer than 256 rows of many classes the products become slow. The number of
+        rows may change the last bits of the products.
+        Not counted are: the memory of BLAS itself; copies of weights (or vectors) that are in half precision, in
+        another dtype than the features, strided, or NaN for a masked class; a gradient before it is rounded.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def linear_cross_entropy_and_grad(
     backward: str | Sampled = "exact",
     **options: Unpack[RowOptions],
 ) -> tuple[float | NDArray[Any], LinearGradients]:
-    """Return the cross-entropy of a linear layer and its gradients, without holding the logits or theirs.
+    """Return the cross-entropy of a linear layer and its gradients, without storing all logits or their gradients.
 
     With ``d = d_logits`` of `cross_entropy_and_grad`, the gradients equal ``d @ weight``, ``d.T @ features`` and
     ``d.sum(0)``.
@@ -159,7 +159,7 @@ def linear_metrics(
     topk: Iterable[int] = (1, 5),
     max_memory: int | str | None = None,
 ) -> Metrics:
-    """Return how well a linear layer predicts its targets, without holding its logits.
+    """Return how well a linear layer predicts its targets, without storing all its logits.
 
     Equals ``metrics(features @ weight.T + bias, targets, ...)``.
 
@@ -219,7 +219,7 @@ def linear_hvp(
 ) -> LinearGradients:
     """Return the product of the Hessian of a linear layer's cross-entropy with a vector, without holding the logits.
 
-    The Hessian is that by features, weight and bias together. With ``d_z = d_logits`` of `cross_entropy_and_grad`,
+    The Hessian is with respect to features, weight and bias. With ``d_z = d_logits`` of `cross_entropy_and_grad`,
     ``u = v_features @ weight.T + features @ v_weight.T + v_bias``, the change of the logits along the vector, and
     ``h = hvp(logits, targets, u)``, the product is
 
@@ -280,7 +280,7 @@ def linear_hvp(
 
 
 def _direction(layer: Layer, vector: Any) -> LinearGradients:
-    """Return a vector in the space of the inputs as products take it, checked."""
+    """Check a vector in the space of the inputs, and return it as products take it."""
     if not isinstance(vector, tuple | list) or len(vector) != len(INPUTS):
         raise TypeError(
             f"vector must be a tuple (features, weight, bias) of arrays or None, got {checks.shown(vector)}"

@@ -1,4 +1,4 @@
-"""Matrix products into given memory, added to what is there if asked: BLAS gemm without a temporary."""
+"""Matrix products, written or added to a given array: BLAS gemm without a temporary."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
             out[...] = 0
         return
     (gemm,) = get_blas_funcs(("gemm",), (out,))
-    # BLAS thinks in columns: in its eyes `out` holds out.T = b.T @ a.T
+    # BLAS is column-major: it sees `out` as out.T = b.T @ a.T
     left, left_transposed = _columns(b.T)
     right, right_transposed = _columns(a.T)
     gemm(

@@ -1,12 +1,12 @@
-"""A backward pass through a linear layer from a random sample of the gradient of its logits, right in the mean.
+"""A backward pass through a linear layer from an unbiased random sample of the gradient of its logits.
 
-Of a large vocabulary nearly all classes are improbable, and each costs the two backward products as much as the target.
+In a large vocabulary nearly all classes are improbable, but each costs the two backward products as much as the target.
 With p the softmax of a row, q its target and f, d the row's factors, the gradient is g = f p - d q. Here each entry of
 f p below t = f * threshold is replaced by
 
     t with probability f p / t,  0 otherwise:    mean  t * f p / t = f p,    variance  f p (t - f p) < t * f p
 
-and what is at least t, or wanted by q, stays as it is. The products d_features = g @ weight and d_weight = g.T @ x
+and entries of at least t, or with q > 0, stay as they are. The products d_features = g @ weight and d_weight = g.T @ x
 are linear in g, so their means are right as well. As draws are independent, their variances add up: for a row
 
     E |error of d_features|**2 = sum_j f p_j (t - f p_j) |weight_j|**2    over the classes below the threshold
@@ -14,8 +14,8 @@ are linear in g, so their means are right as well. As draws are independent, the
 and the same with |x|**2 for d_weight. At most 1 / threshold entries of a row are kept as they are, and about as
 many others at most: their expected number is the sum of p / threshold.
 
-The share of label smoothing, floor = eps / V of every class, would make g dense. But it is the same for all rows but
-for d, so it is taken out of g, and its products are those of one row and one column: floor * d outer class_weight.
+The part of label smoothing, floor = eps / V for every class, would make g dense. It is the same for all rows except for
+the factor d. So it is taken out of g; its products are those of one row and one column: floor * d outer class_weight.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ if TYPE_CHECKING:
 # Threads take the sparse rows of this many classes at a time.
 _CLASSES_AT_ONCE = 64
 _NORM_BLOCK = 1 << 16
-_TINY, _HUGE = 1e-25, 1e35  # within these squares of single precision lose nothing that matters
+_TINY, _HUGE = 1e-25, 1e35  # between these, sums of squares in single precision are exact enough
 
 
 @dataclass(frozen=True)
 class Sampled:
     """The `backward` of `linear_cross_entropy_and_grad` that takes a random sample of the gradient of the logits.
 
-    Its gradients are right in the mean, and cost a fraction of the exact ones where there are many classes, most of
+    Its gradients are unbiased, and cost a fraction of the exact ones where there are many classes, most of
     them improbable; the loss is exact. With dense targets nothing is saved, and weights in Fortran order take longer.
 
     Parameters
     ----------
     threshold : float, default 2**-10
-        Probabilities of at least so much are kept. A smaller one becomes the threshold with probability
+        Probabilities of at least the threshold are kept. A smaller one becomes the threshold with probability
         p / threshold, and else 0. Above 0, at most 1.
     seed : int, default 0
-        Random numbers depend on it, row and class alone: take another one for each step. From 0 to 2**63 - 1.
+        Random numbers depend only on seed, row and class: take another seed for each step. From 0 to 2**63 - 1.
 
     Raises
     ------
     TypeError, ValueError
-        If they are no such numbers.
+        If threshold or seed is no such number.
 
     Examples
     --------
@@ -95,8 +95,8 @@ class Sampled:
 class SamplingError(NamedTuple):
     """The expected size of the error of each gradient, relative to the gradient; None where not asked for.
 
-    It is the root of the mean of |error|**2, over all entries, which is known but for the sampling, over the estimated
-    size of the exact gradient.
+    It is sqrt(E |error|**2), summed over all entries and known without sampling, divided by the estimated size of the
+    exact gradient.
     """
 
     features: float | None
@@ -111,28 +111,28 @@ class SampledGradients(LinearGradients):
 
 
 class SampledSum(Accumulated):
-    """Gradients that are wanted, added up from samples of those of the logits chunk by chunk."""
+    """The wanted gradients, added up chunk by chunk from samples of the gradients of the logits."""
 
     def __init__(self, layer: Layer, wrt: Collection[str], options: Sampled) -> None:
         super().__init__(layer, wrt)
         self._options = options
-        self._norms = np.zeros(0, layer.computed)  # squares of the norms of the weights of each class, where they count
+        self._norms = np.zeros(0, layer.computed)  # |weight_j|**2 of each class if features are wanted
         self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
 
     def bytes_per_row(self, rows: Rows) -> int:
-        """Return those of the entries that are expected, as rows and as columns, and what sorting them takes."""
+        """Return the bytes of the expected entries: stored by rows, stored by columns, and for sorting them."""
         n_classes, itemsize = self._layer.n_classes, self._layer.computed.itemsize
         entries = n_classes if rows.dense is not None else min(n_classes, 2 / self._options.threshold)
         return int(3 * entries * (4 + itemsize))
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
-        """Add what a chunk contributes, and return its losses."""
+        """Add the contribution of a chunk, and return its losses."""
         part, x, logits, rows = chunk
         layout, weight = layout_of(logits.shape), self._layer.weight
         if self.features is not None and not self._norms.size:
             self._norms = np.einsum("ij,ij->i", weight, weight)
         d = np.broadcast_to(d_loss * rows.weight / rows.temperature, len(logits))
-        # under a soft cap the share of smoothing differs from logit to logit: it is sampled like the rest
+        # under a soft cap the part of smoothing differs from logit to logit: it is sampled like the rest
         apart = rows.floor > 0.0 and rows.softcap == 0.0
         slope = rows.mass
         if rows.z_loss > 0.0:
@@ -161,7 +161,7 @@ class SampledSum(Accumulated):
         return losses
 
     def _smoothing(self, rows: Rows) -> Array:
-        """Return what label smoothing takes from the gradient of each class, but for the factor d of a row."""
+        """Return the part of label smoothing in the gradient of each class, without the factor d of a row."""
         r: Array = rows.class_weight if rows.class_weight.size else np.ones(self._layer.n_classes)
         taken: Array = (-rows.floor * r).astype(self._layer.computed)
         return taken
@@ -203,7 +203,7 @@ class SampledSum(Accumulated):
             columns, values = (np.concatenate([a[:begin], np.empty(len(a), a.dtype)]) for a in (columns, values))
 
     def gradients(self) -> SampledGradients:
-        """Return them with their sampling error."""
+        """Return the gradients with their sampling error."""
         exact = super().gradients()
         gradients = SampledGradients(*exact)
         errors = {name: self._error(name, gradient) for name, gradient in exact._asdict().items()}
@@ -216,12 +216,12 @@ class SampledSum(Accumulated):
         variance = self._variance[name]
         if variance == 0.0:
             return 0.0
-        exact = _square(gradient) - variance  # in the mean
+        exact = _square(gradient) - variance  # unbiased
         return math.inf if exact <= 0.0 else math.sqrt(variance / exact)
 
 
 def _square(array: Array) -> float:
-    """Return the sum of the squares of all entries, block by block, in double precision where that of single ends."""
+    """Return the sum of the squares of all entries, block by block, in double precision if single is too narrow."""
     total, flat = 0.0, array.reshape(-1)
     with np.errstate(all="ignore"):
         for start in range(0, flat.size, _NORM_BLOCK):

@@ -6,7 +6,7 @@ from softmaxloss.kernels.machine.compilation import inline
 
 
 class ClassMajor(NamedTuple):
-    """A flat array of groups of rows; kernels get its fields as a plain tuple, whose types Numba tells faster.
+    """A flat array of groups of rows; kernels get its fields as a plain tuple, whose type Numba finds sooner.
 
     Class j of row c in group g, which has `width` rows, is flat[g * group_stride + j * class_stride + c * row_stride].
     """
@@ -22,5 +22,5 @@ class ClassMajor(NamedTuple):
 
 @inline
 def place_of(array: Any, group: int, j: int, row: int) -> int:
-    """Return where class j of a row of a group stands in the flat array."""
+    """Return the index in the flat array of class j of a row in a group."""
     return group * array.group_stride + j * array.class_stride + row * array.row_stride

@@ -12,10 +12,10 @@ One row of logits z at temperature T against an effective target q, with t the c
     loss  = w (mass cost + dot + zeta lse**2)             no term is negative: nothing cancels
     a     = mass + 2 zeta lse
     dz_j  = w / T (a exp((z_j - peak) / T) / total - q_j)
-    dz_t  = w / T ((a - q_t) - a rest / total)            where a rest / total < q_t: these are the smaller terms then
+    dz_t  = w / T ((a - q_t) - a rest / total)            used where a rest / total <= q_t: its terms are smaller there
 
 The target is known before any logit is read. Where it has the highest logit, `rest` keeps all digits of a tiny loss.
-Where another class has, q_t is at least the q of that class, so `dot` is large enough to hide the rounding of `cost`.
+Where another class has it, q_t is at least the q of that one, so `dot` is large enough to hide the rounding of `cost`.
 """
 
 import math
@@ -36,33 +36,33 @@ from softmaxloss.kernels.numerics.exponential import (
 )
 from softmaxloss.kernels.numerics.logarithm import log_one_plus
 
-# An index that cannot be negative needs no wrapping around, which would turn vector loads into gathers.
+# Numba wraps negative indices around, which turns vector loads into gathers; unsigned indices need no wrapping.
 _UNSIGNED = np.uint64
 
 
 class RowFields(NamedTuple):
-    """The descriptor of N rows over V classes: all that targets and options come down to. It never sees the logits.
+    """The descriptor of N rows over V classes: all that kernels know of targets and options. It holds no logits.
 
     Arrays come first, then numbers, the temperature last: `rows_of` relies on it.
     """
 
-    label: Any  # (N,) int64: the class whose P is 1; else -1 - t, where P is the row of `dense`, or 0 without one
+    label: Any  # (N,) int64: the class with P = 1; or -1 - t, then P is the row of `dense`, or 0 without `dense`
     dense: Any  # target distributions P of the rows without a label, of the shape of the logits; or None
     mass: Any  # (N,), or (1,) for all rows: the sum of q over the classes
     weight: Any  # (N,), or (1,) for all rows: w; a row of weight 0 is never read
     class_weight: Any  # (V,): r, 0 for classes that do not exist; empty where all are 1
     class_mask: Any  # (V,) bool: whether a class exists; empty where all do
-    keep: Any = 1.0  # q_j = r_j (keep P_j + floor): what label smoothing leaves of P, and gives to each class
+    keep: Any = 1.0  # q_j = r_j (keep P_j + floor): label smoothing scales P by keep and adds floor to each class
     floor: Any = 0.0
-    favourite: Any = -1.0  # the class of the largest r, where smoothing may make it the target of any row; or -1
+    favourite: Any = -1.0  # the class with the largest r, which smoothing may make the target of any row; or -1
     z_loss: Any = 0.0  # zeta
     softcap: Any = 0.0  # 0 for none; applied before the kernels
-    temperature: Any = 1.0  # T; in a kernel with its constants
+    temperature: Any = 1.0  # T; a kernel turns it into a Temperature
 
 
 @inline
 def rows_of(fields: Any) -> RowFields:
-    """Return rows in a kernel, given their arrays and, in one more array, their numbers."""
+    """Return the descriptor inside a kernel: `fields` are its arrays, then one array of its numbers."""
     n = fields[-1]
     return RowFields(*fields[:-1], n[0], n[1], n[2], n[3], n[4], temperature_of(n[5]))  # type: ignore[call-arg]
 
@@ -81,7 +81,7 @@ def class_weight_of(class_weight: Any, j: int) -> float:
 
 @by_type
 def probability_of(dense: Any, group: int, i: int, j: int, label: int) -> Any:
-    """Return P_j of row i, in its group where rows are side by side."""
+    """Return P_j of row i, which is counted within its group where rows are side by side."""
     if isinstance(dense, types.NoneType):
         return lambda dense, group, i, j, label: 1.0 if j == label else 0.0
     if isinstance(dense, types.Array):
@@ -103,7 +103,7 @@ def q_of(rows: Any, class_weight: float, probability: float) -> Any:
 
 @inline
 def target_of(rows: Any, label: int) -> int:
-    """Return the class t of the largest q of a row with a label, where a favourite class may get more by smoothing."""
+    """Return the target t of a row with a label: the favourite class if smoothing gives it a larger q, or the label."""
     favourite = int(rows.favourite)
     of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
     return favourite if of_favourite > q_of(rows, class_weight_of(rows.class_weight, label), 1.0) else label
@@ -111,13 +111,13 @@ def target_of(rows: Any, label: int) -> int:
 
 @inline
 def half_gap(z: float, peak: float) -> float:
-    """Return (peak - z) / 2, which is finite even where peak - z is too large; inf for z = -inf under any peak."""
+    """Return (peak - z) / 2, which is finite even where peak - z overflows; inf for z = -inf, whatever the peak."""
     return 0.5 * peak - 0.5 * z if z > -math.inf else -z
 
 
 @inline
 def dot_of(half_dot: Any, q_target: float, target_logit: float, peak: Any, temperature: Any) -> float:
-    """Return dot, given T / 2 times its sum over all classes but the target; inf where a wanted class is at -inf."""
+    """Return dot, given T / 2 times its sum without the target; inf where a class with q > 0 has the logit -inf."""
     at_target = times(plus(double_double(0.5 * np.float64(peak), 0.0, peak), -0.5 * target_logit), q_target)
     total = plus(half_dot, at_target) if q_target > 0.0 else half_dot
     return 2.0 * rounded(over_temperature(total, temperature))
@@ -148,7 +148,7 @@ def loss_of(rows: Any, mass: float, weight: float, peak: Any, rest: Any, y_targe
 
 
 class Factors(NamedTuple):
-    """The numbers of a row that its gradient f exp((z - peak) / T) - d q is made of, with extra = 2 zeta lse."""
+    """The numbers in a row's gradient f exp((z - peak) / T) - d q, and extra = 2 zeta lse."""
 
     f: Any
     d: float
@@ -175,7 +175,7 @@ def gradient_of(exponential: Any, factor: Any, wanted: Any) -> Any:
 
 @inline
 def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float, q_target: float) -> Any:
-    """Return the same for the target, from a - q_t and the others' a rest / total where these are the smaller terms."""
+    """Return the gradient at the target: dz_t from above where its terms are the smaller ones, else `gradient_of`."""
     f, d, others = rounded(factors.f), factors.d, rounded(factors.f) * rounded(rest)
     near = d * ((mass - q_target) + factors.extra) - others
     is_near = mass + factors.extra > 0.0 and abs(others) <= abs(d * q_target)
@@ -184,7 +184,7 @@ def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float
 
 @inline
 def split(f: Any, below: Any, like: Any) -> tuple[float, float]:
-    """Return two numbers whose product is f below / SCALE; an exponential times one, then the other, keeps its bits.
+    """Return two numbers whose product is f below / SCALE. Exponentials times one, then the other, keep their bits.
 
     The first is 1, unless the product is no normal number in the precision of the array `like`, or too large for it.
     """
@@ -211,7 +211,7 @@ def merged(parts: Any, i: int, temperature: Temperature) -> tuple[float, float, 
     """Merge the summaries of row i over disjoint sets of classes, which are stacked in arrays (parts, rows).
 
         peak = max_b peak_b
-        rest = sum_b exp((peak_b - peak) / T) rest_b, and exp((z_t - peak) / T) of each target but the one that stays
+        rest = sum_b exp((peak_b - peak) / T) rest_b, plus exp((z_t - peak) / T) of each target but the one that stays
         dot  = sum_b dot_b + mass_b (peak - peak_b) / T
 
     The target of the part with the largest q_t stays the target.

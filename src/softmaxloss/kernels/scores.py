@@ -1,4 +1,4 @@
-"""The entry point for what `metrics` needs of rows besides their losses: the second look, from the winner."""
+"""The entry point for argmax, rank and entropy, which `metrics` needs besides losses: a second pass over rows."""
 
 import math
 from typing import Any
@@ -25,8 +25,8 @@ from softmaxloss.kernels.row import of_row, rows_of
 def score(logits: Any, uncapped: Any, rows: Any, scores: Any) -> None:
     """Fill argmax, rank and entropy of rows that have a label.
 
-    Rows of weight 0, or without a softmax, are left as they are. Ranks are those of `uncapped` logits, as far beyond a
-    soft cap different ones become equal.
+    Rows of weight 0, or without a softmax, are left as they are. Argmax and rank are those of the `uncapped` logits:
+    far beyond a soft cap, different logits become equal.
     """
     number, rows = zero_in(logits), rows_of(rows)
     block, lanes = block_for(number), lanes_for(number)
@@ -86,5 +86,5 @@ def _rank(logits: Any, label: int, class_mask: Any, block: Any, scratch: Any) ->
         for j in range(z.size):
             rank += z[j] > logit or (z[j] == logit and start + j < label)
         for j in range(start, min(stop, label, class_mask.size) if logit == -math.inf else 0):
-            rank -= not class_mask[j]  # they are -inf, too
+            rank -= not class_mask[j]  # masked classes are -inf, too
     return rank

@@ -26,7 +26,7 @@ def total(losses: Any) -> Any:
     clear(lows)
     fold(losses, totals, lows)
     total = low = 0.0
-    for lane in range(totals.size):  # not as in lane_sum, which would take half a second longer to compile
+    for lane in range(totals.size):  # lane_sum would take half a second longer to compile
         total, error = two_sum(total, totals[lane])
         low += error + lows[lane]
     return total + low if math.isfinite(low) else total

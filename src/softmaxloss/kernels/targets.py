@@ -1,4 +1,4 @@
-"""The one reading of one-hot and soft targets: which rows are one-hot, how much they weigh, what is wrong."""
+"""The only pass over one-hot and soft targets: it finds one-hot rows, how much rows weigh, and wrong values."""
 
 import math
 from typing import Any
@@ -23,8 +23,8 @@ def all_within(labels: Any, n_classes: int) -> bool:
 def read_dense_rows(dense: Any, rows: Any, share: Any, wrong: Any) -> None:
     """Fill share = sum_j r_j P_j, the label, and whether P is wrong, of each row of nonzero weight.
 
-    The label of a row that is not one-hot is -1 - t, with t a class of the largest q. P is wrong if it holds a number
-    below 0 or NaN or inf, or not 0 for a class that does not exist.
+    The label of a row that is not one-hot is -1 - t, with t a class of the largest q. P is wrong if it holds a
+    negative number, NaN or inf, or is not 0 for a class that does not exist.
     """
     rows, lanes = rows_of(rows), lanes_for(0.0)
     for i in range(dense.shape[0]):
@@ -66,7 +66,7 @@ def _weighted_sum(block: Any, rows: Any, start: int, lanes: Any) -> float:
 
 @inline
 def _first_wanted(row: Any, rows: Any, most: float) -> int:
-    """Return the first class that exists and whose q is the largest, but for rounding; 0 where none has."""
+    """Return the first existing class whose q is the largest, up to rounding; 0 if there is none."""
     for j in range(row.size):
         q = q_of(rows, class_weight_of(rows.class_weight, j), row[j])
         if q >= most * (1.0 - 2.0**-40) and (rows.class_mask.size == 0 or rows.class_mask[j]):

@@ -1,6 +1,6 @@
 """A tile: some rows whose sums over classes are finished together, in vector code over the rows.
 
-The sums come about row by row (by_row/) or class by class (side_by_side/). All that follows is row.py, here called for
+The sums are computed row by row (by_row/) or class by class (side_by_side/). The functions here then apply row.py to
 each row of a tile.
 """
 
@@ -36,7 +36,7 @@ Indices = Annotated[Any, types.int32]
 
 
 class Tile(NamedTuple):
-    """The state of each row; what is a double-double has an array of low parts."""
+    """The state of each row; a double-double has a second array for its low parts."""
 
     label: Indices  # negative for a row of dense targets
     target: Indices  # t
@@ -51,10 +51,10 @@ class Tile(NamedTuple):
     exponent: Doubles
     below: Doubles  # exp((R - peak) / T): from 2**-59 to 1.5 unless the peak is NaN
     low_below: Doubles
-    rest: Doubles  # first the sum of SCALE * exp((z - R) / T) but for the target, then rest
+    rest: Doubles  # at first the sum of SCALE * exp((z - R) / T) without the target, later rest
     low_rest: Doubles
     y_target: Doubles  # exp((z_t - peak) / T)
-    dot: Doubles  # first half of T times the sum over all classes but the target, then dot
+    dot: Doubles  # at first T / 2 times the sum over all classes but the target, later dot
     low_dot: Doubles
 
 
@@ -68,7 +68,7 @@ class TileFactors(NamedTuple):
     extra: Doubles
     first: Reals  # f exp((R - peak) / T) / SCALE is first times second
     second: Reals
-    at_target: Reals  # the gradient there
+    at_target: Reals  # the gradient at the target
 
 
 tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors, MOST_ROWS)
@@ -76,7 +76,7 @@ tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors,
 
 @inline
 def begin_tile(rows: Any, tile: Tile, group: int, start: int, first: int, size: int) -> None:
-    """Fill in what is known of rows before their logits are read; row `first` is row `start` of its group."""
+    """Fill in all that does not depend on logits; row `first` of the batch is row `start` of its group."""
     _copy_numbers(rows.mass, first, tile.mass[:size])
     _copy_numbers(rows.weight, first, tile.weight[:size])
     label = rows.label[first : first + size]
@@ -86,7 +86,7 @@ def begin_tile(rows: Any, tile: Tile, group: int, start: int, first: int, size: 
     if rows.favourite >= 0:
         for c in range(size):
             tile.target[c] = target_of(rows, label[c]) if label[c] >= 0 else tile.target[c]
-    r = tile.q_target  # for now
+    r = tile.q_target  # holds r for now
     r[:size] = 1.0
     if rows.class_weight.size > 0:
         for c in range(size):
@@ -109,14 +109,14 @@ def _copy_numbers(values: Any, first: int, out: Any) -> None:
 
 @inline
 def set_reference(tile: Tile, c: int, reference: Reference) -> None:
-    """Keep a row's reference."""
+    """Store a row's reference."""
     tile.base[c], tile.rounder[c] = reference.base, reference.rounder
     tile.lowest[c], tile.exponent[c] = reference.lowest, reference.exponent
 
 
 @inline
 def set_below(tile: Tile, c: int, below: Any) -> None:
-    """Keep exp((R - peak) / T) of a row."""
+    """Store exp((R - peak) / T) of a row."""
     tile.below[c], tile.low_below[c] = high_of(below), low_of(below)
 
 

@@ -1,7 +1,7 @@
 """Random numbers that are a function of where they are used: Philox4x32-10, as vector code.
 
-Four words of 32 bits come from a counter of four words and a key of two. So what is drawn for a class of a row depends
-on the two and on a seed, and not on what else is computed, where, or in which order.
+Four words of 32 bits come from a counter of four words and a key of two. So the draw for a class of a row depends only
+on class, row and seed, and not on what else is computed, where, or in which order.
 
 Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
 """
@@ -34,9 +34,9 @@ def philox(a: Any, b: Any, c: Any, d: Any, key: Any, other_key: Any) -> tuple[An
 
 @inline
 def fill_words(row: int, start: int, seed: int, words: Any) -> None:
-    """Fill in a word for each of 2,048 classes from `start`, a multiple of that, of a row.
+    """Fill in a word for each of 2,048 classes of a row from `start` on, which is a multiple of 2,048.
 
-    With n = LANES counters for a block, word k of counter c belongs to class c + k n: so the words need no shuffling.
+    With n = LANES counters for a block, word k of counter c belongs to class c + k n, so the words need no shuffling.
     """
     n = words.size // 4
     u = np.uint64
@@ -48,7 +48,7 @@ def fill_words(row: int, start: int, seed: int, words: Any) -> None:
 
 @inline
 def fill_quarters(first: Any, lower_row: Any, upper_row: Any, key: Any, other_key: Any, quarters: Any) -> None:
-    """Fill in the words of as many counters as a quarter is long."""
+    """Fill in the four words of one counter for each element of a quarter."""
     zero = np.uint64(0)
     for lane in range(quarters[0].size):
         counter = first + np.uint64(lane)

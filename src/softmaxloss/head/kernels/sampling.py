@@ -1,7 +1,7 @@
-"""Gradients of logits as sparse rows, sampled so that their mean is right, and products with such rows.
+"""Gradients of logits as sparse rows, sampled without bias, and products with such rows.
 
-Entry g of a row with threshold t stays as it is where |g| >= t. A smaller one becomes t, of its sign, with probability
-|g| / t, and else 0: its mean is g, and its variance |g| (t - |g|).
+Entry g of a row with threshold t stays as it is where |g| >= t. A smaller one becomes t, with the sign of g, with
+probability |g| / t, and else 0: its mean is g, and its variance |g| (t - |g|).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from softmaxloss.kernels.machine.shares import take
 from softmaxloss.kernels.numerics.lanes import LANES, clear, lane_sum, lanes_of
 from softmaxloss.kernels.row import probability_of
 
-# Entries of a row are looked for in strips of this many classes, most of which hold none.
+# Entries of a row are looked for in strips of this many classes; most strips hold none.
 _STRIP = 64
 
 
@@ -39,8 +39,8 @@ def sample(
     """Append the sampled entries of rows `first` and on to columns and values; return the first row that does not fit.
 
     Entries of labels, and of classes that rows of `dense` want, are kept as they are. `position` is where rows are in
-    the batch, `ends` where their entries end. Of each row variances[0] is the sum of the variances, and variances[1]
-    the sum of variance times `norm`, which has a number for each class or none.
+    the batch, `ends` where their entries end. For each row, variances[0] is the sum of the variances, and variances[1]
+    the sum of variance times `norm`; `norm` has a number for each class or is empty.
     """
     number = zero_in(gradient)
     block, words, lanes = block_for(number), words_for(np.uint32(0)), (lanes_of(number), lanes_of(number))
@@ -67,7 +67,7 @@ def sample(
 def choose(
     gradient: Any, words: Any, t: Any, norm: Any, dense: Any, i: int, start: int, label: int, kept: Any, lanes: Any
 ) -> tuple[float, float]:
-    """Fill in what is kept of a block, 0 for what is not, and return the sums of variances, and of variance * norm.
+    """Fill in the kept entries of a block, 0 for others, and return the sums of variance, and of variance * norm.
 
     NaN is kept.
     """
@@ -140,7 +140,7 @@ def count(strip: Any) -> Any:
 def times_rows(
     begins: Any, columns: Any, values: Any, matrix: Any, taken: Any, share: int, out: Any, add: bool
 ) -> None:
-    """Write the products of sparse rows with a matrix, or add them to what is there, taking `share` rows at a time.
+    """Write the products of sparse rows with a matrix, or add them to `out`, taking `share` rows at a time.
 
     Entries of row i are those from begins[i] to begins[i + 1].
     """

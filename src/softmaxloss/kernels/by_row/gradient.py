@@ -24,7 +24,7 @@ def write_gradient(
     out: Any,
     streamed: bool,
 ) -> None:
-    """Write the gradient of row i. Blocks end where cache lines do, so that none of these is written in parts."""
+    """Write the gradient of row i. Blocks end where cache lines end, so that no line is written in parts."""
     if tile.weight[c] == 0.0 or math.isnan(factors.second[c]):
         value = exponentials.dtype.type(0.0 if tile.weight[c] == 0.0 else math.nan)
         for j in range(out.size):
@@ -52,7 +52,7 @@ def write_gradient(
 def _is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bool:
     """Return whether the gradients of some classes are exponentials times a factor: none of them is wanted or masked.
 
-    Only these are written just once, as streaming stores should.
+    Streaming stores must write each number just once, and only such gradients are complete in one pass.
     """
     return not has_dense_q(rows) and rows.class_mask.size == 0 and not start <= tile.target[c] < stop
 
@@ -61,7 +61,7 @@ def _is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bo
 def _write_block(
     exponentials: Any, rows: Any, tile: Tile, factors: TileFactors, i: int, c: int, start: int, out: Any, streamed: bool
 ) -> None:
-    """Turn exponentials, times the first factor, of neighbouring classes of row i into gradients."""
+    """Turn exponentials of neighbouring classes of row i, already times the first factor, into gradients."""
     if has_dense_q(rows):
         _subtract_dense_q(exponentials, rows, tile, factors, i, c, start, out)
     else:  # gradient_of with nothing wanted

@@ -1,7 +1,7 @@
 """The entry points that go row by row, one block of classes at a time: (rows, classes) in, (rows, classes) out.
 
-They allocate nothing: their scratch arrays lie on the stack, but for the exponentials of some rows. What a row costs
-besides its elements is paid for many rows at once: see tile.py.
+They allocate nothing: their scratch arrays lie on the stack, except that for the exponentials of some rows. The work
+per row, as opposed to per element, is done for many rows at once: see tile.py.
 """
 
 import math
@@ -28,7 +28,7 @@ from softmaxloss.kernels.tile import (
     tile_for,
 )
 
-# The exponentials of some rows wait together until these are finished: 32 or 64 KiB of a second-level cache.
+# Exponentials of several rows wait until the rows are finished together: 32 or 64 KiB of a second-level cache.
 WAITING_ELEMENTS = 1 << 13
 
 
@@ -71,8 +71,8 @@ def losses_and_gradients(
                     leave_out(tile, c)
                     continue
                 if streamed:
-                    # The cache line where two rows meet is written in parts, which hold up all others while it is
-                    # fetched: a seventh of the time of 8192x1000.
+                    # The cache line where two rows meet is written in parts, which would delay all other stores
+                    # until it is fetched: a seventh of the time of 8192x1000.
                     prefetch(out, (i + 1) * out.shape[1] - 1)
                 exponentials = scratch[i % scratch.shape[0]] if has_gradients else dropped
                 summarize_row(logits, block, exponentials, lanes, rows, i, tile, c, needs_lse)
@@ -112,7 +112,7 @@ def log_softmax(logits: Any, rows: Any, taken: Any, share: int, out: Any) -> Non
 
 @inline
 def log_probabilities(z: Any, peak: Any, cost: Any, reciprocal: Any, out: Any) -> None:
-    """Subtract in two steps: both differences have one sign, so that nothing cancels."""
+    """Write (z - peak) / T - cost: both terms lower the result, so that nothing cancels."""
     half = z.dtype.type(0.5)
     for j in range(z.size):
         out[j] = (half * z[j] - half * peak) * (reciprocal + reciprocal) - cost  # halves do not overflow

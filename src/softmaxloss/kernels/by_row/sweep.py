@@ -32,13 +32,13 @@ def highest_of_row(logits: Any, class_mask: Any, block: Any, scratch: Any) -> tu
 
 
 class Sums(NamedTuple):
-    """What a sweep over a row finds."""
+    """The results of a sweep over a row."""
 
     peak: Any  # in the precision of the logits
     reference: Reference
     rose: bool  # a logit is so high above the reference that the sweep ended there
-    total: Any  # of SCALE * exp((z - R) / T) but for the target
-    dot: float  # half of T times the sum of q (peak - z) / T but for the target
+    total: Any  # the sum of SCALE * exp((z - R) / T) without the target
+    dot: float  # T / 2 times the sum of q (peak - z) / T without the target
     low_dot: float
 
 
@@ -84,8 +84,8 @@ def summarize_row(
 ) -> None:
     """Put the sums of row i in a tile, and its exponentials in `out`, a row or a block long; see `sweep`.
 
-    The rare row that rises far above its first block is swept once more, with the reference of its peak. So is one
-    without a wanted class whose lse is needed: it is seen from its winner, so that a tiny rest keeps its digits.
+    The rare row that rises far above its first block is swept once more, with the reference of its peak. In a row
+    without a wanted class whose lse is needed, the winner becomes the target, so that a tiny rest keeps its digits.
     """
     lowest, t = block.dtype.type(-math.inf), rows.temperature
     from_winner = needs_lse and tile.q_target[c] == 0.0
@@ -113,7 +113,7 @@ def summarize_row(
 
 @inline
 def leave_out(tile: Tile, c: int) -> None:
-    """Make a row of weight 0, which is not read, one whose logits are all -inf."""
+    """Treat a row of weight 0, which is never read, as if its logits were all -inf."""
     zero = tile.peak.dtype.type(0)
     set_reference(tile, c, Reference(zero, zero, zero, 0.0))
     tile.peak[c], tile.target_logit[c] = -math.inf, -math.inf

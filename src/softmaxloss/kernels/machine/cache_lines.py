@@ -1,4 +1,4 @@
-"""Cache lines: where they begin, and stores that stream them to memory around the caches."""
+"""Cache lines: where they begin, and streaming stores, which bypass the caches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def numbers_before_cache_line(array: Any) -> int:
 
 @inline
 def store(source: Any, factor: Any, out: Any, streamed: bool) -> None:
-    """Write numbers times a factor in the format of their place; streaming stores do not touch the caches."""
+    """Write numbers times a factor to `out`, in its format; streaming stores bypass the caches."""
     begin = end = 0
     if streamed:
         per_line = CACHE_LINE // out.itemsize

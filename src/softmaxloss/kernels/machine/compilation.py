@@ -14,7 +14,7 @@ import numba.extending
 from softmaxloss.kernels.machine import numba_internals
 
 Compiled = Callable[..., Any]
-# With fastmath refused, a kernel does not hand down its own to the steps that are first compiled for it.
+# A step without a fastmath setting would take over that of the first kernel compiled with it.
 # Division by 0 gives inf or NaN, as in NumPy; a test for it would keep loops with divisions from becoming vector code.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 KERNEL_OPTIONS = _OPTIONS | numba_internals.KERNEL_OPTIONS
@@ -23,12 +23,12 @@ _SEPARATE_ARRAYS = _OPTIONS | numba_internals.SEPARATE_ARRAYS
 
 
 def inline(function: Callable[..., Any]) -> Compiled:
-    """Compile a step of a kernel; the kernels that call it take it in. What it writes to overlaps nothing else."""
+    """Compile a step, which kernels that call it inline. The arrays that it writes to overlap none of the others."""
     return numba.njit(**_SEPARATE_ARRAYS)(function)
 
 
 def fused(function: Callable[..., Any]) -> Compiled:
-    """Compile such a step in which a * b + c is rounded once where the processor can."""
+    """Compile a step like `inline`, with a * b + c rounded only once where the processor can."""
     return numba.njit(**_SEPARATE_ARRAYS | {"fastmath": {"contract"}})(function)
 
 
@@ -38,7 +38,7 @@ def by_type(
     """Make a step whose code depends on the types of its arguments.
 
     The decorated function takes the Numba types of the arguments and returns the Python function to compile for them.
-    Compiled code calls that function by the name of the decorated one. Only compiled code can.
+    Only compiled code can call that function, by the name of the decorated one.
     """
     if choose is None:
         return partial(by_type, jit_options=jit_options, inline=inline)
@@ -64,8 +64,8 @@ _CHECKSUM_BYTES = 32
 class _Files:
     """One file per compiled signature, named by a digest of all that its content depends on.
 
-    Numba's own index of numbered files mixes up two processes that write at the same time, and is stamped by the one
-    source file of the entry point, which takes in steps from all the others.
+    Numba's own index of numbered files mixes up two processes that write at the same time. It also sees changes of the
+    entry point's source file alone, not of the files whose steps the entry point inlines.
     """
 
     def __init__(self, sources: Path, folder: Path, name: str) -> None:
@@ -78,7 +78,7 @@ class _Files:
         return self.folder / f"{self.name}.{digest[:32]}.nbc"
 
     def load(self, key: object) -> Any:
-        """Return what was saved, or None where nothing was or the file is damaged."""
+        """Return the saved machine code, or None if there is none or the file is damaged."""
         try:
             content = self._path(key).read_bytes()
         except OSError:
@@ -102,6 +102,6 @@ class _Files:
 
 @cache
 def _source_stamp(sources: Path) -> str:
-    """Return a digest of all that is compiled: kernels/, and the files beside an entry point that stands elsewhere."""
+    """Return a digest of all compiled sources: kernels/, and the folder of an entry point outside of it."""
     files = [*sorted(Path(__file__).parents[1].rglob("*.py")), *sorted(sources.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -33,7 +33,7 @@ def zero_in(logits: Any) -> Any:
 
 @intrinsic
 def encoded(context: Any, number: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return a number as it is stored, rounded to the nearest even, in the format of another one."""
+    """Return a number in the stored format of `like`, rounded to the nearest, ties to even."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return encode(builder, arguments[0], like)
@@ -76,7 +76,7 @@ def _to_bfloat16(builder: Any, number: Any) -> Any:
 
     bits = builder.bitcast(number, kind)
     high = builder.lshr(bits, word(16))
-    # half a unit less one bit, and that bit if the last one kept is odd: to the nearest, ties to even
+    # adding 0x7FFF, and 1 more if the last kept bit is odd, rounds to the nearest, ties to even
     rounded = builder.add(builder.add(bits, word(0x7FFF)), builder.and_(high, word(1)))
     is_nan = builder.fcmp_unordered("uno", number, number)
     quiet = builder.or_(high, word(0x40))
@@ -85,7 +85,7 @@ def _to_bfloat16(builder: Any, number: Any) -> Any:
 
 
 def _as_many(numbers: Any, kind: Any) -> Any:
-    """Return the type of as many values of a kind as there are numbers: one, or a vector."""
+    """Return a kind, or the vector of it that is as long as a vector of numbers."""
     return ir.VectorType(kind, numbers.type.count) if isinstance(numbers.type, ir.VectorType) else kind
 
 

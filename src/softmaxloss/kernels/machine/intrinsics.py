@@ -1,4 +1,4 @@
-"""What Numba has no words for: floats as integers, hints to the caches, atomic counters, and arrays on the stack."""
+"""Operations that Numba lacks: floats as integers, hints to the caches, atomic counters, and arrays on the stack."""
 
 from collections.abc import Callable
 from functools import cache
@@ -17,7 +17,7 @@ _INTEGER = {types.float32: types.int32, types.float64: types.int64}
 
 @intrinsic
 def higher(context: Any, a: Any, b: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the higher of two floats, or either beside NaN. A loop of it becomes vector code."""
+    """Return the higher of two floats, or either one if one is NaN. A loop of it becomes vector code."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = arguments[0].type
@@ -50,7 +50,7 @@ def binary_exponent(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
         bits = builder.add(builder.bitcast(arguments[0], word), word(0x3FF0000000000000 - 0x3FE6A09E667F3BCD))
-        # the biased exponent in the lowest bits of the float 2**52
+        # put the biased exponent into the lowest bits of the float 2**52
         magic = builder.or_(builder.lshr(bits, word(52)), word(0x4330000000000000))
         return builder.fsub(builder.bitcast(magic, ir.DoubleType()), ir.DoubleType()(2.0**52 + 1023))
 
@@ -59,7 +59,7 @@ def binary_exponent(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]
 
 @intrinsic
 def multiply_add(context: Any, a: Any, b: Any, c: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return a * b + c, rounded once: one instruction of processors since 2013, a slow function on others."""
+    """Return a * b + c, rounded once: one instruction on processors since 2013, a slow function on others."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
@@ -114,7 +114,7 @@ def atomic_load(context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
 def stack_array(size: int) -> Callable[..., Any]:
     """Return a function that makes an uninitialised array of this size and of the dtype of its argument.
 
-    The array lives on the stack of the kernel until that ends. The compiler knows that no other array overlaps it.
+    The array lives on the stack of the kernel until it returns. The compiler knows that no other array overlaps it.
     """
 
     @intrinsic

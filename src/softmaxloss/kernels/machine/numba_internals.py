@@ -1,4 +1,4 @@
-"""The parts of Numba that its manual does not promise, and what each of them buys.
+"""The parts of Numba that its manual does not promise, and the gain from each.
 
 Another version of Numba may lack one of these parts or may have changed it. This file then does without that part:
 results stay right, and a start or a kernel gets slower, as the comment at the part says.
@@ -46,8 +46,8 @@ KERNEL_OPTIONS = _that_numba_takes(
     no_cfunc_wrapper=True,
 )
 STEP_OPTIONS = KERNEL_OPTIONS | _that_numba_takes(
-    # Kernels must take steps in. LLVM would leave some as functions, compiled once alone and once in each kernel, and
-    # which of these copies runs, each with its own last bits, would depend on what is loaded from the disk.
+    # LLVM must inline every step. Otherwise it leaves some as functions, compiled once alone and once in each kernel.
+    # These copies differ in the last bits, and which one runs would depend on what is loaded from the disk.
     forceinline=True,
     # Python code calls no step; without the wrapper for it there is less to compile.
     no_cpython_wrapper=True,
@@ -55,38 +55,38 @@ STEP_OPTIONS = KERNEL_OPTIONS | _that_numba_takes(
 
 
 class _TakenIn(_part("numba.core.codegen", "JITCodeLibrary")):  # type: ignore[misc]
-    """The code of a step, for kernels to take in.
+    """The code of a step, for kernels to inline.
 
-    LLVM optimises it as a part of each kernel. If Numba optimised it before, too, and made it into machine code, a cold
+    LLVM optimises it as a part of each kernel. If Numba also optimised it alone and made machine code of it, a cold
     start would take a third longer.
     """
 
     def _optimize_final_module(self) -> None:
-        """Leave it to kernels."""
+        """Do nothing: LLVM optimises the step inside each kernel."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """Return that there is no machine code."""
+        """Return 0, as there is no machine code."""
         self._ensure_finalized()
         return 0
 
     @property
     def codegen(self) -> Any:
-        """Return what Numba's `get_executable` calls set_env of, to put an environment into machine code."""
+        """Return this object, so that Numba's `get_executable` calls the `set_env` below."""
         return self
 
     def set_env(self, name: str, environment: object) -> None:
-        """Leave it: there is no machine code."""
+        """Do nothing: there is no machine code to put an environment into."""
 
 
 _Compiler = _part("numba.core.compiler", "Compiler")
 
 
 class _IntoKernels(_Compiler):  # type: ignore[misc, valid-type]
-    """Numba's compiler, which makes code for kernels to take in and no other."""
+    """Numba's compiler, changed to make only code that kernels inline."""
 
     def compile_extra(self, function: Callable[..., Any], *more: Any, **options: Any) -> Any:
         """Compile a function."""
@@ -96,9 +96,9 @@ class _IntoKernels(_Compiler):  # type: ignore[misc, valid-type]
 
 @cache
 def compiles_into_kernels() -> bool:
-    """Return whether a small kernel gives the right number with steps that were compiled into it alone.
+    """Return whether a small kernel gives the right number if its steps exist only as inlined code.
 
-    The first step that a process compiles asks for this, which takes 0.1 s. Kernels from the disk need no answer.
+    A process tests this for 0.1 s when it compiles its first step. Kernels that are loaded from the disk need no test.
     """
     with suppress(Exception):
         step = numba.njit(**STEP_OPTIONS | {"pipeline_class": _IntoKernels})
@@ -119,10 +119,10 @@ class _Step(_IntoKernels):
 
 
 class _SeparateArrays(_Step):
-    """The same, told that no array which a step writes to overlaps another of its arguments.
+    """The same, told that the arrays that a step writes to overlap none of its other arguments.
 
-    Without that each loop is compiled twice, with vectors for arrays that a test at run time finds to be apart, and not
-    at all with vectors where this would take more than a few such tests.
+    Untold, LLVM compiles each loop twice, and tests at run time choose the vector code if the arrays do not overlap.
+    Where this would take more than a few tests, LLVM makes no vector code at all.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -137,19 +137,19 @@ SEPARATE_ARRAYS = STEP_OPTIONS | ({} if _Compiler is _Absent else {"pipeline_cla
 
 
 class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignore[misc]
-    """Numba's disk cache with files of our own, silent where the disk or this Numba refuses.
+    """Numba's disk cache with files of our own, which does nothing where the disk or this Numba refuses.
 
-    A later start then takes 0.5 s, and not the 10 s of compilation. Numba's own cache (`cache=True`) is no substitute:
+    A later start then takes 0.5 s instead of 10 s of compilation. Numba's own cache (`cache=True`) is no substitute:
     it would not notice that a step in another file has changed.
     """
 
     def __init__(self, function: Callable[..., Any], files: Callable[[Path, str], Any]) -> None:
         super().__init__(function)
-        del self._cache_file  # fails, as it should, where files of Numba's own would be used under another name
+        del self._cache_file  # fails, as it should, if this Numba has its files under another name
         self._cache_file: Any = files(Path(self._cache_path), self._impl.filename_base)
 
     def load_overload(self, *arguments: Any) -> Any:
-        """Load machine code; Numba would get ready to compile first, which takes a third of a second."""
+        """Load machine code without Numba's preparations to compile, which take a third of a second."""
         with suppress(Exception):
             return self._load_overload(*arguments)
         return None
@@ -161,21 +161,21 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
 
 
 def keep_on_disk(compiled: Any, files: Callable[[Path, str], Any]) -> None:
-    """Keep the machine code of a compiled function in files, which are made given a folder and a name.
+    """Keep the machine code of a compiled function in files(folder, name).
 
-    Without a folder that can be written, or with a Numba whose cache has other parts, each process compiles anew.
+    If no folder can be written, or the cache of this Numba has other parts, each process compiles anew.
     """
     with suppress(Exception):
         compiled._cache = _KernelCache(compiled.py_func, files)  # noqa: SLF001
 
 
 def pickled(machine_code: Any) -> bytes:
-    """Return machine code as the bytes that a file keeps. It holds functions, which only Numba's own pickle knows."""
+    """Return machine code as bytes for a file. It holds functions, which only Numba's own pickle can write."""
     return bytes(numba.core.serialize.dumps(machine_code))
 
 
 def _wait_for_the_compiler_before_a_fork() -> None:
-    """Fork only while nobody compiles: a child would wait for ever for the lock of a thread which it lacks."""
+    """Fork only while no thread compiles: else a child could wait for ever for a lock whose thread it lacks."""
     lock = _part("numba.core.compiler_lock", "global_compiler_lock")
     with suppress(AttributeError):  # a system without fork, or another lock
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

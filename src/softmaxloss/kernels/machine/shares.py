@@ -5,7 +5,7 @@ from typing import Any
 from softmaxloss.kernels.machine.compilation import inline, kernel
 from softmaxloss.kernels.machine.intrinsics import atomic_add, atomic_load
 
-# How often a thread looks at a counter before it sleeps: some 50 to 100 microseconds, the time of a last share.
+# How often a thread looks at a counter before it sleeps: for 50 to 100 microseconds, the time of a last share.
 _PATIENCE = 1 << 17
 _COURTESY = 1 << 13
 
@@ -18,7 +18,7 @@ def take(taken: Any, count: int) -> int:
 
 @kernel
 def leave(left: Any) -> None:
-    """Count one more thread that has left, and linger: the thread that waits for it is to have the GIL first."""
+    """Count one more thread that has left, and linger, so that the thread that waits for it gets the GIL first."""
     n = atomic_add(left, 1)
     looks = 0
     while atomic_load(left) > n and looks < _COURTESY:

@@ -10,16 +10,16 @@ from numba.extending import intrinsic
 
 from softmaxloss.kernels.machine.compilation import inline
 
-_SQUARE_BYTES = 32  # of a row of a square
+_SQUARE_BYTES = 32  # in each row of a square
 
 
 @inline
 def transpose(
     source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
 ) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares, down the columns first or not.
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares, down the columns first if asked.
 
-    Where the outer loop goes along the rows of the tile, only a few numbers of each stay in a first-level cache.
+    If the outer loop goes over the classes of a tile, a first-level cache has to hold only a few numbers of each row.
     """
     side = _SQUARE_BYTES // out.itemsize
     if n_rows < side or n_columns < side:
@@ -46,10 +46,10 @@ def _transpose_by_element(source: Any, stride: int, n_rows: int, out: Any, out_s
 def _transpose_square(
     context: Any, source: Any, begin: Any, stride: Any, out: Any, out_begin: Any, out_stride: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Copy a square of source[begin + i * stride + j] to out[out_begin + j * out_stride + i]; its size is 32 bytes.
+    """Copy a square of source[begin + i * stride + j] to out[out_begin + j * out_stride + i]; rows have 32 bytes.
 
-    The square is read as vectors, its rows, which are interleaved: single numbers, then pairs of them, within the
-    halves of 16 bytes that processors can shuffle at once, and at last these halves.
+    Each row is read as a vector. The vectors are interleaved by single numbers, then by pairs of them, within the
+    halves of 16 bytes that processors can shuffle at once, and last by these halves.
     """
     side = _SQUARE_BYTES * 8 // int(source.dtype.bitwidth)
 
@@ -67,7 +67,7 @@ def _transpose_square(
         half, indices = side // 2, ir.VectorType(ir.IntType(32), side)
 
         def interleaved(size: int, lane: int) -> list[Any]:
-            """Take runs of `size` numbers by turns from two rows: of the lower halves of lanes, or the upper."""
+            """Take runs of `size` numbers alternately from two rows: from the lower halves of lanes, or the upper."""
             picks = [
                 [run + k + row for begin in range(lower, side, lane) for run in range(begin, begin + lane // 2, size)
                  for row in (0, side) for k in range(size)]

@@ -1,6 +1,6 @@
-"""Double-double numbers: the unevaluated sum of two float64, for what must be rounded about once.
+"""Double-double numbers: the unevaluated sum of two float64, for results that must be rounded only about once.
 
-Rows of double precision are finished in double-doubles. For rows of single precision plain float64 do. The functions
+Kernels finish rows of double precision in double-doubles, and rows of single precision in plain float64. The functions
 here take either.
 """
 
@@ -14,7 +14,7 @@ from softmaxloss.kernels.machine.intrinsics import multiply_add
 
 
 class DoubleDouble(NamedTuple):
-    """The number high + low, where low is about what rounding to high lost."""
+    """The number high + low, where low is about the rounding error of high."""
 
     high: float
     low: float
@@ -22,7 +22,7 @@ class DoubleDouble(NamedTuple):
 
 @inline
 def two_sum(a: float, b: float) -> tuple[float, float]:
-    """Return the rounded sum and exactly what rounding lost (Knuth)."""
+    """Return the rounded sum and its exact rounding error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -30,7 +30,7 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
 
 @inline
 def two_product(a: float, b: float) -> tuple[float, float]:
-    """Return the rounded product and exactly what rounding lost."""
+    """Return the rounded product and its exact rounding error."""
     product = a * b
     return product, multiply_add(a, b, -product)
 

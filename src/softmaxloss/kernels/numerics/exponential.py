@@ -7,11 +7,11 @@ The usual exp(z - peak) is |z - peak| / 2 ulp off, as the difference is rounded.
 
     R = base + m T ln 2
 
-with an integer m, the nearest to a high logit: the peak, or one that the peak is not far above. With
+where the integer m puts R next to a high logit: the peak, or one that is not far below the peak. With
 z - base = n T ln 2 + r T, |r| <= ln(2) / 2, the exponential is 2**(n - m) e**r: r comes from z itself, and nothing of
-size z - peak is ever rounded. How far the peak is above its reference is one number per row, which `below_peak` gives
-to more than the precision of the logits. The base is 0, or that logit where it is so far from 0 that z - base is exact
-for every z whose exponential is not 0.
+size z - peak is ever rounded. `below_peak` gives one number per row, exp((R - peak) / T), to more than the precision of
+the logits. The base is 0, or the high logit itself if that is so far from 0 that z - base is exact for every z whose
+exponential is not 0.
 
 Exponentials come times SCALE, so that terms below the smallest normal number keep all their bits: a hundred thousand of
 them can add up to a normal number.
@@ -59,7 +59,7 @@ SCALE = 2.0**_SCALE_EXPONENT
 UNSCALE = 1.0 / SCALE
 
 _TAYLOR = halves(tuple(1 / math.factorial(k) for k in range(3, 17)))
-BIASED = 1.5 * 2.0**52 + 1023  # what power_of_two wants added to an exponent in double precision
+BIASED = 1.5 * 2.0**52 + 1023  # added to an exponent for power_of_two in double precision
 _LOWEST_SHIFT = 1022.0
 
 # T ln 2 = high + low, where the high part has so few bits that its product with every exponent n, of up to 10 or 12
@@ -83,7 +83,7 @@ class Constants(NamedTuple):
 
 
 class Temperature(NamedTuple):
-    """What exp(x / T) needs to know of T."""
+    """T and the constants of exp(x / T) in both precisions."""
 
     value: float
     single: Constants
@@ -115,7 +115,7 @@ def constants_in(real: Any, temperature: Temperature) -> Any:
 
 @by_type
 def over_temperature(a: Any, temperature: Temperature) -> Any:
-    """Return a / T; of a plain number the product with 1 / T, which is faster and exact enough."""
+    """Return a / T. A plain number is multiplied by 1 / T, which is faster and exact enough."""
     if is_double_double(a):
         return lambda a, temperature: over(a, temperature.value)
     return lambda a, temperature: a * temperature.double.reciprocal
@@ -125,14 +125,14 @@ class Reference(NamedTuple):
     """What exponentials are relative to, in the precision of the logits."""
 
     base: Any
-    rounder: Any  # adding it to an exponent n rounds, and leaves the biased n - m + 64 in the lowest bits
-    lowest: Any  # z - base from which down exponentials are 0
+    rounder: Any  # adding it rounds an exponent to n, and leaves n - m + 64, biased, in the lowest bits
+    lowest: Any  # exponentials are 0 where z - base is at most this
     exponent: float  # m
 
 
 @by_type
 def reference_of(peak: Any, temperature: Temperature) -> Any:
-    """Return the reference next to a peak; that of 0 where it is infinite or NaN."""
+    """Return the reference next to a peak, or next to 0 if the peak is infinite or NaN."""
     real: type[np.floating[Any]] = np.float32 if peak == types.float32 else np.float64
     info = np.finfo(real)
     bias = 1.5 * 2.0**info.nmant + (1 - info.minexp) + _SCALE_EXPONENT
@@ -170,14 +170,14 @@ def reduced(x: Any, reference: Reference, temperature: Temperature) -> Any:
 
 @by_type(jit_options=_EXP_OPTIONS)
 def exponential(r: Any, power: Any) -> Any:
-    """Return power * e**r for |r| <= ln(2) / 2 and a power of two, or 0."""
+    """Return power * e**r for |r| <= ln(2) / 2, where power is a power of two or 0."""
     terms = _SINGLE if r == types.float32 else _DOUBLE
     return lambda r, power: power * (polynomial(terms, r, r * r) * (r * r) + r) + power
 
 
 @fused
 def _short_exponential(r: float, power: float) -> float:
-    """Return the value of `exponential` in single precision before it is rounded to that, to 28 bits."""
+    """Return `exponential` of single precision before it is rounded to float32: it is right to 28 bits."""
     return power * (polynomial(_SINGLE_IN_DOUBLE, r, r * r) * (r * r) + r) + power
 
 
@@ -190,7 +190,7 @@ def scaled_exp(x: Any, reference: Reference, temperature: Temperature) -> Any:
 
 @inline
 def times_exp(factor: float, z: float, peak: float, temperature: Temperature) -> Any:
-    """Return factor * exp((z - peak) / T) for z <= peak, which may be a normal number where exp is none."""
+    """Return factor * exp((z - peak) / T) for z <= peak; it may be a normal number where exp is none."""
     gap, low = two_sum(z, -peak)
     r, power = reduced(gap, reference_of(0.0, temperature), temperature)
     scaled = exponential((r + (low if gap > -math.inf else 0.0)) * temperature.double.reciprocal, power)
@@ -206,7 +206,7 @@ def rises_above(peak: Any, reference: Reference, temperature: Temperature) -> bo
 
 @by_type
 def below_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any:
-    """Return exp((R - peak) / T) for a finite peak of this reference; a double-double in double precision."""
+    """Return exp((R - peak) / T) for a finite peak in a row of this reference; a double-double in double precision."""
 
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
         shift, u, low = _reduced_peak(peak, reference, temperature)
@@ -217,7 +217,7 @@ def below_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any
 
 @by_type
 def below_own_peak(peak: Any, reference: Reference, temperature: Temperature) -> Any:
-    """Return the same for a finite peak whose own reference this is."""
+    """Return the same for the finite peak that the reference was made from."""
 
     def plainly(peak: Any, reference: Any, temperature: Any) -> Any:
         u, low = _remainder(np.float64(peak) - np.float64(reference.base), reference.exponent, temperature)
@@ -247,7 +247,7 @@ def _exactly_above(peak: float, reference: Reference, temperature: Temperature) 
 
 @fused
 def _reduced_peak(peak: Any, reference: Reference, temperature: Temperature) -> tuple[float, float, float]:
-    """Return n - m and two terms of peak - base - n T ln 2; of peaks far below all powers of two, for one nearer."""
+    """Return n - m and two terms of peak - base - n T ln 2; a peak below all powers of two is first moved nearer."""
     constants = temperature.double
     x = np.float64(peak) - np.float64(reference.base)
     lowest = (reference.exponent - 2.0 * _LOWEST_SHIFT) * constants.high

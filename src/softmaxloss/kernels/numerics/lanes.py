@@ -1,7 +1,7 @@
 """Sums over many classes, whose additions have one fixed order, whatever the width of the processor's vectors.
 
-A sum over a block of classes is taken in lanes, each of which adds at most 4 terms plainly. Those are folded into fewer
-lanes of double precision, which last over all blocks of a row and are added up with two_sum.
+A block of classes is summed in lanes, each of which adds at most 4 terms plainly. These lanes are folded into fewer
+lanes of double precision, which collect all blocks of a row and are added up with two_sum.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ lanes_of, folded_lanes = stack_array(LANES), stack_array(FOLDED)
 
 
 class Lanes(NamedTuple):
-    """Scratch for sums: lanes in the dtype of the logits and two in double precision, and what they are folded into."""
+    """Scratch for sums: lanes in the dtype of the logits, two sets in double precision, and the folded lanes."""
 
     run: Any
     first: Any
@@ -43,7 +43,7 @@ def clear(lanes: Any) -> None:
 
 @by_type
 def fold(run: Any, total: Any, low: Any) -> Any:
-    """Add lanes to fewer double-double lanes; those of single precision lose nothing that matters without `low`."""
+    """Add lanes to fewer double-double lanes; lanes of single precision do not need `low`."""
 
     def exactly(run: Any, total: Any, low: Any) -> None:
         for start in range(0, run.size, total.size):
@@ -63,7 +63,7 @@ def fold(run: Any, total: Any, low: Any) -> Any:
 
 @by_type
 def sum_of(total: Any, low: Any, like: Any) -> Any:
-    """Return the sum of folded lanes, for rows of double precision a double-double; inf if one of them is inf."""
+    """Return the sum of folded lanes, a double-double for rows of double precision; inf if one lane is inf."""
 
     def exactly(total: Any, low: Any, like: Any) -> Any:
         _add_quarters_exactly(total, low, FOLDED // 4)

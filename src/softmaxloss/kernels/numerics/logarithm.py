@@ -68,7 +68,7 @@ def _reduced_sum(x: float) -> tuple[float, float, float, float]:
     """Return k, the high and low part of f, and s."""
     k = binary_exponent(1.0 + x)
     power = power_of_two(BIASED - k)
-    f, low = two_sum(x * power, power - 1.0)  # of exact numbers
+    f, low = two_sum(x * power, power - 1.0)  # both terms are exact
     return k, f, low, f / (2.0 + f)
 
 

@@ -14,7 +14,7 @@ def halves(coefficients: tuple[Any, ...]) -> Halves:
 
 @fused
 def polynomial(coefficients: Halves, x: Any, square: Any) -> Any:
-    """Return the sum of coefficients times powers of x, given x**2, too."""
+    """Return the sum of coefficients times powers of x, given x and x**2."""
     even, odd = coefficients
     evens, odds = even[0], odd[0]
     for coefficient in even[1:]:

@@ -1,6 +1,6 @@
-"""Rows side by side: copied to where the logits of each class are one column of a tile, and back.
+"""Rows side by side: copied to a tile, where each class is one column, and back.
 
-In memory a column is contiguous: what stands in columns[j] are the logits of class j, of as many rows as the tile has.
+A column is contiguous in memory: columns[j] holds the logits of class j for all rows of the tile.
 """
 
 import math
@@ -14,26 +14,26 @@ from softmaxloss.kernels.machine.intrinsics import CACHE_LINE, prefetch
 from softmaxloss.kernels.machine.transpose import transpose
 from softmaxloss.kernels.tile import MOST_ROWS
 
-# The logits of a tile stay in a second-level cache: this many, or MOST_ROWS rows of few classes. Each column begins
-# with a cache line: where vectors straddle two of these it takes an eighth longer.
+# A tile has up to TILE_ELEMENTS logits, or MOST_ROWS rows of few classes, and stays in a second-level cache. Each
+# column begins with a cache line: with vectors that straddle two cache lines, it takes an eighth longer.
 FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
 
 
 def columns_shape(n_classes: int, *, transposed: bool) -> tuple[int, int]:
-    """Return the shape of the scratch array for the columns of a tile, and as much again where rows are transposed.
+    """Return the shape of the scratch array for the columns of a tile, and twice the columns where rows are transposed.
 
-    There are few classes then, and all columns have the length MOST_ROWS: the compiler knows it, which spares 2 to 5 %.
+    There are few classes then, and all columns have the length MOST_ROWS. The compiler knows it: this saves 2 to 5 %.
     """
     if transposed:
-        return 1 + 2 * n_classes, MOST_ROWS  # one column more, as the first begins with a cache line within it
+        return 1 + 2 * n_classes, MOST_ROWS  # one more, as the first column begins at a cache line
     n_rows = min(MOST_ROWS, TILE_ELEMENTS // max(n_classes, 1)) // FEWEST_ROWS * FEWEST_ROWS
     return 1 + n_classes, max(FEWEST_ROWS, n_rows)
 
 
 @inline
 def columns_in(scratch: Any, n_classes: int) -> tuple[Any, Any]:
-    """Return the columns, and the rest of the scratch array, by way of which rows are transposed."""
+    """Return the columns, and the rest of the scratch array, which serves to transpose rows."""
     n_rows, numbers = scratch.shape[1], scratch.reshape(scratch.size)
     begin = numbers_before_cache_line(scratch)
     end = begin + n_classes * n_rows
@@ -44,7 +44,7 @@ def columns_in(scratch: Any, n_classes: int) -> tuple[Any, Any]:
 def rows_before_cache_line(array: Any) -> int:
     """Return how many rows of a group lie before the first that begins a cache line in all classes; 0 if none does.
 
-    Where tiles end there, they share no cache lines: a fifth of the time of 8x21x256x256, see prefetch_shared.
+    Tiles that end there share no cache lines, which saves a fifth of the time of 8x21x256x256: see prefetch_shared.
     """
     per_line = CACHE_LINE // array.flat.itemsize
     alike = array.class_stride % per_line == 0 and (array.groups == 1 or array.group_stride % per_line == 0)
@@ -59,9 +59,9 @@ def rows_of_share(begin: int, share: int, skew: int, n_rows: int) -> tuple[int, 
 
 @inline
 def next_tile(logits: Any, columns: Any, skew: int, row: int, end: int) -> tuple[int, int, int]:
-    """Return the group, the place in it, and the size of the tile that begins with a row; gradients have this format.
+    """Return the group, the place in it, and the size of the tile that begins with a row.
 
-    The last rows of a group or a share are one tile if they fit.
+    The last rows of a group or a share are one tile if they fit. Gradients have the format of the logits.
     """
     group, start = row // logits.width, row % logits.width
     left, size = min(logits.width - start, end - row), columns.shape[1]
@@ -106,7 +106,7 @@ def _decode(stored: Any, out: Any) -> None:
 
 @inline
 def prefetch_next(logits: Any, group: int, start: int, size: int, begin: int, end: int) -> None:
-    """Ask the caches for some classes of the rows after a tile; if classes come last, for as many of their numbers."""
+    """Prefetch some classes of the rows after a tile; where classes come last, as many numbers of these rows."""
     per_line = CACHE_LINE // logits.flat.itemsize
     if logits.class_stride == 1:
         first = place_of(logits, group, 0, start + size)
@@ -123,9 +123,9 @@ def prefetch_next(logits: Any, group: int, start: int, size: int, begin: int, en
 
 @inline
 def prefetch_shared(out: Any, group: int, stop: int) -> None:
-    """Ask for the cache lines that a tile which ends before row `stop` of a group shares with the tile after it.
+    """Prefetch the cache lines that a tile, which ends before row `stop` of a group, shares with the next tile.
 
-    They are written in parts, which hold up all others while they are fetched: a seventh of the time of 8x21x250x250.
+    They are written in parts. Fetched only then, they delay all other stores: a seventh of the time of 8x21x250x250.
     """
     per_line, before = CACHE_LINE // out.flat.itemsize, numbers_before_cache_line(out.flat)
     for j in range(out.n_classes if out.row_stride == 1 else 0):
@@ -154,7 +154,7 @@ def write_tile(columns: Any, scratch: Any, out: Any, group: int, start: int, siz
 
 @by_type
 def _transposed_to(rows: Any, scratch: Any, streamed: bool) -> Any:
-    """Return where to transpose columns to: the rows if they have this precision, or else the scratch array."""
+    """Return where to transpose columns to: the rows if they have its precision and are not streamed, else there."""
 
     def either(rows: Any, scratch: Any, streamed: bool) -> Any:
         if streamed:

@@ -80,7 +80,7 @@ def summarize_tile(
     size: int,
     needs_lse: bool,
 ) -> None:
-    """Summarise rows of a group; `columns` gets SCALE * exp((z - R) / T), but for the targets.
+    """Summarise rows of a group; `columns` gets SCALE * exp((z - R) / T), and 0 for the targets.
 
     Rows without a wanted class whose lse is needed are seen from their winners, so that a tiny rest keeps its digits.
     """
@@ -149,7 +149,7 @@ def _multiply_by_first(column: Any, factors: TileFactors) -> None:
 
 @inline
 def _scale_four(y: Any, tile: Tile, factors: TileFactors, j: int) -> None:
-    """Turn exponentials of four classes, times the first factors, into gradients, if q is 0 but for targets."""
+    """Turn exponentials of four classes, times the first factors, into gradients, if only targets have q > 0."""
     target, at_target, second, zero = tile.target, factors.at_target, factors.second, y[0].dtype.type(0)
     for c in range(y[0].size):
         factor, t, at_t = second[c], target[c], at_target[c]

@@ -31,20 +31,20 @@ _five_columns = stack_array(5 * MOST_ROWS)
 
 @inline
 def four_from(columns: Any, j: int, size: int) -> Any:
-    """Return four classes from j on: the numbers of a row are then looked up once for them."""
+    """Return four classes from j on: a loop over all four looks up the numbers of a row only once."""
     return columns[j][:size], columns[j + 1][:size], columns[j + 2][:size], columns[j + 3][:size]
 
 
 @inline
 def _take_higher(column: Any, peak: Any) -> None:
-    """Put higher logits of one class in the place of peaks; NaN is above all."""
+    """Raise peaks to the logits of one class where these are higher; NaN is above all."""
     for c in range(column.size):
         peak[c] = column[c] if (column[c] > peak[c]) | (column[c] != column[c]) else peak[c]
 
 
 @inline
 def _take_highest(z: Any, peak: Any) -> None:
-    """Put the highest logit of four classes in the place of lower peaks; NaN is passed over."""
+    """Raise peaks to the highest logit of four classes where this is higher; NaN is ignored."""
     for c in range(peak.size):
         a, b = z[0][c] if z[0][c] > z[1][c] else z[1][c], z[2][c] if z[2][c] > z[3][c] else z[3][c]
         top = a if a > b else b
@@ -55,7 +55,7 @@ def _take_highest(z: Any, peak: Any) -> None:
 def find_peaks(columns: Any, tile: Tile, n_classes: int, size: int) -> None:
     """Find the highest logit of each row.
 
-    A NaN may be passed over where sums of exponentials will tell of it: in rows without a logit of inf.
+    A NaN may be ignored in rows without a logit of inf: there the sum of exponentials reveals it.
     """
     peak, whole = tile.peak[:size], n_classes // 4 * 4
     peak[:] = -math.inf
@@ -70,7 +70,7 @@ def find_peaks(columns: Any, tile: Tile, n_classes: int, size: int) -> None:
 
 @inline
 def see_from_winners(columns: Any, tile: Tile, n_classes: int, size: int) -> None:
-    """Take the first class of the highest logit for the target of rows without a wanted class."""
+    """In rows without a wanted class, make the first class with the highest logit the target."""
     indifferent = 0
     for c in range(size):
         indifferent += tile.q_target[c] == 0.0
@@ -96,7 +96,7 @@ def sum_exponentials(
 ) -> None:
     """Turn logits into SCALE * exp((z - R) / T), 0 for targets, and add them up.
 
-    Four classes at a time, so that a sum takes two additions in a row.
+    It takes four classes at a time, so that a sum is a chain of only two additions.
     """
     n_classes, scratch = logits.n_classes, _five_columns(columns[0, 0]).reshape(5, MOST_ROWS)
     powers, run = four_from(scratch, 0, size), scratch[4][:size]
@@ -162,7 +162,7 @@ def _exponentiate_one(r: Any, powers: Any) -> None:
 
 @fused
 def add_gaps(column: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -> None:
-    """Add q (peak - z) / 2 of class j to dot, but for targets."""
+    """Add q (peak - z) / 2 of class j to dot, except for targets."""
     r = class_weight_of(rows.class_weight, j)
     for c in range(column.size):
         q = q_of(rows, r, probability_of(rows.dense, group, start + c, j, tile.label[c]))
