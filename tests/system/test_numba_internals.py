@@ -22,10 +22,13 @@ SMALL_KERNEL = """
     import other_numba
     import json, os
     from pathlib import Path
+    import llvmlite.binding
     import numpy as np
     from numba import types
     from softmaxloss.kernels.machine import numba_internals
     from softmaxloss.kernels.machine.compilation import by_type, fused, inline, kernel
+
+    numba_internals._FULL_WIDTH = {llvmlite.binding.get_host_cpu_name()}
 
     @by_type
     def scale(number):
@@ -56,6 +59,8 @@ SMALL_KERNEL = """
     lines = "".join(fill.inspect_llvm().values()).splitlines()
     if any(line.startswith("define") and line.count("noalias") > 2 for line in lines):  # Numba says it of two pointers
         parts.append("noalias")
+    if '"prefer-vector-width"="512"' in "".join(filled.inspect_llvm().values()):
+        parts.append("512 bits")
     if list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")):
         parts.append("saved")
     print(json.dumps([results, parts]))
@@ -63,7 +68,7 @@ SMALL_KERNEL = """
 RESULTS = [[0.0, *(k * i * i + 1.0 for i in range(1, 5))] for k in (2.0, 3.0)]
 
 OPTIONS = {"_nrt", "no_cfunc_wrapper", "forceinline", "no_cpython_wrapper"}
-COMPILER = {"pipeline_class", "compiles into kernels", "noalias"}
+COMPILER = {"pipeline_class", "compiles into kernels", "noalias", "512 bits"}
 PARTS = OPTIONS | COMPILER | {"saved"}
 
 
@@ -94,9 +99,10 @@ OTHERS = {
             (r"__init__\(codegen, name\)", "__init__(codegen, name, more)"),
             (r"self\._library_class\(self, name", "self._library_class(self, name, 1"),
         ],
-        {"compiles into kernels"},
+        {"compiles into kernels", "512 bits"},
     ),
     "code libraries with other steps": (renamed("_finalize_dynamic_globals"), {"compiles into kernels"}),
+    "code libraries that optimise elsewhere": (renamed("_optimize_final_module"), {"512 bits"}),
     "no noalias": (
         [(r"\bflags\.noalias\b", "flags.separate"), (r"\bnoalias = Option\b", "separate = Option")],
         {"noalias"},

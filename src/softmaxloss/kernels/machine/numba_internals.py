@@ -5,6 +5,7 @@ results stay right, and a start or a kernel gets slower, as the comment at the p
 """
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 
 
@@ -134,6 +136,40 @@ class _SeparateArrays(_Step):
 if _Compiler is not _Absent:
     STEP_OPTIONS |= {"pipeline_class": _Step}
 SEPARATE_ARRAYS = STEP_OPTIONS | ({} if _Compiler is _Absent else {"pipeline_class": _SeparateArrays})
+
+
+# LLVM takes vectors of 256 bits on these processors, as the clock of older ones fell under vectors of 512 bits. With
+# 512 bits, losses of 10 classes take a quarter less (emeraldrapids, the one that was measured).
+_FULL_WIDTH = {"icelake-server", "sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"}
+
+
+class _FullWidthCode(_part("numba.core.codegen", "JITCodeLibrary")):  # type: ignore[misc]
+    """The code of a kernel, in vectors of 512 bits."""
+
+    def _optimize_final_module(self) -> None:
+        with suppress(Exception):
+            text = re.sub(r"^(define .*) {$", r'\1 "prefer-vector-width"="512" {', str(self._final_module), flags=re.M)
+            module = llvm.parse_assembly(text)
+            module.name = self._final_module.name
+            self._final_module = module
+        super()._optimize_final_module()
+
+
+class _Kernel(_Compiler):  # type: ignore[misc, valid-type]
+    """Numba's compiler of kernels."""
+
+    def compile_extra(self, *arguments: Any, **options: Any) -> Any:
+        """Compile a function."""
+        with suppress(Exception):
+            if llvm.get_host_cpu_name() in _FULL_WIDTH:
+                library = _FullWidthCode(self.state.targetctx.codegen(), "kernel")
+                library.enable_object_caching()
+                self.state.library = library
+        return super().compile_extra(*arguments, **options)
+
+
+if _Compiler is not _Absent:
+    KERNEL_OPTIONS |= {"pipeline_class": _Kernel}
 
 
 class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignore[misc]
