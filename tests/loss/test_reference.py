@@ -1,4 +1,7 @@
-"""The oracle has oracles: PyTorch's automatic differentiation on ordinary rows, exact arithmetic on hard ones."""
+"""The oracle has oracles: PyTorch's automatic differentiation on ordinary rows, exact arithmetic on hard ones.
+
+The file has over 300 lines, as all functions of the reference share its rows and helpers.
+"""
 
 from functools import cache
 from zlib import crc32

@@ -198,6 +198,7 @@ def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(dtype, softca
         assert_everything_same(everything(problem._replace(logits=memory)), right)
 
 
+@pytest.mark.thorough
 def test_arrays_on_the_stack_live_as_long_as_their_kernel():
     """Those made by steps would not, if the compiler marked where the steps that it takes in end."""
     sl.cross_entropy_and_grad(np.zeros((2, 3), np.float32), [0, 1])

@@ -153,6 +153,7 @@ def test_another_numba_gives_the_same_numbers_without_the_parts_that_it_lacks(ot
     assert {*parts} & PARTS == PARTS - missing
 
 
+@pytest.mark.thorough
 def test_a_loss_needs_no_private_class_and_no_nrt_option(tmp_path):
     script = """
         import other_numba

@@ -105,29 +105,31 @@ def describe(
     first, n_classes = (0, here) if vocabulary is None else vocabulary
     keep, floor = 1.0 - eps, eps / max(n_classes, 1)
 
-    dense, share = None, ONE  # share = sum_c r_c P_ic; like weight, one number if it is the same for all rows
+    # unsmoothed = sum_c r_c P_ic, the mass before smoothing; like weight, one number if it is the same for all rows
+    dense, unsmoothed = None, ONE
     if target.ndim == len(layout.batch_shape):
         if vocabulary is None:
             label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
-            share = r[label] if r.size else ONE
+            unsmoothed = r[label] if r.size else ONE
         else:
             label, weight = _labels(target, weight, ignore_index, ALL_CLASSES, n_classes)
-            label, share = _in_slice(label - first, r, exists, layout.n_classes)
+            label, unsmoothed = _in_slice(label - first, r, exists, layout.n_classes)
     else:
         if ignore_index is not None:
             message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
             raise ValueError(f"{message}: give such rows sample_weight 0 instead")
         weight = _for_each_row(weight, layout.n_rows)
-        label, share = _read_dense(target, Rows(NO_LABELS, None, ONE, weight, r, exists, keep, floor), layout)
+        label, unsmoothed = _read_dense(target, Rows(NO_LABELS, None, ONE, weight, r, exists, keep, floor), layout)
         dense = target if np.any((label < 0) & (weight != 0)) else None
 
     mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
     with np.errstate(all="ignore"):
         # both formulas are equal, but each rounds less on its side of 0.5, from which on keep is exact
-        mass = share + eps * (mean_class_weight - share) if eps < 0.5 else keep * share + eps * mean_class_weight
-        divisor = _total(weight, share, layout.n_rows)
+        low, high = unsmoothed + eps * (mean_class_weight - unsmoothed), keep * unsmoothed + eps * mean_class_weight
+        mass = low if eps < 0.5 else high
+        divisor = _total(weight, unsmoothed, layout.n_rows)
         if reduction == "mean":
-            counts = divisor > 0 or bool(np.any((weight > 0) & (share > 0)))
+            counts = divisor > 0 or bool(np.any((weight > 0) & (unsmoothed > 0)))
             divisor = checks.divisor(divisor, normalizer, counts=counts and layout.n_rows > 0)
             weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
     favourite = float(r.argmax()) if r.size and floor > 0 else -1.0
@@ -227,9 +229,9 @@ def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
     return value if len(value) == n_rows else np.full(n_rows, value)
 
 
-def _total(weight: Float64s, share: Float64s, n_rows: int) -> float:
-    """Return the sum of weight * share over the rows."""
-    products = weight * share  # not a BLAS dot, whose last bit depends on its threads
+def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
+    """Return the sum of weight * unsmoothed over the rows."""
+    products = weight * unsmoothed  # not a BLAS dot, whose last bit depends on its threads
     return float(np.sum(products)) if len(products) == n_rows else n_rows * float(products[0])
 
 
@@ -272,15 +274,15 @@ def _in_slice(
 def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.int64], Float64s]:
     """Return the label of each one-hot row, -1 - t for others, and sum_j r_j P_j; rows of weight 0 are not read."""
     rows = rows.with_labels(np.full(layout.n_rows, -1))
-    share, wrong = np.zeros(layout.n_rows), np.zeros(layout.n_rows, bool)
+    unsmoothed, wrong = np.zeros(layout.n_rows), np.zeros(layout.n_rows, bool)
     by_row = layout.row_by_row
 
     def read(piece: Piece) -> None:
         part = by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False)
         some = rows._replace(label=rows.label[piece.rows], weight=rows.weight[piece.rows])
         block = by_row.arranged(part, read_only=True)
-        target_kernels.read_dense_rows(block, some.fields(), share[piece.rows], wrong[piece.rows])
+        target_kernels.read_dense_rows(block, some.fields(), unsmoothed[piece.rows], wrong[piece.rows])
 
     for_each(read, by_row.pieces())
     target_checks.soft_targets(dense, wrong, rows.class_mask, layout.axis)
-    return rows.label, share
+    return rows.label, unsmoothed

@@ -20,8 +20,8 @@ def all_within(labels: Any, n_classes: int) -> bool:
 
 
 @kernel
-def read_dense_rows(dense: Any, rows: Any, share: Any, wrong: Any) -> None:
-    """Fill share = sum_j r_j P_j, the label, and whether P is wrong, of each row of nonzero weight.
+def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
+    """Fill unsmoothed = sum_j r_j P_j, the label, and whether P is wrong, of each row of nonzero weight.
 
     The label of a row that is not one-hot is -1 - t, with t a class of the largest q. P is wrong if it holds a
     negative number, NaN or inf, or is not 0 for a class that does not exist.
@@ -43,11 +43,11 @@ def read_dense_rows(dense: Any, rows: Any, share: Any, wrong: Any) -> None:
                 wrongs += not 0 <= block[j] < math.inf
         for j in range(rows.class_mask.size):
             wrongs += row[j] != 0 and not rows.class_mask[j]
-        share[i] = total + low
+        unsmoothed[i] = total + low
         wrong[i] = wrongs > 0
         rows.label[i] = -1 - _first_wanted(row, rows, highest(lanes.second))
         if nonzero == 1 and ones == 1:
-            rows.label[i], share[i] = places, class_weight_of(rows.class_weight, places)
+            rows.label[i], unsmoothed[i] = places, class_weight_of(rows.class_weight, places)
 
 
 @inline

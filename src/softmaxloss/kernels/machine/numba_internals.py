@@ -146,9 +146,13 @@ _FULL_WIDTH = {"icelake-server", "sapphirerapids", "emeraldrapids", "graniterapi
 class _FullWidthCode(_part("numba.core.codegen", "JITCodeLibrary")):  # type: ignore[misc]
     """The code of a kernel, in vectors of 512 bits."""
 
+    _final_module: Any
+
     def _optimize_final_module(self) -> None:
         with suppress(Exception):
-            text = re.sub(r"^(define .*) {$", r'\1 "prefer-vector-width"="512" {', str(self._final_module), flags=re.M)
+            text = re.sub(
+                r"^(define .*) {$", r'\1 "prefer-vector-width"="512" {', str(self._final_module), flags=re.MULTILINE
+            )
             module = llvm.parse_assembly(text)
             module.name = self._final_module.name
             self._final_module = module
