@@ -34,6 +34,7 @@ FUNCTIONS = {  # each public name, how to call it, and arguments that are right
     "cross_entropy": (sl.cross_entropy, LOSS),
     "cross_entropy_and_grad": (sl.cross_entropy_and_grad, LOSS),
     "metrics": (sl.metrics, LOSS),
+    "fit_temperature": (sl.fit_temperature, LOSS),
     "hessian_diagonal": (sl.hessian_diagonal, LOSS),
     "hvp": (sl.hvp, {**LOSS, "vector": LOGITS}),
     "jvp": (sl.jvp, {**LOSS, "vector": LOGITS}),

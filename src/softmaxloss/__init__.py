@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from softmaxloss.calibration import fit_temperature
     from softmaxloss.classifier import SoftmaxClassifier
     from softmaxloss.core.threads import get_num_threads, set_num_threads
     from softmaxloss.evaluation import Metrics, metrics
@@ -44,6 +45,7 @@ __all__ = [
     "cross_entropy_and_grad",
     "explain",
     "explore",
+    "fit_temperature",
     "get_num_threads",
     "hessian_diagonal",
     "hvp",
@@ -79,6 +81,7 @@ _HOME = {
     "cross_entropy_and_grad": "functional",
     "explain": "explanation",
     "explore": "explorer",
+    "fit_temperature": "calibration",
     "get_num_threads": "core.threads",
     "hessian_diagonal": "second_order",
     "hvp": "second_order",

@@ -112,6 +112,7 @@ FLOORS = [
     "evaluation",
     "warmup",
     "functional",
+    "calibration",
     "core",
     "kernels",
 ]

@@ -17,6 +17,7 @@ from softmaxloss.core.dtypes import is_half, result_dtype
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
 shown = reprlib.repr  # of any value, short enough for a message, even where repr itself fails
+TEMPERATURES = (1e-30, 1e30)  # their products with ln 2 are normal numbers in single precision
 
 
 def reduction(value: str) -> None:
@@ -71,8 +72,8 @@ def positive(name: str, value: float) -> float:
 
 
 def temperature(value: float) -> float:
-    """Return a temperature; its products with ln 2 must be normal numbers in single precision."""
-    return _between("temperature", value, 1e-30, 1e30)
+    """Return a temperature."""
+    return _between("temperature", value, *TEMPERATURES)
 
 
 def margin(value: float) -> float:
