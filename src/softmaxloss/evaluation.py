@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from softmaxloss.core import checks, rowwise, target_checks
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.options import RowOptions, Rows, describe, per_row
+from softmaxloss.core.options import RowOptions, Rows, describe, per_row, with_row_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
     from softmaxloss.core.layout import Layout
     from softmaxloss.core.rowwise import Scores
+
+NOT_TAKEN = {
+    **dict.fromkeys(("class_weight", "label_smoothing", "z_loss"), "metrics are about single right classes"),
+    **dict.fromkeys(("reduction", "normalizer"), "metrics are means, with three numbers for each row besides"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +80,14 @@ class Metrics:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
+@partial(with_row_options, but=NOT_TAKEN)
 def metrics(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
     axis: int = -1,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = None,
-    class_mask: ArrayLike | None = None,
-    softcap: float | None = None,
-    temperature: float = 1.0,
     topk: Iterable[int] = (1, 5),
+    **options: Unpack[RowOptions],
 ) -> Metrics:
     """Return how well logits predict their targets.
 
@@ -125,20 +128,13 @@ def metrics(
     z = checks.logits(logits)
     layout = layout_of(z.shape, checks.axis(axis, z))
     ks = checks.ranks(topk)
-    rows = describe_predicted(
-        targets,
-        layout,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        class_mask=class_mask,
-        softcap=softcap,
-        temperature=temperature,
-    )
+    rows = describe_predicted(targets, layout, **options)
     return metrics_of(rowwise.score(z, rows, layout), rows, layout, ks, z.dtype)
 
 
-def describe_predicted(targets: ArrayLike, layout: Layout, **options: Unpack[RowOptions]) -> Rows:
+def describe_predicted(targets: ArrayLike, layout: Layout, /, **options: Unpack[RowOptions]) -> Rows:
     """Return a descriptor of rows whose targets are single classes."""
+    checks.refused(options, NOT_TAKEN)
     rows = describe(targets, layout, **options)[0].each()
     target_checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
     return rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from functools import partial
+from typing import Any, Never, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,8 +15,14 @@ from softmaxloss.core.options import RowOptions, per_row, request, request_witho
 Array = NDArray[Any]
 Loss = float | Array
 
+# Softmax and its logarithms take none of the row options, but refuse unknown keywords with the same help.
+without_row_options = partial(with_row_options, but=RowOptions.__annotations__)
 
-def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None) -> Array:
+
+@without_row_options
+def softmax(
+    logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None, **unknown: Never
+) -> Array:
     """Return the probabilities exp(z_j) / sum_c exp(z_c) over an axis, with z = logits / temperature.
 
     Equals ``e = np.exp(z - z.max(axis, keepdims=True)); e / e.sum(axis, keepdims=True)``, with every entry within 4
@@ -49,13 +56,16 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out:
     >>> softmaxloss.softmax(np.array([0.3, 2.9, 4.0])).round(3)
     array([0.018, 0.245, 0.737])
     """
-    z, layout, rows = request_without_targets(logits, axis, temperature)
+    z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
     array, place = _place_for(out, z)
     rowwise.softmax(z, rows, place, layout)
     return _filled(array, place)
 
 
-def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None) -> Array:
+@without_row_options
+def log_softmax(
+    logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, out: Array | None = None, **unknown: Never
+) -> Array:
     """Return the logarithms of the softmax over an axis: z_j - logsumexp(z), with z = logits / temperature.
 
     Equals ``z - z.max() - np.log(np.exp(z - z.max()).sum())`` for a row z, but is exact where that rounds to 0.
@@ -84,13 +94,14 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, 
     >>> softmaxloss.log_softmax(np.array([0.0, -40.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    z, layout, rows = request_without_targets(logits, axis, temperature)
+    z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
     array, place = _place_for(out, z)
     rowwise.log_softmax(z, rows, place, layout)
     return _filled(array, place)
 
 
-def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Loss:
+@without_row_options
+def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, **unknown: Never) -> Loss:
     """Return log(sum_j exp(z_j)) over an axis, with z = logits / temperature.
 
     Equals ``z.max() + np.log1p(rest)`` for a row z, where rest sums ``np.exp(z - z.max())`` over all but the highest.
@@ -118,7 +129,7 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) ->
     >>> round(float(softmaxloss.logsumexp([1000.0, 1000.0])), 6)
     1000.693147
     """
-    z, layout, rows = request_without_targets(logits, axis, temperature)
+    z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
     lse = rowwise.summarize(z, rows, layout).lse(rows.temperature)
     return per_row(lse, layout.batch_shape, z.dtype)  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 It has over 300 lines as there is one short function for each argument of the public functions.
 """
 
+import difflib
 import importlib
 import re
 import reprlib
@@ -16,8 +17,8 @@ from softmaxloss.core.dtypes import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
-shown = reprlib.repr  # of any value, short enough for a message, even where repr itself fails
 TEMPERATURES = (1e-30, 1e30)  # their products with ln 2 are normal numbers in single precision
+shown = reprlib.repr  # of any value, short enough for a message, even where repr itself fails
 
 
 def reduction(value: str) -> None:
@@ -26,14 +27,48 @@ def reduction(value: str) -> None:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {shown(value)}")
 
 
-def no_options(unknown: Collection[str], known: Iterable[str]) -> None:
-    """Refuse keywords that are none of the row options, such as a misspelt one."""
+def no_options(unknown: Collection[str], options: Collection[str] = ()) -> None:
+    """Refuse keywords that are none of the row options, such as a misspelt one, or what another library calls it."""
     if unknown:
-        options = ", ".join(known)
-        raise TypeError(
-            f"unexpected keyword argument {min(unknown)!r}: it is neither one of this function's own "
-            f"nor of the options that every loss takes, {options}"
-        )
+        name = min(unknown)
+        neither = f"neither one of this function's own nor of the options that every loss takes, {', '.join(options)}"
+        what = neither if options else "not one of this function's own"
+        raise TypeError(f"unexpected keyword argument {name!r}: it is {what}{_remedy(name, options)}")
+
+
+# What to pass for the names that PyTorch, JAX and optax, TensorFlow, scikit-learn and libraries of losses use.
+_OURS = {
+    "targets": ("target", "labels", "label", "y_true", "y", "t"),
+    "axis": ("dim",),
+    "class_weight": ("weight", "pos_weight"),
+    "class_weight for one number per class, as sample_weight for one per row": ("weights",),
+    "class_mask for classes that exist, as sample_weight for rows that count": ("mask", "where"),
+    "ignore_index": ("ignore_idx", "ignore_label", "ignore_class", "padding_idx", "pad_token_id"),
+    "label_smoothing": ("smoothing", "eps", "epsilon"),
+    "z_loss": ("lse_square_scale",),
+    "softcap": ("logit_softcap", "logit_soft_cap", "final_logit_softcapping"),
+    "temperature": ("temp", "tau"),
+    "reduction 'mean', 'sum' or 'none'": ("reduce", "size_average", "average"),
+    "normalizer": ("denominator", "num_items_in_batch"),
+}
+_OTHER_REMEDIES = {
+    **dict.fromkeys(("input", "inputs", "x", "y_pred", "preds", "scores"), "pass it as the first argument"),
+    **dict.fromkeys(("keepdims", "keepdim"), "leave it out: np.expand_dims gives the result that axis"),
+    "from_logits": "leave it out: logits are what is taken, and of probabilities np.log",
+    "num_classes": "leave it out: the logits have one entry per class",
+    "dtype": "leave it out: the result has that of the logits",
+    "axis": "leave it out: a linear layer has its classes on axis 0 of weight",
+}
+
+
+def _remedy(name: str, options: Collection[str]) -> str:
+    """Return what to do about an unknown keyword, if that can be told from its name."""
+    if name in _OTHER_REMEDIES:
+        return f"; {_OTHER_REMEDIES[name]}"
+    known = ("axis", "temperature", *(("targets", *options) if options else ()))
+    like = difflib.get_close_matches(name, known, 1, 0.75)
+    ours = next((ours for ours, theirs in _OURS.items() if name in theirs), like[0] if like else "")
+    return f"; pass it as {ours}" if ours.split(" ")[0] in known else ""
 
 
 def refused(options: Collection[str], reasons: Mapping[str, str]) -> None:
@@ -142,7 +177,19 @@ def as_array(name: str, value: Any) -> Array:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{name} cannot be read as an array: {error}") from None
+        raise kind(f"{name} cannot be read as an array: {error}{_of_tensor(name, value)}") from None
+
+
+def _of_tensor(name: str, value: Any) -> str:
+    """Return how to make an array of a PyTorch tensor, if the value is one."""
+    if not hasattr(value, "detach"):
+        return ""
+    device = "" if str(value.device) == "cpu" else ".cpu()"
+    dtype = ".float()" if str(value.dtype) == "torch.bfloat16" else ""
+    return (
+        f"; pass {name}.detach(){device}{dtype}.numpy(): the functions on arrays do not take part in autograd, "
+        "those named *_and_grad return the gradient"
+    )
 
 
 def numbers(name: str, value: ArrayLike) -> Array:

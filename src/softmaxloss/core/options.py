@@ -203,8 +203,11 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     return z, layout, *describe(t, layout, **options)
 
 
-def request_without_targets(logits: ArrayLike, axis: int, temperature: float) -> tuple[Array, Layout, Rows]:
+def request_without_targets(
+    logits: ArrayLike, axis: int, temperature: float, unknown: Collection[str]
+) -> tuple[Array, Layout, Rows]:
     """Return the logits as an array, and rows whose loss is log(sum(exp(z))); its gradient is the softmax."""
+    checks.no_options(unknown)
     z = checks.logits(logits)
     layout = layout_of(z.shape, checks.axis(axis, z))
     return z, layout, logits_alone(layout.n_rows, checks.temperature(temperature))

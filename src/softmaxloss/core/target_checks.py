@@ -20,17 +20,52 @@ def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int
         if shape == row_shape:
             message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
             raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
-        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}")
+        remedy = _remedy_for_indices(shape, row_shape, batch_shape)
+        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}{remedy}")
     if array.size == 0 and shape == batch_shape:
         return array.astype(np.int64)
     if array.dtype.kind != "b" and not checks.is_real(array.dtype):
         expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
-        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}")
+        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}{_remedy_for_names(array)}")
     if shape == row_shape:
         return array
     if shape == batch_shape:
         raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
-    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}")
+    remedy = _remedy_for_rows(shape, row_shape, batch_shape)
+    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}{remedy}")
+
+
+def _remedy_for_indices(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
+    """Return what to do about class indices of a wrong shape, if that can be told from it."""
+    axes = [axis for axis in range(len(row_shape)) if shape == row_shape[:axis] + row_shape[axis + 1 :]]
+    if axes:
+        return f"; pass axis={axes[0]} if that is the axis of the classes in logits of shape {row_shape}"
+    if _without_ones(shape) == _without_ones(batch_shape):
+        right = "np.ravel(targets)" if len(batch_shape) == 1 else f"np.reshape(targets, {batch_shape})"
+        return f"; pass {right}"
+    return ""
+
+
+def _remedy_for_rows(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
+    """Return what to do about target rows of a wrong shape, if that can be told from it."""
+    if sorted(shape) == sorted(row_shape):
+        return "; move the axis of the classes with np.moveaxis to where the logits have it"
+    if _without_ones(shape) == _without_ones(batch_shape):
+        return "; for class indices pass np.ravel(targets).astype(int)"
+    if len(shape) == len(row_shape) + 1:
+        return "; logits come first, then targets: are they exchanged?"
+    return ""
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
+def _remedy_for_names(array: Array) -> str:
+    """Return what to do about targets that are the names of classes."""
+    if array.dtype.kind in "UST" or (array.dtype.kind == "O" and any(isinstance(name, str) for name in array.flat)):
+        return "; for names of classes: names, targets = np.unique(targets, return_inverse=True)"
+    return ""
 
 
 def labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
 from softmaxloss.core.options import ONE, RowOptions, describe, with_row_options
-from softmaxloss.evaluation import Metrics, describe_predicted, metrics_of
+from softmaxloss.evaluation import NOT_TAKEN, Metrics, describe_predicted, metrics_of
 from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
 from softmaxloss.head.sampled import Sampled, SampledSum
 from softmaxloss.second_order import PIECES_OF_HVP, hvp_of
@@ -145,19 +146,16 @@ def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) ->
     return Accumulated(layer, wrt)
 
 
+@partial(with_row_options, but=NOT_TAKEN)
 def linear_metrics(
     features: ArrayLike,
     weight: ArrayLike,
     targets: ArrayLike,
     bias: ArrayLike | None = None,
     *,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = None,
-    class_mask: ArrayLike | None = None,
-    softcap: float | None = None,
-    temperature: float = 1.0,
     topk: Iterable[int] = (1, 5),
     max_memory: int | str | None = None,
+    **options: Unpack[RowOptions],
 ) -> Metrics:
     """Return how well a linear layer predicts its targets, without storing all its logits.
 
@@ -188,15 +186,7 @@ def linear_metrics(
     """
     layer = Layer(features, weight, bias, max_memory)
     ks = checks.ranks(topk)
-    rows = describe_predicted(
-        targets,
-        layer.layout,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        class_mask=class_mask,
-        softcap=softcap,
-        temperature=temperature,
-    )
+    rows = describe_predicted(targets, layer.layout, **options)
     scores = rowwise.no_scores(layer.n_rows)
     for part, _, logits, described in layer.chunks(rows):
         of_chunk = rowwise.score(logits, described, layout_of(logits.shape))
