@@ -41,9 +41,11 @@ class Metrics:
     accuracy : float
         Share of the rows whose highest logit is the target's.
     top_k : dict of int to float
-        Share of the rows whose target ranks k-th or better, by k.
+        Share of the rows whose target ranks k-th or better, by k. Printed where there are more than k classes.
     entropy : float
         Mean entropy of the predicted distributions, in nats.
+    n_classes : int
+        Classes that exist.
     argmax : int64 array, shape of the batch
         Class of the highest logit, the first of equal ones.
     rank : int64 array, shape of the batch
@@ -63,6 +65,7 @@ class Metrics:
     accuracy: float
     top_k: dict[int, float]
     entropy: float
+    n_classes: int = field(repr=False)
     argmax: NDArray[np.int64] = field(repr=False)
     rank: NDArray[np.int64] = field(repr=False)
     log_probability: NDArray[Any] = field(repr=False)
@@ -73,7 +76,7 @@ class Metrics:
             "loss": f"{self.loss:.4f} nats",
             "perplexity": f"{self.perplexity:.4g}",
             "accuracy": f"{self.accuracy:.2%}",
-            **{f"top-{k} accuracy": f"{share:.2%}" for k, share in self.top_k.items() if k > 1},
+            **{f"top-{k} accuracy": f"{share:.2%}" for k, share in self.top_k.items() if 1 < k < self.n_classes},
             "entropy": f"{self.entropy:.4f} nats",
         }
         width = max(map(len, lines))
@@ -159,6 +162,7 @@ def metrics_of(scores: Scores, rows: Rows, layout: Layout, topk: Iterable[int], 
         accuracy=mean(rank == 1),
         top_k={k: mean(rank <= min(k, layout.n_classes)) for k in topk},
         entropy=mean(scores.entropy),
+        n_classes=int(rows.class_mask.sum()) or layout.n_classes,
         argmax=scores.argmax.reshape(layout.batch_shape),
         rank=rank.reshape(layout.batch_shape),
         log_probability=per_row(np.where(live, scores.log_probability, 0.0), layout.batch_shape, dtype),

@@ -43,6 +43,14 @@ class _LossLayer:
             rowwise.softmax(logits, rows._replace(weight=np.ones(layout.n_rows)), self._y, layout)
         return self._y
 
+    def __repr__(self) -> str:
+        shown = (f"{name}={_shown(value)}" for name, value in self._settings().items())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what the layer was made with."""
+        raise NotImplementedError
+
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
 
@@ -54,6 +62,10 @@ class _LossLayer:
         if self._x is None or self.t is None:
             raise RuntimeError(f"{type(self).__name__}.backward() needs a forward pass before it")
         return self._x, self.t
+
+
+def _shown(value: object) -> str:
+    return f"array of shape {value.shape}" if isinstance(value, np.ndarray) else checks.shown(value)
 
 
 class SoftmaxWithLoss(_LossLayer):
@@ -119,6 +131,9 @@ class SoftmaxWithLoss(_LossLayer):
         x, t = self._last_input()
         return cross_entropy_and_grad(x, t, axis=self.axis, upstream=dout, **self.options)[1]
 
+    def _settings(self) -> dict[str, Any]:
+        return {"axis": self.axis, **self.options}
+
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
         return x
 
@@ -180,6 +195,10 @@ class AffineSoftmaxWithLoss(_LossLayer):
         _, gradients = linear_cross_entropy_and_grad(x, self.weight, t, self.bias, upstream=dout, **self.options)
         d_x, self.d_weight, self.d_bias = gradients
         return np.asarray(d_x)
+
+    def _settings(self) -> dict[str, Any]:
+        bias = {} if self.bias is None else {"bias": self.bias}
+        return {"weight": self.weight, **bias, **self.options}
 
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
         logits: NDArray[Any] = computed(x) @ computed(self.weight).T

@@ -1,5 +1,8 @@
 """The sampled backward pass: exact where nothing is left to chance, and else right in the mean, by a known variance."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -186,3 +189,15 @@ def test_more_entries_than_expected_find_room():
     right = np.full(10_000, 1e-4)
     right[:40] -= 1 / 40
     assert_close(gradients.bias, right, 1e-14)
+
+
+def test_changed_copied_and_pickled_gradients_keep_their_sampling_error():
+    rng = np.random.default_rng(0)
+    features, weight = rng.normal(size=(4, 3)), rng.normal(size=(50, 3))
+    _, gradients = sl.linear_cross_entropy_and_grad(features, weight, [0, 1, 2, 3], backward=sl.Sampled(0.1))
+    halved = gradients._replace(weight=gradients.weight / 2)
+    for other in (halved, copy.copy(gradients), pickle.loads(pickle.dumps(gradients))):
+        assert type(other) is type(gradients)
+        assert other.sampling_error == gradients.sampling_error
+    assert_same_bits(halved.weight, gradients.weight / 2)
+    assert_same_bits(halved.features, gradients.features)

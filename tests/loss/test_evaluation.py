@@ -302,6 +302,16 @@ def test_the_result_cannot_be_changed_and_prints_well():
     assert f"{got.accuracy:.2%}" in str(got)
 
 
+def test_accuracies_that_cannot_be_wrong_are_not_printed():
+    """Among five classes every target is one of the first five."""
+    for n_classes, mask, printed in ((5, None, False), (6, None, True), (6, [True] * 5 + [False], False)):
+        got = sl.metrics(np.zeros((2, n_classes)), [0, 1], class_mask=mask)
+        assert ("top-5 accuracy" in str(got)) is printed
+        assert got.n_classes == (n_classes if mask is None else 5)
+        assert list(got.top_k) == [1, 5]
+    assert "top" not in str(sl.linear_metrics(np.zeros((2, 4)), np.zeros((5, 4)), [0, 1]))
+
+
 def test_no_argument_is_changed():
     logits, labels, options = problem("images", "everything", np.float32)
     arguments = {"logits": logits, "targets": labels, **options}

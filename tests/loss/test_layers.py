@@ -210,6 +210,21 @@ def test_check_gradient_finds_each_fault():
         assert sl.check_gradient(layer, FEATURES, T) == pytest.approx(0.01, rel=0.1)
 
 
+def test_layers_print_what_they_were_made_with():
+    assert repr(sl.SoftmaxWithLoss()) == "SoftmaxWithLoss(axis=-1)"
+    layer = sl.SoftmaxWithLoss(axis=1, label_smoothing=0.1, reduction="none", class_weight=np.ones(2000))
+    assert repr(layer) == (
+        "SoftmaxWithLoss(axis=1, label_smoothing=0.1, reduction='none', class_weight=array of shape (2000,))"
+    )
+    assert len(repr(sl.SoftmaxWithLoss(class_weight=[1.0] * 2000))) < 100
+    affine = sl.AffineSoftmaxWithLoss(WEIGHT, list(BIAS), ignore_index=-1)
+    shown = "AffineSoftmaxWithLoss(weight=array of shape (4, 5), bias=array of shape (4,), ignore_index=-1)"
+    assert repr(affine) == shown
+    affine.forward(FEATURES, T)
+    assert repr(affine) == shown
+    assert repr(sl.AffineSoftmaxWithLoss(WEIGHT)) == "AffineSoftmaxWithLoss(weight=array of shape (4, 5))"
+
+
 def test_check_gradient_leaves_its_arguments_as_they_are():
     x, weight = FEATURES.copy(), WEIGHT.copy()
     layer = sl.AffineSoftmaxWithLoss(weight, BIAS)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from scipy import sparse
@@ -108,6 +108,13 @@ class SampledGradients(LinearGradients):
     """LinearGradients of a sampled backward pass, with a `sampling_error` besides."""
 
     sampling_error: SamplingError
+
+    def _replace(self, /, **gradients: Array | None) -> Self:
+        replaced = super()._replace(**gradients)
+        replaced.sampling_error = self.sampling_error
+        return replaced
+
+    __replace__ = _replace  # of copy.replace
 
 
 class SampledSum(Accumulated):
