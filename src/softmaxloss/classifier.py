@@ -174,12 +174,13 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         descent = Descent(objective, *self._start(classes, X.shape[1]), report)
         tol = max(self.tol, 0.1 * np.finfo(X.dtype).eps)
-        descent.run(tol, self.max_iter)
+        with np.errstate(all="ignore"):
+            descent.run(tol, self.max_iter)
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, X.dtype)
         self.classes_ = classes
-        self.coef_ = descent.coef.astype(X.dtype)
-        self.intercept_ = descent.intercept.astype(X.dtype)
+        with np.errstate(all="ignore"):
+            self.coef_, self.intercept_ = descent.coef.astype(X.dtype), descent.intercept.astype(X.dtype)
         self.n_iter_ = descent.n_iter
         self.loss_curve_ = loss_curve
         return self

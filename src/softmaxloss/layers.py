@@ -201,7 +201,8 @@ class AffineSoftmaxWithLoss(_LossLayer):
         return {"weight": self.weight, **bias, **self.options}
 
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
-        logits: NDArray[Any] = computed(x) @ computed(self.weight).T
-        if self.bias is not None:
-            logits += computed(self.bias)
+        with np.errstate(all="ignore"):
+            logits: NDArray[Any] = computed(x) @ computed(self.weight).T
+            if self.bias is not None:
+                logits += computed(self.bias)
         return logits

@@ -40,8 +40,9 @@ def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
 
 def scores(features: Array, coef: Array, intercept: Array) -> Array:
     """Return features @ coef.T + intercept."""
-    result: Array = features @ coef.T
-    result += intercept
+    with np.errstate(all="ignore"):
+        result: Array = features @ coef.T
+        result += intercept
     return result
 
 

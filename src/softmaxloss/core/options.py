@@ -122,8 +122,8 @@ def describe(
         label, unsmoothed = _read_dense(target, Rows(NO_LABELS, None, ONE, weight, r, exists, keep, floor), layout)
         dense = target if np.any((label < 0) & (weight != 0)) else None
 
-    mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
     with np.errstate(all="ignore"):
+        mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
         # both formulas are equal, but each rounds less on its side of 0.5, from which on keep is exact
         low, high = unsmoothed + eps * (mean_class_weight - unsmoothed), keep * unsmoothed + eps * mean_class_weight
         mass = low if eps < 0.5 else high

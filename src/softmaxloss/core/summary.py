@@ -53,7 +53,8 @@ class RowSummary(NamedTuple):
 
     def lse(self, temperature: float = 1.0) -> Float64s:
         """Return log(sum_j exp(z_j / T)) over the set."""
-        return np.where(np.isinf(self.peak), self.peak, self.peak / temperature + self.cost(temperature))
+        with np.errstate(all="ignore"):
+            return np.where(np.isinf(self.peak), self.peak, self.peak / temperature + self.cost(temperature))
 
     def losses(self, *, z_loss: float = 0.0, temperature: float = 1.0) -> Float64s:
         """Return mass * cost + dot + z_loss * lse**2, the loss of each row before its weight."""

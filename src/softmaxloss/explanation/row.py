@@ -120,11 +120,11 @@ class Explanation:
         if abs(wanted.sum() - 1) > 1e-6:
             raise ValueError(f"target must sum to 1 to be explained, got a sum of {wanted.sum():.6g}")
         self.t: Float64s = rows.keep * wanted + rows.floor
-        with np.errstate(over="ignore"):  # a gap beyond the largest number is inf
+        with np.errstate(all="ignore"):  # a gap beyond the largest number is inf, and its exponential 0
             self.shifted: Float64s = (z - z.max()) / self.temperature
-        self.exponentials: Float64s = np.exp(self.shifted)
-        log_y = self.shifted - np.log(self.exponentials.sum())
-        self.terms: Float64s = -np.multiply(self.t, log_y, where=self.t > 0, out=np.zeros(n_classes)) + 0.0
+            self.exponentials: Float64s = np.exp(self.shifted)
+            log_y = self.shifted - np.log(self.exponentials.sum())
+            self.terms: Float64s = -np.multiply(self.t, log_y, where=self.t > 0, out=np.zeros(n_classes)) + 0.0
 
     @cached_property
     def graph(self) -> Graph:

@@ -104,7 +104,8 @@ class Layer:
 
     def rows_of(self, features: Array, part: Part) -> Array:
         """Return some of the rows of features, (n, D), as products take them."""
-        return np.ascontiguousarray(_taken(features, part), self.computed)
+        with np.errstate(all="ignore"):  # a vector may have to be rounded
+            return np.ascontiguousarray(_taken(features, part), self.computed)
 
     def write_logits(self, logits: Array, terms: Sequence[tuple[Array, Array]], bias: Array | None) -> None:
         """Write the sum of x @ weight.T over the terms (x, weight), plus bias."""
@@ -234,7 +235,7 @@ class Accumulated:
     def _rounded(self, gradient: Array | None) -> Array | None:
         if gradient is None:
             return None
-        with np.errstate(over="ignore"):  # beyond the range of float16 it is inf
+        with np.errstate(all="ignore"):  # beyond the range of float16 it is inf or 0
             return gradient.astype(self._layer.dtype, copy=False)
 
 

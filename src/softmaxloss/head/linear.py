@@ -133,9 +133,10 @@ def linear_cross_entropy_and_grad(
     rows, reduction = describe(targets, layer.layout, **options)
     d_loss = reduction.upstream(upstream)
     losses = np.zeros(layer.n_rows)
-    for chunk in layer.chunks(rows, more=total.bytes_per_row(rows)):
-        losses[chunk.part] = total.backward(chunk, d_loss if len(d_loss) == 1 else d_loss[chunk.part])
-    return reduction.result(losses, layer.dtype), total.gradients()
+    with np.errstate(all="ignore"):  # what is beyond the range of numbers becomes inf, 0 or NaN
+        for chunk in layer.chunks(rows, more=total.bytes_per_row(rows)):
+            losses[chunk.part] = total.backward(chunk, d_loss if len(d_loss) == 1 else d_loss[chunk.part])
+        return reduction.result(losses, layer.dtype), total.gradients()
 
 
 def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) -> Accumulated:
@@ -281,8 +282,9 @@ def _direction(layer: Layer, vector: Any) -> LinearGradients:
     if parts[2] is not None and layer.bias is None:
         raise ValueError("vector.bias must be None where no bias is given, got an array")
     v_features, v_weight, v_bias = parts
-    return LinearGradients(
-        None if v_features is None else layer.flat(v_features),
-        None if v_weight is None else layer.parameter(v_weight),
-        None if v_bias is None else v_bias.astype(layer.computed, copy=False),
-    )
+    with np.errstate(all="ignore"):
+        return LinearGradients(
+            None if v_features is None else layer.flat(v_features),
+            None if v_weight is None else layer.parameter(v_weight),
+            None if v_bias is None else v_bias.astype(layer.computed, copy=False),
+        )
