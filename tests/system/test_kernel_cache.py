@@ -1,6 +1,10 @@
 """Kernels in the disk cache: what is compiled, stored and loaded, and what happens where that fails."""
 
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +49,25 @@ def test_warmup_leaves_nothing_to_compile():
         print(len(recorder.buffer))
     """
     assert run(script) == "0"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "merge", "set_num_threads", "SoftmaxClassifier"])
+def test_without_the_compiler_of_numba_one_sentence_says_so(name):
+    script = f"""
+        try:
+            sl.{name}
+        except ImportError as error:
+            print(error)
+    """
+    program = "import softmaxloss as sl" + textwrap.dedent(script)
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, env=environment
+    )
+    assert done.stdout == (
+        "softmaxloss needs Numba's compiler for its kernels, but NUMBA_DISABLE_JIT or numba.config.DISABLE_JIT is 1: "
+        "unset it\n"
+    )
 
 
 @compiles_anew
@@ -97,13 +120,24 @@ def test_a_changed_byte_in_the_cache_is_no_machine_code(right_digest, tmp_path):
 
 @compiles_anew
 def test_a_child_forked_while_another_thread_compiles_works(right_digest, tmp_path):
+    """The child compiles what its parent does, and hangs if it takes ten times as long, however busy the machine is."""
     script = """
         import time
-        threading.Thread(target=digest).start()
-        time.sleep(1.0)
+        from numba.core import event
+        class Compilation(event.Listener):
+            begun = threading.Event()
+            def on_start(self, event): self.begun.set()
+            def on_end(self, event): pass
+        event.register("numba:compile", Compilation())
+        begin = time.monotonic()
+        other_thread = threading.Thread(target=digest)
+        other_thread.start()
+        Compilation.begun.wait()
         process = multiprocessing.get_context("fork").Process(target=lambda: print(digest(), flush=True))
         process.start()
-        process.join(60)
+        other_thread.join()
+        process.join(10 * (time.monotonic() - begin))
         print(process.exitcode)
+        process.kill()
     """
-    assert run(script, NUMBA_CACHE_DIR=str(tmp_path)).split() == [right_digest, "0"]
+    assert run(script, timeout=3600, NUMBA_CACHE_DIR=str(tmp_path)).split() == [right_digest, "0"]
