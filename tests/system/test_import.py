@@ -1,6 +1,7 @@
 """What importing the package loads, and which of its modules may import which."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -61,6 +62,11 @@ def test_every_public_name_is_there_and_listed():
         _ = softmaxloss.no_such_name
 
 
+def test_the_changelog_has_every_public_name():
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text("utf-8")
+    assert set(softmaxloss.__all__) <= set(re.findall(r"\w+", changelog))
+
+
 def modules():
     return {
         ".".join(("softmaxloss", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -106,13 +112,13 @@ FLOORS = [
     "layers",
     "gradient_check",
     "head",
+    "calibration",
     "second_order",
     "margin",
     "summary",
     "evaluation",
     "warmup",
     "functional",
-    "calibration",
     "core",
     "kernels",
 ]
