@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = importlib.util.find_spec("playwright")  # which brings a Node.js of its own
 NODE = shutil.which("node") or (DRIVER and str(Path(DRIVER.origin).parent / "driver" / "node"))
 MATHEMATICS = Path(sl.__file__).parent / "explorer" / "mathematics.js"
-WIDTHS = (360, 768, 1440)
+WIDTHS = (360, 768, 1024, 1440)
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -135,12 +135,8 @@ def test_the_page_shows_what_the_library_computes(visit):
         problem = {**given, "target": np.eye(len(given["logits"]))[int(np.argmax(given["target"]))].tolist()}
         set_problem(page, problem)
         right = explained(problem)
-        z, shifted, exponentials, y, t, terms, difference = numbers(page, "numbers").T
-        for got, expected in [(z, right.logits), (exponentials, right.exponentials), (y, right.y), (t, right.t)]:
-            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(shifted, right.logits - right.logits.max(), rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(terms, right.terms, rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(difference, right.y - right.t, rtol=0, atol=1e-12)
+        columns = (right.logits, right.shifted, right.exponentials, right.y, right.t, right.terms, right.dx)
+        np.testing.assert_allclose(numbers(page, "numbers").T, columns, rtol=1e-12, atol=1e-12)
         assert float(page.get_attribute("#loss", "data-value")) == pytest.approx(right.loss, rel=1e-12)
         page.click("#all")
         arrived = page.eval_on_selector_all(
@@ -223,28 +219,137 @@ def test_all_of_it_can_be_reached_by_keyboard_alone(visit):
     assert numbers(page, "numbers")[0, 0] == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("n_classes", [2, 3, 10])
-def test_no_text_is_cut_or_covers_another(visit, width, n_classes):
+def spread(n_classes, temperature, label_smoothing=0.1):
+    """Return a problem with as many classes."""
+    options = {"temperature": temperature, "label_smoothing": label_smoothing}
+    return {"logits": [5.0 - 1.37 * j for j in range(n_classes)], "target": [0, 1], **options}
+
+
+def read(text):
+    """Return a number as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_what_is_shown_is_what_its_label_says(visit, width, n_classes):
     page = visit(width)
-    set_problem(
-        page, {"logits": [5.0 - j for j in range(n_classes)], "target": [1], "temperature": 2, "label_smoothing": 0.1}
-    )
-    page.click("#step")
-    page.click("#keep")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    overlaps = page.evaluate("""() => [...document.querySelectorAll('svg')].flatMap((svg) => {
-        const f = svg.getBoundingClientRect();
-        const boxes = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
-        const cut = boxes.filter(([, b]) =>
-            b.left < f.left - 1 || b.right > f.right + 1 || b.top < f.top - 1 || b.bottom > f.bottom + 1);
-        const pairs = boxes.flatMap((a, i) => boxes.slice(i + 1).map((b) => [a, b]));
-        const covered = pairs.filter(([[, a], [, b]]) =>
-            Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
-            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5);
-        return [...cut.map(([text]) => 'cut: ' + text), ...covered.map(([a, b]) => a[0] + ' and ' + b[0])];
-    })""")
-    assert overlaps == []
+    for temperature in (0.5, 1, 2):
+        problem = spread(n_classes, temperature)
+        set_problem(page, problem)
+        right = sl.explain(problem["logits"], 1, temperature=temperature, label_smoothing=0.1)
+        over = "" if temperature == 1 else " / T"
+        shifted, difference = (f"({name}){over}" if over else name for name in ("z − max", "y − t"))
+        heads = page.locator("#numbers th[scope=col]").all_inner_texts()
+        assert heads == ["class", "z", shifted, "exp", "y", "t", "−t log y", difference]
+        columns = (right.logits, right.shifted, np.exp(right.shifted), right.y, right.t, right.terms, right.dx)
+        np.testing.assert_allclose(numbers(page, "numbers").T, columns, rtol=1e-12, atol=1e-12)
+        assert page.inner_text("section:has(#bars) strong") == difference
+        shown = [read(text) for text in page.locator("#bars .gradient").all_text_contents()]
+        np.testing.assert_allclose(shown, right.dx, atol=6e-4)
+        assert page.locator(".formulas mi:text-is('T'):visible").count() == (3 if over else 0)
+        assert f"exp(z{over})" in page.inner_text("#overflow thead")
+        moved = numbers(page, "overflow").T
+        np.testing.assert_allclose(moved[[0, 1, 3]], [right.logits, np.exp(right.logits / temperature), right.y])
+
+
+def test_a_small_share_is_not_written_as_0_nor_a_large_one_as_1(visit):
+    page = visit()
+    set_problem(page, spread(10, 1, 0.01))
+    symbols = page.locator("#graph .node text").all_text_contents()
+    factors = [read(text[1:]) for text in symbols if len(text) > 1 and text[0] == "×"]
+    np.testing.assert_allclose(factors, sl.explain(np.zeros(10), 1, label_smoothing=0.01).t, rtol=0.01)
+
+
+def test_a_bar_that_moves_away_at_first_is_what_the_page_says(visit):
+    page = visit()
+    set_problem(page, {"logits": [4.0, 2.9, 0.3], "target": [0, 0, 1], "temperature": 1, "label_smoothing": 0})
+    away = [np.abs(numbers(page, "numbers")[:, 3] - [0, 0, 1])]
+    for _ in range(12):
+        page.click("#step")
+        away.append(np.abs(numbers(page, "numbers")[:, 3] - [0, 0, 1]))
+    for _ in range(30):
+        page.click("#ten")
+    assert away[1][1] > away[0][1] + 0.05
+    assert np.abs(numbers(page, "numbers")[:, 3] - [0, 0, 1]).max() < 0.01
+    says = page.inner_text("section:has(#bars)")
+    assert "in the end each y comes to its t" in says
+    assert "may move away" in says
+
+
+CROWDED = """() => [...document.querySelectorAll('svg')].flatMap((svg) => {
+    const box = (item) => item.getBoundingClientRect(), frame = box(svg);
+    const across = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const down = (a, b) => Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    const texts = [...svg.querySelectorAll('text')];
+    const cut = texts.filter((text) => across(box(text), frame) < box(text).width - 0.1
+        || down(box(text), frame) < box(text).height - 0.1);
+    const others = [...texts, ...svg.querySelectorAll('circle')];
+    const covered = texts.flatMap((text) => others.filter((other) => other !== text
+        && other.parentNode !== text.parentNode.closest('.node')
+        && across(box(text), box(other)) > 1 && down(box(text), box(other)) > 2).map((other) => [text, other]));
+    return [...cut.map((text) => 'cut: ' + text.textContent),
+            ...covered.map(([a, b]) => a.textContent + ' and ' + (b.textContent || b.outerHTML))];
+})"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("n_classes", [2, 3, 4, 10])
+def test_no_text_is_cut_or_covered(visit, width, n_classes):
+    page = visit(width)
+    for temperature in (0.5, 2):
+        set_problem(page, spread(n_classes, temperature))
+        if width >= (1440 if n_classes == 10 else 1024):  # nothing lies outside a region that scrolls
+            wider = "all => all.filter(region => region.scrollWidth > region.clientWidth).length"
+            assert page.eval_on_selector_all(".scroll", wider) == 0
+        page.locator("[data-kind=label] >> nth=0").fill("WWWWWWWWWWWWWWWWWWWW")
+        page.click("#step")
+        page.click("#keep")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CROWDED) == []
+        page.click("#reset")
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_loss_of_any_size_lies_on_the_curve_and_hides_no_text(visit, width):
+    page = visit(width)
+    for gap in (0, 6, 7.5, 40, 900, 1e6):
+        set_problem(page, {"logits": [gap, 0, 0], "target": [0, 1], "temperature": 1, "label_smoothing": 0})
+        page.click("#keep")
+        assert page.evaluate(CROWDED) == []
+        ticks = page.eval_on_selector_all(
+            "#curve text.left", "all => all.map(text => [text.textContent, Number(text.getAttribute('y')) - 4])"
+        )
+        (low, base), (high, top) = ((read(text), y) for text, y in (ticks[0], ticks[-1]))
+        loss = float(page.get_attribute("#loss", "data-value"))
+        dot = float(page.get_attribute("#curve .dot", "cy"))
+        assert low + (base - dot) / (base - top) * (high - low) == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_fields_show_all_of_long_numbers_and_names(visit, width):
+    page = visit(width)
+    numbers = ["-123456.7891", "-1000000", "-1234.56789", "0.123456789", "-0.0000123"]
+    for number in numbers:
+        page.locator("[data-kind=logit] >> nth=0").fill(number)
+        page.locator("[data-kind=label] >> nth=0").fill("WWWWWWWWWWWWWWWWWWWW")
+        page.focus("#temperature")
+        cut = "all => all.filter(field => field.scrollWidth > field.clientWidth).map(field => field.value)"
+        assert page.eval_on_selector_all("input[type=number], input[type=text]", cut) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_on_a_phone_the_circle_of_each_step_comes_into_sight(visit, n_classes):
+    page = visit(360)
+    set_problem(page, spread(n_classes, 2))
+    page.focus("#progress")
+    page.keyboard.press("Home")
+    for _ in range(int(page.get_attribute("#progress", "max")) - 1):
+        page.click("#on")
+        place = page.locator("#graph .now").bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 360
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,20 +19,27 @@ function begin() {
 const steps = () => 2 * (SoftmaxLoss.graph(state.logits, target(), state.temperature).length - state.logits.length);
 const target = () => SoftmaxLoss.smoothed(state.target, state.smoothing);
 
-const overT = () => (state.temperature === 1 ? "" : " / T");
-
 // ---- numbers and text ----
 
 function written(value, digits = 3) {
   if (Number.isNaN(value)) return "NaN";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
-  const text = size >= 1e5 || (size > 0 && size < 0.5 * 10 ** -digits) ? value.toExponential(1).replace("e+", "e") : value.toFixed(size < 100 ? digits : 1);
+  const text = size >= 1e4 || (size > 0 && size < 0.5 * 10 ** -digits) ? value.toExponential(1).replace("e+", "e") : value.toFixed(size < 100 ? digits : 1);
   return (Number(text) === 0 ? text.replace("-", "") : text).replaceAll("-", "−");
 }
 
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
-const short = (text, limit = 9) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = "bold 13px system-ui, sans-serif"; // that of names in pictures
+
+// The name, or as much of it as fits.
+function fitted(name, width) {
+  let shown = name;
+  for (let end = name.length - 1; end > 0 && pen.measureText(shown).width > width; end--) shown = `${name.slice(0, end)}…`;
+  return shown;
+}
+
 const text = (x, y, words, kind = "") => `<text x="${x}" y="${y}" class="${kind}">${escaped(words)}</text>`;
 const cell = (value, digits) => `<td data-value="${value}">${written(value, digits)}</td>`;
 const picture = (width, height, label, content) =>
@@ -76,7 +83,7 @@ const press = (id, action) => element(id).addEventListener("click", ({ currentTa
 
 function listClasses() {
   element("classes").tBodies[0].innerHTML = state.labels
-    .map((label, j) => `<tr><th scope="row"><input type="text" maxlength="20" data-kind="label" data-class="${j}" aria-label="name of class ${j + 1}"></th>
+    .map((label, j) => `<tr><th scope="row"><input type="text" maxlength="12" data-kind="label" data-class="${j}" aria-label="name of class ${j + 1}"></th>
 <td><input type="range" min="${LOWEST}" max="${HIGHEST}" step="0.1" data-kind="slider" data-class="${j}"></td>
 <td><input type="number" step="0.1" data-kind="logit" data-class="${j}"></td>
 <td><input type="radio" name="truth" data-kind="truth" data-class="${j}"></td>
@@ -90,7 +97,7 @@ function showClasses() {
     if (kind === "label") { if (document.activeElement !== input) input.value = label; continue; }
     input.setAttribute("aria-label", { slider: "logit of ", logit: "logit of ", truth: "the truth is ", share: "share of the truth: " }[kind] + label + (kind === "logit" ? ", as a number" : ""));
     if (kind === "slider") input.value = state.logits[j];
-    if (kind === "logit" && document.activeElement !== input) input.value = Number(state.logits[j].toFixed(4));
+    if (kind === "logit" && document.activeElement !== input) input.value = Number(Number(state.logits[j].toPrecision(6)).toFixed(4)); // at most nine characters
     if (kind === "truth") input.checked = state.target[j] === 1;
     if (kind === "share") { input.value = state.target[j]; input.nextElementSibling.value = written(state.target[j], 2); }
   }
@@ -140,7 +147,12 @@ for (const name of ["temperature", "smoothing", "rate", "offset", "scale", "prog
   });
 }
 element("keep").addEventListener("click", () => { state.second = state.second ? null : [...state.logits]; draw(); });
-const move = (progress) => { state.progress = Math.max(0, Math.min(steps(), progress)); draw(); };
+const move = (progress) => {
+  state.progress = Math.max(0, Math.min(steps(), progress));
+  draw();
+  const now = element("graph").querySelector(".now"), region = element("graph").parentNode;
+  if (now) region.scrollLeft += now.getBoundingClientRect().left - region.getBoundingClientRect().left - region.clientWidth / 2;
+};
 press("back", () => move(state.progress - 1));
 element("on").addEventListener("click", () => move(state.progress === steps() ? 1 : state.progress + 1));
 element("all").addEventListener("click", () => move(steps()));
@@ -160,39 +172,44 @@ element("ten").addEventListener("click", () => descend(10));
 const widthOf = (id) => Math.max(240, Math.floor(element(id).clientWidth));
 
 function drawBars(now, t) {
-  const width = widthOf("bars"), n = state.labels.length, height = 270, base = 220, top = 26, across = (width - 8) / n;
-  const at = (p) => base - p * (base - top), bar = Math.min(46, across * 0.3);
-  const parts = [`<line class="axis" x1="0" x2="${width}" y1="${base}" y2="${base}"/>`];
-  const signed = (value) => written(value).replace(/^(?=[\d.]*[1-9])/, "+");
-  const longest = Math.max(...now.y.flatMap((y, j) => [written(y, 2).length + 2, signed(y - t[j]).length]));
+  const width = widthOf("bars"), row = 46, base = state.labels.length * row + 4, left = Math.min(110, 0.28 * width), right = 68;
+  const at = (p) => left + p * (width - left - right), bar = 13;
+  const parts = [`<line class="axis" x1="${left}" x2="${left}" y1="0" y2="${base}"/>`];
+  for (const p of [0, 0.5, 1]) parts.push(text(at(p), base + 15, String(p), "middle faint"));
   state.labels.forEach((label, j) => {
-    const middle = 4 + across * (j + 0.5), left = middle - bar * 1.15, x = left + 2 * bar + 10, y = now.y[j], from = at(t[j]), to = at(y);
-    parts.push(`<rect class="y" x="${left}" y="${to}" width="${bar}" height="${base - to}"/>`);
-    parts.push(`<rect class="t" x="${left + bar}" y="${from}" width="${bar}" height="${base - from}"/>`);
+    const top = j * row + 4, x = top + 2 * bar + 6, from = at(t[j]), to = at(now.y[j]), gradient = written(now.dx[j]);
+    parts.push(`<rect class="y" x="${left}" y="${top}" width="${to - left}" height="${bar}"/>`);
+    parts.push(`<rect class="t" x="${left}" y="${top + bar}" width="${from - left}" height="${bar}"/>`);
     if (Math.abs(from - to) > 3) {
       const tip = to + (to < from ? 7 : -7);
-      parts.push(`<line class="arrow" x1="${x}" x2="${x}" y1="${from}" y2="${tip}"/><path class="head" d="M${x - 5} ${tip} L${x + 5} ${tip} L${x} ${to} Z"/>`);
+      parts.push(`<line class="arrow" x1="${from}" x2="${tip}" y1="${x}" y2="${x}"/><path class="head" d="M${tip} ${x - 5} L${tip} ${x + 5} L${to} ${x} Z"/>`);
     }
-    parts.push(text(middle, base + 18, short(label, Math.max(2, Math.floor(across / 11))), "middle bold"));
-    if (across < 8.5 * longest) return; // no room for numbers: the table below has them
-    parts.push(text(middle, base + 35, `y ${written(y, 2)}`, "middle value"));
-    parts.push(text(middle, Math.min(from, to) - 6, signed(y - t[j]), "middle gradient"));
+    parts.push(text(left - 8, top + 12, fitted(label, left - 8), "left bold"), text(left - 8, top + 28, `y ${written(now.y[j])}`, "left value"));
+    parts.push(text(width - 4, top + 17, now.dx[j] > 0 && Number(gradient) !== 0 ? `+${gradient}` : gradient, "left gradient"));
   });
-  const label = state.labels.map((name, j) => `${name}: y ${written(now.y[j])}, t ${written(t[j], 2)}`).join("; ");
-  show(element("bars"), picture(width, height, `Bars of y beside t. ${label}`, parts.join("")));
+  const label = state.labels.map((name, j) => `${name}: y ${written(now.y[j])}, t ${written(t[j])}, gradient ${written(now.dx[j])}`).join("; ");
+  show(element("bars"), picture(width, base + 22, `Bars of y beside t. ${label}`, parts.join("")));
+}
+
+// The smallest of 2, 5, 10, 20, 50, ... that reaches the loss in three steps.
+function tickFor(loss) {
+  let power = 1;
+  for (;; power *= 10) for (const digit of [2, 5, 10]) if (3 * digit * power >= loss) return digit * power;
 }
 
 function drawCurve(now, t) {
-  const width = widthOf("curve"), height = 248, left = 34, base = 205, top = 12, deepest = 6;
-  const x = (p) => left + p * (width - left - 14), y = (loss) => base - (Math.min(loss, deepest) / deepest) * (base - top);
-  const points = Array.from({ length: 200 }, (_, k) => (k + 0.5) / 200).map((p) => `${x(p).toFixed(1)},${y(-Math.log(p)).toFixed(1)}`);
-  const parts = [`<line class="axis" x1="${left}" x2="${width}" y1="${base}" y2="${base}"/><line class="axis" x1="${left}" x2="${left}" y1="${top}" y2="${base}"/>`];
-  for (const loss of [0, 2, 4, 6]) parts.push(text(left - 6, y(loss) + 4, String(loss), "left faint"));
-  for (const p of [0, 0.5, 1]) parts.push(text(x(p) - (p === 1 ? 8 : 0), base + 18, String(p), "middle faint"));
-  parts.push(text(x(0.5), base + 33, "probability y of the truth", "middle faint"), text(x(0.2), top + 14, "−log y", "value"));
-  parts.push(`<polyline class="curve" points="${points.join(" ")}"/>`);
-  const hard = t.indexOf(1), likely = (row) => (hard >= 0 ? row.y[hard] : Math.exp(-row.loss));
   const second = state.second && SoftmaxLoss.explain(state.second, t, state.temperature);
+  const tick = tickFor(Math.max(now.loss, second?.loss ?? 0)), deepest = 3 * tick;
+  const width = widthOf("curve"), height = 248, left = 64, base = 205, top = 12;
+  const x = (p) => left + p * (width - left - 14), y = (loss) => base - (loss / deepest) * (base - top);
+  const points = Array.from({ length: 301 }, (_, k) => (k / 300) * deepest).map((loss) => `${x(Math.exp(-loss)).toFixed(1)},${y(loss).toFixed(1)}`);
+  const parts = [`<line class="axis" x1="${left}" x2="${width}" y1="${base}" y2="${base}"/><line class="axis" x1="${left}" x2="${left}" y1="${top}" y2="${base}"/>`];
+  for (const k of [0, 1, 2, 3]) parts.push(text(left - 12, y(k * tick) + 4, written(k * tick, 0), "left faint")); // the dot may lie on the axis
+  for (const p of [0, 0.5, 1]) parts.push(text(x(p) - (p === 1 ? 8 : 0), base + 18, String(p), "middle faint"));
+  // A truth that is spread has no one y; the curve shows the mean whose logarithm is that of the logarithms.
+  const hard = t.indexOf(1), likely = (row) => Math.exp(-row.loss);
+  parts.push(text((left + width) / 2, base + 33, hard >= 0 ? "probability y of the truth" : "weighted geometric mean of y", "middle faint"), text(x(0.2), top + 14, "−log y", "value"));
+  parts.push(`<polyline class="curve" points="${points.join(" ")}"/>`);
   if (second) parts.push(`<circle class="second" cx="${x(likely(second))}" cy="${y(second.loss)}" r="7"/>`);
   parts.push(`<circle class="dot" cx="${x(likely(now))}" cy="${y(now.loss)}" r="7"/>`);
   const what = hard >= 0 ? `The truth is ${state.labels[hard]}, which has y = ${written(now.y[hard])}: −log y = ${written(now.loss)}.` : `The truth is spread: −∑ t log y = ${written(now.loss)}; its least, with y = t, is ${written(SoftmaxLoss.explain(t.map((p) => Math.log(Math.max(p, 1e-300))), t).loss)}.`;
@@ -205,10 +222,10 @@ function drawCurve(now, t) {
 }
 
 function showNumbers(now, t) {
-  const columns = [state.logits, state.logits.map((z) => z - Math.max(...state.logits)), now.exponentials, now.y, t, now.terms, now.y.map((y, j) => y - t[j])];
+  const columns = [state.logits, now.shifted, now.exponentials, now.y, t, now.terms, now.dx];
   const sums = columns.slice(2).map((column) => column.reduce((a, b) => a + b, 0));
   show(element("numbers").tBodies[0], state.labels
-    .map((label, j) => `<tr><th scope="row">${escaped(short(label, 12))}</th>${columns.map((column) => cell(column[j])).join("")}</tr>`).join(""));
+    .map((label, j) => `<tr><th scope="row">${escaped(label)}</th>${columns.map((column) => cell(column[j])).join("")}</tr>`).join(""));
   show(element("numbers").tFoot, `<tr><th scope="row">sum</th><td></td><td></td>${sums.map((value) => cell(Math.abs(value) < 1e-12 ? 0 : value)).join("")}</tr>`);
 }
 
@@ -216,7 +233,7 @@ const SYMBOLS = { shift: "−max", divide: "/T", exp: "exp", sum: "+", reciproca
 const COLUMN = 108, ROW = 86, RADIUS = 20;
 
 function places(nodes) {
-  const n = state.labels.length, aside = Math.max(0.72, 0.27 * n), middle = ((n - 1) * ROW) / 2;
+  const n = state.labels.length, aside = Math.max(0.72, 0.27 * n), middle = Math.floor((n - 1) / 2) * ROW; // on a row: an edge that leans a little has no room for its numbers
   let column = 0, stage = "logits", x = 92;
   return nodes.map((node) => {
     if (node.stage !== stage) {
@@ -228,23 +245,27 @@ function places(nodes) {
   });
 }
 
+// A part of 1, in few enough characters for a circle.
+const share = (t) => (t === 0 || t === 1 ? String(t) : t < 0.005 ? t.toExponential(0).replace("-", "−") : t.toFixed(2));
+
 function drawGraph(t) {
   const nodes = SoftmaxLoss.graph(state.logits, t, state.temperature), at = places(nodes), n = state.labels.length;
   const inner = nodes.length - n, last = nodes.length - 1;
   const forward = Math.min(state.progress, inner), backward = Math.max(0, state.progress - inner);
   const known = (i) => i < n + forward, sent = (i) => i > last - backward;
-  const width = Math.ceil(at[last][0] + 96), height = n * ROW + 70;
+  const width = Math.ceil(at[last][0] + 112), height = n * ROW + 70;
+  const fits = widthOf("graph") / width, scale = fits < 0.7 ? 1 : Math.min(1, fits); // smaller, it could not be read: then it scrolls
   const edges = [], circles = [], numbers = [];
-  const numbersAt = (x, y, value, gradient, align = "middle", apart = 0) => {
-    if (value !== null) numbers.push(text(x, y - 5 - apart, written(value), `value ${align}`));
-    if (gradient !== null) numbers.push(text(x, y + 15 + apart, written(gradient), `gradient ${align}`));
+  const numbersAt = (x, y, value, gradient, align = "middle") => {
+    if (value !== null) numbers.push(text(x, y - 5, written(value), `value ${align}`));
+    if (gradient !== null) numbers.push(text(x, y + 15, written(gradient), `gradient ${align}`));
   };
   nodes.forEach((node, i) => node.inputs.forEach((input, k) => {
     const [x0, y0] = at[input], [x1, y1] = at[i], across = x1 - x0, down = y1 - y0, length = Math.hypot(across, down);
     const start = input < n ? 0 : RADIUS, [ux, uy] = [across / length, down / length];
     edges.push(`<line class="edge" x1="${(x0 + ux * start).toFixed(1)}" y1="${(y0 + uy * start).toFixed(1)}" x2="${(x1 - ux * (RADIUS + 5)).toFixed(1)}" y2="${(y1 - uy * (RADIUS + 5)).toFixed(1)}" marker-end="url(#tip)"/>`);
     const value = known(input) ? nodes[input].value : null, gradient = sent(i) ? node.passed[k] : null;
-    if (Math.abs(down) < 0.8 * ROW) return numbersAt((x0 + x1) / 2, (y0 + y1) / 2, value, gradient, "middle", 14 * Math.abs(down / across));
+    if (down === 0) return numbersAt((x0 + x1) / 2, y0, value, gradient);
     const right = nodes[input].kind === "reciprocal", [fx, fy, tx, ty] = right ? [x1, y1, x0, y0] : [x0, y0, x1, y1];
     const share = Math.min(0.5, (0.5 * ROW) / Math.abs(ty - fy)), beside = 4 + 15 * Math.abs(across / down);
     numbersAt(fx + share * (tx - fx) + (right ? beside : -beside), fy + share * (ty - fy), value, gradient, right ? "" : "left");
@@ -252,14 +273,14 @@ function drawGraph(t) {
   const current = backward > 0 ? last - backward + 1 : n + forward - 1;
   nodes.forEach((node, i) => {
     if (i < n) return;
-    const [x, y] = at[i], symbol = node.kind === "wanted" ? `×${Number(node.constant.toFixed(2))}` : SYMBOLS[node.kind];
+    const [x, y] = at[i], symbol = node.kind === "wanted" ? `×${share(node.constant)}` : SYMBOLS[node.kind];
     const owner = node.index === undefined ? "all classes" : state.labels[node.index];
     const says = `${symbol} of ${owner}${known(i) ? `, value ${written(node.value)}` : ""}${sent(i) ? `, gradient ${written(node.gradient)}` : ""}`;
     circles.push(`<g class="node${i === current && state.progress < steps() ? " now" : ""}${known(i) ? "" : " later"}" tabindex="0" role="img" aria-label="${escaped(says)}" data-node="${i}" data-value="${node.value}" data-gradient="${node.gradient}"><circle cx="${x}" cy="${y}" r="${RADIUS}"/><text x="${x}" y="${y + 4}">${symbol}</text></g>`);
   });
   nodes.slice(0, n).forEach((node, j) => {
     const [x, y] = at[j];
-    numbers.push(text(x - 6, y - 12, short(state.labels[j], 10), "left bold"), text(x - 6, y + 4, `z ${written(node.value)}`, "left value"));
+    numbers.push(text(x - 6, y - 12, fitted(state.labels[j], x - 6), "left bold"), text(x - 6, y + 4, `z ${written(node.value)}`, "left value"));
     if (backward === inner) numbers.push(`<text x="${x - 6}" y="${y + 20}" class="left gradient" data-gradient="${node.gradient}">${written(node.gradient)}</text>`);
   });
   const [x, y] = at[last];
@@ -267,7 +288,7 @@ function drawGraph(t) {
   numbers.push(text(x + 68, y + 4, "loss", "bold"));
   numbersAt(x + 44, y, known(last) ? nodes[last].value : null, backward > 0 ? 1 : null);
   const marker = '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0 L8 4 L0 8 Z"/></marker></defs>';
-  show(element("graph"), `<svg width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="group" aria-label="The computational graph, ${state.progress} of ${steps()} steps">${marker}${edges.join("")}${circles.join("")}${numbers.join("")}</svg>`);
+  show(element("graph"), `<svg width="${width * scale}" height="${height * scale}" viewBox="0 0 ${width} ${height}" role="group" aria-label="The computational graph, ${state.progress} of ${steps()} steps">${marker}${edges.join("")}${circles.join("")}${numbers.join("")}</svg>`);
   Object.assign(element("progress"), { max: steps(), value: state.progress });
   element("progress").setAttribute("aria-valuetext", `${state.progress} of ${steps()}`);
   able("back", state.progress > 0);
@@ -297,11 +318,11 @@ for (const event of ["pointerover", "focusin"]) element("graph").addEventListene
 for (const event of ["pointerleave", "focusout"]) element("graph").addEventListener(event, () => drawGraph(target()));
 
 function drawDescent(now) {
-  const width = widthOf("descent"), height = 200, left = 56, base = 165, top = 14, losses = state.history.length ? state.history : [now.loss];
+  const width = widthOf("descent"), height = 200, left = 64, base = 165, top = 14, losses = state.history.length ? state.history : [now.loss];
   const highest = Math.max(...losses, 0.1), most = Math.max(10, losses.length - 1);
   const x = (k) => left + (k / most) * (width - left - 16), y = (loss) => base - (loss / highest) * (base - top);
   const parts = [`<line class="axis" x1="${left}" x2="${width}" y1="${base}" y2="${base}"/><line class="axis" x1="${left}" x2="${left}" y1="${top}" y2="${base}"/>`];
-  parts.push(text(left - 6, y(highest) + 5, written(highest, highest < 100 ? 2 : 0), "left faint"), text(left - 6, base + 4, "0", "left faint"));
+  parts.push(text(left - 12, y(highest) + 5, written(highest, highest < 100 ? 2 : 0), "left faint"), text(left - 12, base + 4, "0", "left faint"));
   parts.push(text(x(most), base + 18, String(most), "left faint"), text((left + width) / 2, base + 32, "steps", "middle faint"));
   parts.push(`<polyline class="curve" points="${losses.map((loss, k) => `${x(k).toFixed(1)},${y(loss).toFixed(1)}`).join(" ")}"/>`);
   parts.push(`<circle class="dot" cx="${x(losses.length - 1)}" cy="${y(losses.at(-1))}" r="6"/>`);
@@ -309,10 +330,11 @@ function drawDescent(now) {
 }
 
 function showOverflow() {
-  const moved = state.logits.map((z) => (state.scale * z) / state.temperature + state.offset), naive = SoftmaxLoss.naive(moved), ours = SoftmaxLoss.explain(moved, target());
+  const moved = state.logits.map((z) => state.scale * z + state.offset);
+  const naive = SoftmaxLoss.naive(moved, state.temperature), ours = SoftmaxLoss.explain(moved, target(), state.temperature);
   const mark = (value) => `<td data-value="${value}" class="${Number.isFinite(value) ? "" : "wrong"}">${written(value)}</td>`;
   show(element("overflow").tBodies[0], state.labels
-    .map((label, j) => `<tr><th scope="row">${escaped(short(label, 12))}</th>${cell(moved[j], 1)}${mark(naive.exponentials[j])}${mark(naive.y[j])}${mark(ours.y[j])}</tr>`).join(""));
+    .map((label, j) => `<tr><th scope="row">${escaped(label)}</th>${cell(moved[j], 1)}${mark(naive.exponentials[j])}${mark(naive.y[j])}${mark(ours.y[j])}</tr>`).join(""));
   const broken = naive.y.some((y) => !Number.isFinite(y));
   element("overflow-text").textContent = !broken ? "Both are right here. Move the sliders."
     : naive.total === 0 ? "Without the shift, all exponentials are 0, and 0/0 is no number." : "Without the shift, an exponential is infinite, and ∞/∞ is no number.";
@@ -321,7 +343,7 @@ function showOverflow() {
 function draw() {
   const t = target(), now = SoftmaxLoss.explain(state.logits, t, state.temperature);
   state.progress = Math.min(state.progress, steps());
-  for (const place of document.querySelectorAll(".over-t")) place.textContent = overT();
+  document.body.classList.toggle("tempered", state.temperature !== 1);
   for (const [name, digits] of [["temperature", 1], ["smoothing", 2], ["rate", 1], ["offset", 0], ["scale", 0]]) element(`${name}-value`).value = written(state[name], digits);
   showClasses();
   drawBars(now, t);
