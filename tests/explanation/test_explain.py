@@ -5,14 +5,17 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 
+import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
+from matplotlib.patches import Circle
 
 import softmaxloss as sl
 from agree import assert_close
 from softmaxloss.cli import main
-from softmaxloss.explanation.drawing import _Drawing, draw
+from softmaxloss.explanation.drawing import _Drawing, draw, fonts
 from softmaxloss.explanation.graph import RULES, Graph
 
 CAT = {"labels": ["cat", "dog", "bird"]}
@@ -137,32 +140,63 @@ def test_a_graph_beyond_the_range_of_numbers_is_refused_and_the_table_is_right()
         explained.plot()
 
 
-def test_labels_of_other_alphabets_stand_in_columns_and_control_letters_in_no_file(tmp_path, recwarn):
+def test_labels_of_other_alphabets_stand_in_columns_and_control_letters_in_no_file(recwarn):
     explained = sl.explain([1.0, 2.0, 3.0], 1, labels=["猫", "a\x01\nb", "<i>|"])
     assert explained.labels == ["猫", "a b", "<i>|"]
     assert "&lt;i&gt;\\|" in explained.markdown()
     ET.fromstring(explained.content(".svg"))
-    explained.save(tmp_path / "g.png")
     assert not recwarn.list
     first, second = explained.table().splitlines()[1:3]
     assert len(first) + 1 == len(second)  # as that letter is two columns wide
 
 
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+@pytest.mark.parametrize("label", ["猫", "ねこ", "고양이"])
+def test_a_picture_says_which_letters_no_font_has(monkeypatch, suffix, label):
+    own = [font for font in fontManager.ttflist if font.fname.startswith(mpl.get_data_path())]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    explained = sl.explain([1.0, 2.0], 1, labels=[label, "dog"])
+    with pytest.warns(UserWarning, match="no font here has these letters of labels") as caught:
+        explained.content(suffix)
+    assert len(caught) == 1
+    assert all(letter in str(caught[0].message) for letter in label)
+    assert "dog" not in str(caught[0].message)
+    explained.content(".svg")  # drawn with the fonts of whoever shows it
+
+
+def test_a_picture_takes_letters_from_any_font_that_has_them(recwarn):
+    assert sl.explain([1.0, 2.0], 1, labels=["Ⓐ", "dog"]).content(".png")
+    assert fonts(["Ⓐ"])[0][1:]
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("n_classes", range(1, 11))
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_no_two_texts_of_a_picture_overlap_and_none_is_cut(n_classes, temperature):
+def test_no_text_of_a_picture_is_cut_or_covered_and_numbers_of_two_edges_stand_apart(n_classes, temperature):
     rng = np.random.default_rng(n_classes)
-    explained = sl.explain(
-        5 * rng.normal(size=n_classes), 0, temperature=temperature, labels=["a long name"] * n_classes
-    )
-    figure = draw(explained)
+    options = {"temperature": temperature, "label_smoothing": 0.01, "labels": ["W" * 30] * n_classes}
+    figure = draw(sl.explain(5 * rng.normal(size=n_classes), 0, **options))
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    for a, b in itertools.combinations(boxes, 2):
-        overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(overlap) < 1, (a, b)
+    texts, circles = figure.axes[0].texts, [patch for patch in figure.axes[0].patches if isinstance(patch, Circle)]
+    boxes = [text.get_window_extent() for text in texts]
     edges = figure.bbox
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= edges.x1 and box.y1 <= edges.y1 for box in boxes)
+    pairs = itertools.combinations(range(len(texts)), 2)
+    for i, j in pairs:
+        values = re.fullmatch(r"−?[\d.e−]+", texts[i].get_text()) and re.fullmatch(r"−?[\d.e−]+", texts[j].get_text())
+        apart = -1 if j == i + 1 or not values else 6  # the numbers of an edge follow one another
+        assert not _overlap(boxes[i], boxes[j], apart), (texts[i], texts[j])
+    for text, box in zip(texts, boxes, strict=True):
+        for circle in circles:
+            round_it = circle.get_window_extent()
+            inside = round_it.x0 <= box.x0 and box.x1 <= round_it.x1 and round_it.y0 <= box.y0 and box.y1 <= round_it.y1
+            assert inside or not _overlap(box, round_it, -3), text  # the corners of its box are empty
+
+
+def _overlap(a, b, apart):
+    """Return whether two boxes are nearer to each other than so many pixels, one above the other."""
+    beside = min(a.x1, b.x1) - max(a.x0, b.x0)
+    return beside > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > -apart
 
 
 def test_every_edge_bears_its_value_and_its_gradient():
@@ -180,20 +214,40 @@ def test_a_notebook_shows_a_table_in_which_labels_are_no_markup():
     assert "<b>" not in page
 
 
+@pytest.mark.parametrize("target", [2, np.int8(2), "bird", np.str_("bird"), " bird\n", [0, 0, 1], [False, False, True]])
+def test_a_target_is_a_number_a_label_or_a_distribution(target):
+    explained, right = (sl.explain([0.3, 2.9, 4.0], t, **CAT) for t in (target, 2))
+    assert explained.table() == right.table()
+    assert explained.loss == right.loss
+
+
+ROW, TWO = [0.0, 1.0], {"labels": ["a", "b"]}
 WRONG = {
-    "a matrix": (([[0.0, 1.0]], [1]), {}, "logits must be one row"),
-    "no class": (([], 0), {}, "logits must be one row"),
-    "infinity": (([0.0, np.inf], 0), {}, "logits must be finite"),
-    "labels": (([0.0, 1.0], 0), {"labels": ["a"]}, "labels must be one per class, 2, got 1"),
-    "a target too large": (([0.0, 1.0], 2), {}, "targets"),
-    "a target of another sum": (([0.0, 1.0], [0.2, 0.2]), {}, "target must sum to 1 .* got a sum of 0.4"),
+    "a matrix": (([ROW], [1]), {}, ValueError, "logits must be one row"),
+    "no class": (([], 0), {}, ValueError, "logits must be one row"),
+    "infinity": (([0.0, np.inf], 0), {}, ValueError, "logits must be finite"),
+    "labels": ((ROW, 0), {"labels": ["a"]}, ValueError, "labels must be one per class, 2, got 1"),
+    "a target too large": ((ROW, 2), {}, ValueError, "target must be a class from 0 to 1, got 2"),
+    "a target below 0": ((ROW, -1), {}, ValueError, "target must be a class from 0 to 1, got -1"),
+    "a class that is no integer": ((ROW, 1.0), {}, ValueError, "target must be a class or .* got 1.0 of dtype float64"),
+    "an unknown label": ((ROW, "c"), TWO, ValueError, "target must be the label .* c is no label; labels are a, b"),
+    "a label twice": ((ROW, "a"), {"labels": ["a", "a"]}, ValueError, "target must be .* a is the label of several"),
+    "a target of another sum": ((ROW, [0.2, 0.2]), {}, ValueError, "target must sum to 1 .* got a sum of 0.4"),
+    "a target below nothing": ((ROW, [1.2, -0.2]), {}, ValueError, "target must be .* got -0.2 at position 1"),
+    "a target that is NaN": ((ROW, [1.0, np.nan]), {}, ValueError, "target must be finite"),
+    "a target of another length": ((ROW, [1.0, 0, 0]), {}, ValueError, r"target must be .* got shape \(3,\)"),
+    "a target of words": ((ROW, ["a", "b"]), TWO, TypeError, "target must be a class or .* got dtype <U1"),
+    "no target": ((ROW, None), {}, TypeError, "target must be a class or"),
+    "smoothing": ((ROW, 0), {"label_smoothing": 2}, ValueError, "label_smoothing"),
+    "temperature": ((ROW, 0), {"temperature": 0}, ValueError, "temperature"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "options", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_arguments_are_named(arguments, options, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(("arguments", "options", "error", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_named(arguments, options, error, message):
+    with pytest.raises(error, match=message) as caught:
         sl.explain(*arguments, **options)
+    assert "targets" not in str(caught.value)  # the name of another function's argument
 
 
 def test_what_a_picture_cannot_hold_is_said():

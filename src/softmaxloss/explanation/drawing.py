@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.patches import Circle, FancyArrowPatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from softmaxloss.explanation.graph import Node
     from softmaxloss.explanation.row import Explanation
 
@@ -20,6 +23,8 @@ BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#555555", "#eef4f8"
 MOST_CLASSES = 10  # that a picture holds
 RADIUS = 0.22
 COLUMN, ROW = 1.16, 1.08  # inches
+NAME_WIDTH = 0.87
+FONT = "DejaVu Sans"  # which Matplotlib brings
 _BELOW = {"sum", "reciprocal"}  # stages under the rows of the classes
 SYMBOLS = {
     "shift": "−max",
@@ -39,7 +44,8 @@ def draw(explanation: Explanation) -> Figure:
     n_classes = len(explanation.labels)
     if n_classes > MOST_CLASSES:
         raise ValueError(f"logits must have at most {MOST_CLASSES} classes to be drawn as a graph, got {n_classes}")
-    with mpl.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "text.parse_math": False}):
+    families, _ = fonts(explanation.labels)
+    with mpl.rc_context({"font.family": families, "font.size": 9, "text.parse_math": False}):
         return _Drawing(explanation).figure
 
 
@@ -48,10 +54,36 @@ def picture(explanation: Explanation, suffix: str) -> bytes:
     content = io.BytesIO()
     made_by = {".svg": {"Creator": "softmaxloss", "Date": None}, ".png": {"Software": "softmaxloss"}}
     made_by[".pdf"] = {"Creator": "softmaxloss", "CreationDate": None}
+    _, lacking = fonts(explanation.labels)
+    if lacking and suffix != ".svg":  # whoever shows an SVG has fonts of their own
+        letters = ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in lacking)
+        warnings.warn(
+            f"no font here has these letters of labels, so the picture has boxes in their place: {letters}; "
+            "install a font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            UserWarning,
+            stacklevel=4,
+        )
     with mpl.rc_context({"svg.hashsalt": "softmaxloss", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # said above, in words
         draw(explanation).savefig(content, format=suffix[1:], dpi=100, metadata=made_by[suffix])
     return content.getvalue()
+
+
+def fonts(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the fonts that labels need, of those installed, and the letters that none of them has."""
+    families, lacking = [FONT], _not_in(findfont(FONT), set("".join(labels)))
+    for font in fontManager.ttflist:
+        if lacking and not font.name.startswith("Last Resort"):  # whose letters are boxes
+            left = _not_in(font.fname, lacking)
+            if left != lacking:
+                families.append(font.name)
+            lacking = left
+    return families, sorted(lacking)
+
+
+def _not_in(path: str, letters: set[str]) -> set[str]:
+    font = get_font(path)
+    return {letter for letter in letters if not font.get_char_index(ord(letter))}
 
 
 class _Drawing:
@@ -78,7 +110,7 @@ class _Drawing:
     def _arrange(self, stages: dict[str, list[Node]]) -> float:
         """Find a place for each node; return the number of columns."""
         column, below = 0.0, -self._n * ROW + 0.1
-        middle = -(self._n - 1) * ROW / 2
+        middle = -((self._n - 1) // 2) * ROW  # on a row: an edge that leans a little has no room for its numbers
         aside = max(0.68, 0.27 * self._n)  # so that lines from and to all rows pass by the circles of others
         for name, nodes in stages.items():
             column += {
@@ -97,9 +129,8 @@ class _Drawing:
         start, end = self._place[id(source)], self._place[id(node)]
         self._arrow(start, end)
         across, down = end[0] - start[0], end[1] - start[1]
-        if abs(down) < 0.8 * ROW:
-            clear = 0.2 * abs(down / across)  # of a line that leans
-            self._numbers((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, value, gradient, apart=clear)
+        if down == 0:
+            self._numbers((start[0] + end[0]) / 2, start[1], value, gradient)
             return
         # half a row from the end that this edge does not share with others, and beside it, where nothing else is
         apart, together = (end, start) if source.kind == "reciprocal" else (start, end)
@@ -114,26 +145,23 @@ class _Drawing:
         style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": GREY, "linewidth": 0.8}
         self._axes.add_patch(FancyArrowPatch(start, end, shrinkA=inset[0], shrinkB=inset[1], **style))
 
-    def _numbers(
-        self, x: float, y: float, value: float, gradient: float, *, align: str = "center", apart: float = 0.0
-    ) -> None:
-        self._axes.text(x, y + 0.03 + apart, written(value), color=BLUE, ha=align, va="bottom")
-        self._axes.text(x, y - 0.03 - apart, written(gradient), color=ORANGE, ha=align, va="top")
+    def _numbers(self, x: float, y: float, value: float, gradient: float, *, align: str = "center") -> None:
+        self._axes.text(x, y + 0.03, written(value), color=BLUE, ha=align, va="bottom")
+        self._axes.text(x, y - 0.03, written(gradient), color=ORANGE, ha=align, va="top")
 
     def _node(self, node: Node) -> None:
         if node.kind == "logit":
             return
         place = self._place[id(node)]
         self._axes.add_patch(Circle(place, RADIUS, facecolor=PALE, edgecolor=BLUE, linewidth=1))
-        symbol = f"×{node.constant:.3g}" if node.kind == "times t" and node.constant is not None else SYMBOLS[node.kind]
+        symbol = SYMBOLS[node.kind] if node.kind != "times t" or node.constant is None else f"×{_share(node.constant)}"
         self._axes.text(*place, symbol, ha="center", va="center", fontsize=7)
 
     def _ends(self, logits: list[Node], loss: Node) -> None:
         """Name the logits, with their gradients, and the loss."""
         for node, label in zip(logits, self._explained.labels, strict=True):
             x, height = self._place[id(node)]
-            name = label if len(label) <= 12 else f"{label[:11]}…"
-            self._axes.text(x - 0.1, height + 0.16, name, ha="right", va="center", fontweight="bold")
+            self._name(x - 0.1, height + 0.16, label)
             self._axes.text(
                 x - 0.1, height, f"z = {node.value:.4g}".replace("-", "−"), ha="right", va="center", color=BLUE
             )
@@ -144,6 +172,14 @@ class _Drawing:
         self._arrow((x, height), (x + 0.9, height), gap=0)
         self._numbers(x + 0.55, height, loss.value, loss.gradient)
         self._axes.text(x + 0.94, height, "loss", ha="left", va="center", fontweight="bold")
+
+    def _name(self, x: float, y: float, label: str) -> None:
+        """Write the label, or as much of it as fits."""
+        name = self._axes.text(x, y, label[:40], ha="right", va="center", fontweight="bold")
+        end = len(label)
+        while name.get_window_extent().width > NAME_WIDTH * self.figure.dpi:
+            end = min(end, 40) - 1
+            name.set_text(f"{label[:end]}…")
 
     def _legend(self, width: float, height: float) -> None:
         over = " / T" if self._explained.temperature != 1.0 else ""
@@ -159,6 +195,13 @@ class _Drawing:
         text = f"what arrives at the logits is (y − t){over}"
         text += f":  {',  '.join(results)}" if self._n <= 4 else ""
         self._axes.text(-0.95, -height + 1.1, text, va="center", color=GREY)
+
+
+def _share(t: float) -> str:
+    """Return a part of 1 in few enough characters for a circle."""
+    if t in {0.0, 1.0}:
+        return f"{t:.0f}"
+    return f"{t:.2f}" if t >= 0.005 else f"{t:.0e}".replace("e-0", "e−")
 
 
 def written(value: float) -> str:

@@ -35,7 +35,7 @@ _LOWEST = -350.0
 
 def explain(
     logits: ArrayLike,
-    target: ArrayLike,
+    target: ArrayLike | str,
     *,
     labels: Sequence[str] | None = None,
     label_smoothing: float = 0.0,
@@ -47,8 +47,8 @@ def explain(
     ----------
     logits : array_like of float, shape (V,)
         Finite.
-    target : int, or array_like of float, shape (V,)
-        The right class, or how probable each class is in truth.
+    target : int or str, or array_like of float, shape (V,)
+        The right class, by number or by label, or how probable each class is in truth.
     labels : sequence of str, length V, optional
         What the classes are called; by default by their numbers.
     label_smoothing, temperature : float
@@ -66,7 +66,7 @@ def explain(
     Examples
     --------
     >>> import softmaxloss
-    >>> print(softmaxloss.explain([0.3, 2.9, 4.0], 2, labels=["cat", "dog", "bird"]))
+    >>> print(softmaxloss.explain([0.3, 2.9, 4.0], "bird", labels=["cat", "dog", "bird"]))
           logit  shifted    exp      y  t  -t log y  dx = y - t
     cat     0.3     -3.7  0.025  0.018  0         0       0.018
     dog     2.9     -1.1  0.333  0.245  0         0       0.245
@@ -96,7 +96,7 @@ class Explanation:
     def __init__(
         self,
         logits: ArrayLike,
-        target: ArrayLike,
+        target: ArrayLike | str,
         *,
         labels: Sequence[str] | None = None,
         label_smoothing: float = 0.0,
@@ -112,13 +112,11 @@ class Explanation:
         if len(self.labels) != n_classes:
             raise ValueError(f"labels must be one per class, {n_classes}, got {len(self.labels)}")
         options: dict[str, Any] = {"label_smoothing": label_smoothing, "temperature": temperature}
-        loss, self.dx = cross_entropy_and_grad(z, target, **options)
+        wanted = _distribution(target, self.labels)
+        loss, self.dx = cross_entropy_and_grad(z, wanted, **options)
         self.loss, self.temperature = float(loss), float(temperature)
         self.y: Float64s = softmax(z, temperature=temperature)
-        rows, _ = describe(target, layout_of(z.shape), label_smoothing=label_smoothing)
-        wanted = np.eye(n_classes)[rows.label[0]] if rows.dense is None else np.asarray(rows.dense, np.float64)
-        if abs(wanted.sum() - 1) > 1e-6:
-            raise ValueError(f"target must sum to 1 to be explained, got a sum of {wanted.sum():.6g}")
+        rows, _ = describe(wanted, layout_of(z.shape), label_smoothing=label_smoothing)
         self.t: Float64s = rows.keep * wanted + rows.floor
         with np.errstate(all="ignore"):  # a gap beyond the largest number is inf, and its exponential 0
             self.shifted: Float64s = (z - z.max()) / self.temperature
@@ -219,6 +217,36 @@ class Explanation:
         over = "/T" if self.temperature != 1.0 else ""
         head = ["", *COLUMNS[:-1], f"dx = (y - t){over}" if over else COLUMNS[-1]]
         return [head, *rows, ["sum", "", "", *sums]]
+
+
+def _distribution(target: ArrayLike | str, labels: list[str]) -> Float64s:
+    """Return how probable each class is, of a class by label or number or of a distribution."""
+    n_classes = len(labels)
+    if isinstance(target, str):
+        name = _printable(target)
+        if labels.count(name) != 1:
+            known = ", ".join(labels[:MOST_CLASSES]) + (", ..." if n_classes > MOST_CLASSES else "")
+            fault = "is the label of several classes" if name in labels else "is no label"
+            raise ValueError(f"target must be the label of one class, but {name} {fault}; labels are {known}")
+        target = labels.index(name)
+    given = checks.as_array("target", target)
+    if given.ndim == 0 and given.dtype.kind in "iu":
+        if not 0 <= given < n_classes:
+            raise ValueError(f"target must be a class from 0 to {n_classes - 1}, got {given}")
+        return np.eye(n_classes)[given]
+    if given.dtype.kind not in "biu" and not checks.is_real(given.dtype):
+        raise TypeError(f"target must be a class or one probability per class, got dtype {given.dtype}")
+    if given.shape != (n_classes,):
+        got = f"shape {given.shape}" if given.ndim else f"{given} of dtype {given.dtype}"
+        raise ValueError(f"target must be a class or one probability per class, shape ({n_classes},), got {got}")
+    wrong = ~(np.isfinite(given) & (given >= 0))
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(f"target must be finite and not negative, got {given[place]} at position {place}")
+    wanted = given.astype(np.float64)
+    if abs(wanted.sum() - 1) > 1e-6:
+        raise ValueError(f"target must sum to 1 to be explained, got a sum of {wanted.sum():.6g}")
+    return wanted
 
 
 def _column(values: Float64s, digits: int, *, exact: bool) -> list[str]:
