@@ -46,11 +46,11 @@ def y_minus_t() -> None:
 
 
 def curve() -> None:
-    """Draw -log y, with a better and a worse model on it."""
+    """Draw -log y, with models A and B of the text on it."""
     _, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     y = np.linspace(0.002, 1, 500)
     axes.plot(y, -np.log(y), color=BLUE, linewidth=2)
-    for label, logits, shift in (("a worse model", [2.0, 2.9, 2.5], 0.12), ("a better model", LOGITS, -0.05)):
+    for label, logits, shift in (("model B", [2.0, 2.9, 2.5], 0.12), ("model A", LOGITS, -0.05)):
         explained = softmaxloss.explain(logits, TARGET)
         at = explained.y[TARGET]
         axes.plot(at, explained.loss, "o", color=ORANGE, markersize=9)
@@ -62,7 +62,7 @@ def curve() -> None:
 
 
 def descent() -> None:
-    """Draw how the probabilities go to the truth when logits move against their gradient."""
+    """Draw how the probabilities change when logits move against their gradient."""
     logits, steps = LOGITS[[2, 1, 0]].copy(), 30  # at first, bird has the lowest logit
     rows = []
     for _ in range(steps + 1):
