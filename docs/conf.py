@@ -18,9 +18,14 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 html_math_renderer = "mathml"
 html_theme = "furo"
+html_theme_options = {
+    # Pictures are dark on white. The filter swaps light and dark, and keeps hues; the blending lets black through.
+    "dark_css_variables": {"picture-filter": "invert(1) hue-rotate(180deg)", "picture-blend": "screen"},
+}
 html_title = "softmaxloss"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
+html_use_index = False  # the reference has every name, and no page links to an index
 html_show_sphinx = False
 html_show_copyright = False
 

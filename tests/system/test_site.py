@@ -1,13 +1,17 @@
 """The documentation site builds without a warning, and its pages ask for nothing from elsewhere."""
 
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 import softmaxloss
+from softmaxloss.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ["explained", "numpy", "classifier", "options", "head", "differences", "api", "accuracy", "speed", "inside"]
@@ -55,6 +59,59 @@ def test_no_page_loads_anything_from_elsewhere(site):
         text = path.read_text()
         assert not loading.search(text), path
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", text), path
+
+
+@pytest.fixture(scope="module")
+def visited(site, browser):
+    """All pages but the explorer, which has tests of its own."""
+    context = browser.new_context()
+    pages = {}
+    for path in set(site.glob("*.html")) - {site / "explorer.html"}:
+        pages[path.stem] = context.new_page()
+        pages[path.stem].goto(path.as_uri())
+    yield pages
+    context.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1100, 1200, 1312, 1366, 1440, 1920])
+def test_no_page_is_wider_than_the_window(visited, width):
+    wider = {}
+    for name, page in visited.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        wider[name] = page.evaluate(
+            "Math.max(...[...document.querySelectorAll('html, .content')].map(at => at.scrollWidth - at.clientWidth))"
+        )
+    assert not {name: more for name, more in wider.items() if more > 0}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "explained", "inside"])
+def test_pictures_have_the_colour_of_the_page_around_them(visited, scheme, name):
+    page = visited[name]
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    pictures = page.locator(".content img")
+    assert pictures.count()
+    for picture in pictures.all():
+        picture.scroll_into_view_if_needed()
+        box = picture.bounding_box()
+        around = {side: box[side] - 6 for side in "xy"} | {side: box[side] + 12 for side in ("width", "height")}
+        image = matplotlib.image.imread(io.BytesIO(page.screenshot(clip=around, animations="disabled")))[..., :3]
+        outside, inside = image[2, 2], np.median(image[8:-8, 8:-8], axis=(0, 1))
+        np.testing.assert_allclose(inside, outside, atol=0.02)
+        strongest = np.abs(image - outside).max()
+        assert strongest > 0.5  # what is drawn can be seen
+
+
+def test_the_command_in_the_readme_draws_the_picture_above_it(monkeypatch, tmp_path):
+    readme = (DOCS.parent / "README.md").read_text()
+    picture, command = re.search(
+        r"\]\((docs/graph\.png)\).*?^ +softmaxloss (explain .*?)$", readme, re.DOTALL | re.MULTILINE
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 0
+    (drawn,) = tmp_path.iterdir()
+    np.testing.assert_allclose(*map(matplotlib.image.imread, (drawn, DOCS.parent / picture)), atol=0.02)
 
 
 def test_pictures_of_the_documentation_are_those_that_the_library_draws(monkeypatch, tmp_path):

@@ -172,7 +172,7 @@ element("ten").addEventListener("click", () => descend(10));
 const widthOf = (id) => Math.max(240, Math.floor(element(id).clientWidth));
 
 function drawBars(now, t) {
-  const width = widthOf("bars"), row = 46, base = state.labels.length * row + 4, left = Math.min(110, 0.28 * width), right = 68;
+  const width = widthOf("bars"), row = 46, base = state.labels.length * row + 4, left = Math.min(110, 0.28 * width), right = 76;
   const at = (p) => left + p * (width - left - right), bar = 13;
   const parts = [`<line class="axis" x1="${left}" x2="${left}" y1="0" y2="${base}"/>`];
   for (const p of [0, 0.5, 1]) parts.push(text(at(p), base + 15, String(p), "middle faint"));
@@ -180,7 +180,7 @@ function drawBars(now, t) {
     const top = j * row + 4, x = top + 2 * bar + 6, from = at(t[j]), to = at(now.y[j]), gradient = written(now.dx[j]);
     parts.push(`<rect class="y" x="${left}" y="${top}" width="${to - left}" height="${bar}"/>`);
     parts.push(`<rect class="t" x="${left}" y="${top + bar}" width="${from - left}" height="${bar}"/>`);
-    if (Math.abs(from - to) > 3) {
+    if (Math.abs(from - to) > 8) {
       const tip = to + (to < from ? 7 : -7);
       parts.push(`<line class="arrow" x1="${from}" x2="${tip}" y1="${x}" y2="${x}"/><path class="head" d="M${tip} ${x - 5} L${tip} ${x + 5} L${to} ${x} Z"/>`);
     }
