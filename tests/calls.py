@@ -63,6 +63,7 @@ NOT_HERE = {
     "merge": "takes summaries: test_summary.py",
     "get_num_threads": "takes nothing",
     "linear_hvp": "takes a vector of three parts: test_head.py",
+    "load_model": "takes a file: test_model_file.py",
 }
 # What the layers of the textbooks call x, t and dout is, in messages, called by what it has to be.
 IN_LAYERS = {"logits": "x", "features": "x", "targets": "t", "upstream": "dout"}

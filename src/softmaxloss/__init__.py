@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
     from softmaxloss.margin import margin_cross_entropy, margin_cross_entropy_and_grad
+    from softmaxloss.model_file import load_model
     from softmaxloss.second_order import hessian_diagonal, hvp, jvp
     from softmaxloss.summary import RowSummary, merge, summarize
     from softmaxloss.warmup import warmup
@@ -54,6 +55,7 @@ __all__ = [
     "linear_cross_entropy_and_grad",
     "linear_hvp",
     "linear_metrics",
+    "load_model",
     "log_softmax",
     "logsumexp",
     "margin_cross_entropy",
@@ -90,6 +92,7 @@ _HOME = {
     "linear_cross_entropy_and_grad": "head",
     "linear_hvp": "head",
     "linear_metrics": "head",
+    "load_model": "model_file",
     "log_softmax": "functional",
     "logsumexp": "functional",
     "margin_cross_entropy": "margin",

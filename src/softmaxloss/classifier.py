@@ -125,7 +125,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Not negative; a sample of weight 2 counts as two samples.
         callback : callable, optional
             Called as ``callback(iteration, objective)`` after each iteration, the first being 1, with the entry of
-            `loss_curve_`. It may raise StopIteration to end the fit there; other exceptions reach the caller.
+            `loss_curve_`. The estimator can predict already, with the coefficients of this iteration. The callback may
+            raise StopIteration to end the fit there; other exceptions reach the caller.
 
         Returns
         -------
@@ -142,6 +143,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ConvergenceWarning
             If the optimum was not reached within `max_iter` iterations or the precision of the data.
         """
+        before = vars(self).copy()
         self._check_parameters()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         refuse_too_large(X)
@@ -170,17 +172,26 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self.verbose:
                 print(f"iteration {iteration:4d}  objective {value:.10g}")  # noqa: T201
             if callback is not None and iteration > 0:
+                keep()
                 callback(iteration, value)
+
+        def keep() -> None:
+            self.classes_ = classes
+            with np.errstate(all="ignore"):
+                self.coef_, self.intercept_ = (array.astype(X.dtype) for array in descent.reached())
 
         descent = Descent(objective, *self._start(classes, X.shape[1]), report)
         tol = max(self.tol, 0.1 * np.finfo(X.dtype).eps)
-        with np.errstate(all="ignore"):
-            descent.run(tol, self.max_iter)
+        try:
+            with np.errstate(all="ignore"):
+                descent.run(tol, self.max_iter)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, X.dtype)
-        self.classes_ = classes
-        with np.errstate(all="ignore"):
-            self.coef_, self.intercept_ = descent.coef.astype(X.dtype), descent.intercept.astype(X.dtype)
+        keep()
         self.n_iter_ = descent.n_iter
         self.loss_curve_ = loss_curve
         return self

@@ -175,6 +175,7 @@ class Descent:
         pairs = int(np.clip(2**25 // zero.size, 10, 30))  # steps remembered: as many as 0.5 GB hold, at least 10
         while True:
             self.coordinates, self.unit = Coordinates(self.objective, self.coef, self.intercept), 1.0
+            self.step = zero
             value, gradient = self._value_and_gradient(zero)
             self.unit = min(1.0, float(np.linalg.norm(gradient)))
             if self.n_iter == 0:
@@ -200,6 +201,10 @@ class Descent:
             )
             self.coef, self.intercept = self.coordinates.point(self.unit * result.x)
 
+    def reached(self) -> tuple[Float64s, Float64s]:
+        """Return coef and intercept after the latest iteration."""
+        return self.coordinates.point(self.unit * self.step)
+
     def _value_and_gradient(self, step: Float64s) -> tuple[float, Float64s]:
         value, *by_point = self.objective(*self.coordinates.point(self.unit * step))
         gradient = self.coordinates.gradient(*by_point)
@@ -208,6 +213,7 @@ class Descent:
 
     def _after_iteration(self, intermediate_result: optimize.OptimizeResult) -> None:
         self.n_iter += 1
+        self.step = intermediate_result.x
         try:
             self.report(self.n_iter, float(intermediate_result.fun))
         except StopIteration:

@@ -1,26 +1,48 @@
 """A classifier trained on a table as one safetensors file: plain arrays and JSON, nothing that is executed.
 
-Tensors: weight (1 or V, D) float32, bias (1 or V,) float32, mean (D,) float64, scale (D,) float64, class_counts
-(V,) int64, loss_curve (iterations + 1,) float64. With two classes, weight and bias have one row: the logit of the
-second class against the first. Metadata: format, format_version, and as JSON classes, feature_names, target_name,
-n_iter, options; sha256 is over all of it.
+The metadata entry `model` describes the pipeline as JSON: each estimator by its class, which must be one of those
+listed here, and its attributes. Numeric arrays are tensors of the file, which the description names. Other metadata:
+format, format_version, and scikit_learn, the version that made the estimators; sha256 is over all of it.
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softmaxloss.classifier import SoftmaxClassifier
+from softmaxloss.preparation import TablePreparation
 
 FORMAT = "softmaxloss"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+MODEL_NAME = "model.safetensors"
+ESTIMATORS = {
+    kind.__name__: kind
+    for kind in (
+        ColumnTransformer,
+        MissingIndicator,
+        OneHotEncoder,
+        Pipeline,
+        SimpleImputer,
+        SoftmaxClassifier,
+        StandardScaler,
+        TablePreparation,
+    )
+}
 
 
 class ModelFileError(ValueError):
@@ -29,80 +51,52 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TableModel:
-    """A fitted classifier and what it takes to apply it to a table.
+    """A fitted pipeline and what is known of its training.
 
     Attributes
     ----------
-    classifier : SoftmaxClassifier
-        Fitted on standardised features, ``(x - mean) / scale``.
-    mean, scale : ndarray of float64, shape (D,)
-        Of the features in training; scale is above 0.
-    feature_names : list of str, length D
-        The columns, in the order of the weights.
+    pipeline : Pipeline
+        A `TablePreparation`, then a `SoftmaxClassifier` whose classes are the labels of the table.
     target_name : str
         The column that was learned.
     class_counts : ndarray of int64, shape (V,)
         Training rows of each class.
+    id_columns : list of str
+        Columns that are carried into predictions.
     options : dict
         How it was trained; values that JSON can hold.
     """
 
-    classifier: SoftmaxClassifier
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    feature_names: list[str]
+    pipeline: Pipeline
     target_name: str
     class_counts: NDArray[np.int64]
+    id_columns: list[str]
     options: dict[str, Any]
 
+    @property
+    def preparation(self) -> TablePreparation:
+        """The first step of the pipeline."""
+        return self.pipeline[0]  # type: ignore[no-any-return]
 
-def model_to_bytes(model: TableModel) -> bytes:
-    """Give the content of the model's file.
-
-    Parameters
-    ----------
-    model : TableModel
-        Its classes may be text, integers or booleans; they keep that type.
-
-    Returns
-    -------
-    bytes
-        A whole safetensors file.
-    """
-    classifier = model.classifier
-    tensors = {
-        "weight": classifier.coef_,
-        "bias": classifier.intercept_,
-        "mean": model.mean,
-        "scale": model.scale,
-        "class_counts": model.class_counts,
-        "loss_curve": np.asarray(classifier.loss_curve_, dtype=np.float64),
-    }
-    described = {
-        "classes": classifier.classes_.tolist(),
-        "feature_names": model.feature_names,
-        "target_name": model.target_name,
-        "n_iter": int(classifier.n_iter_),
-        "options": model.options,
-    }
-    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION}
-    metadata |= {key: json.dumps(value) for key, value in described.items()}
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    return save(tensors, metadata | {"sha256": _digest(metadata, tensors)})
+    @property
+    def classifier(self) -> SoftmaxClassifier:
+        """The last step of the pipeline."""
+        return self.pipeline[-1]  # type: ignore[no-any-return]
 
 
-def load_model(path: Path) -> TableModel:
-    """Read a model's file.
+def load_model(path: str | Path) -> Pipeline:
+    """Read a model that `softmaxloss train` wrote: a scikit-learn pipeline that takes what the table held.
 
     Parameters
     ----------
-    path : Path
-        A file with the content that `model_to_bytes` gives.
+    path : str or Path
+        The folder that `softmaxloss train` wrote, or the file model.safetensors in it.
 
     Returns
     -------
-    TableModel
-        It predicts as the saved one did, to the last bit.
+    Pipeline
+        Its `predict` and `predict_proba` take a polars or pandas data frame, a dict of columns, or a structured array,
+        with the columns that the model was trained on. Gaps and unknown words are welcome, and so are other columns.
 
     Raises
     ------
@@ -110,7 +104,35 @@ def load_model(path: Path) -> TableModel:
         The file is damaged, or was not written by this library or this version of it.
     OSError
         It cannot be read.
+
+    Examples
+    --------
+    >>> model = softmaxloss.load_model("softmaxloss-penguins")  # doctest: +SKIP
+    >>> model.predict({"island": ["Biscoe"], "flipper_length_mm": [210]})  # doctest: +SKIP
+    array(['Gentoo'], dtype=object)
     """
+    return read_model_file(path).pipeline
+
+
+def model_to_bytes(model: TableModel) -> bytes:
+    """Return the content of the model's file."""
+    tensors: dict[str, NDArray[Any]] = {}
+    described = {
+        "pipeline": _described(model.pipeline, tensors),
+        "target_name": model.target_name,
+        "class_counts": model.class_counts.tolist(),
+        "id_columns": model.id_columns,
+        "options": model.options,
+    }
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "scikit_learn": sklearn.__version__}
+    metadata["model"] = json.dumps(described)
+    return save(tensors, metadata | {"sha256": _digest(metadata, tensors)})
+
+
+def read_model_file(path: str | Path) -> TableModel:
+    """Read a model's file; see `load_model`."""
+    path = Path(path)
+    path = path / MODEL_NAME if path.is_dir() else path
     with path.open("rb"):  # for an OSError that names the file
         pass
     try:
@@ -122,25 +144,83 @@ def load_model(path: Path) -> TableModel:
         raise ModelFileError(f"{path} is damaged, or not a safetensors file") from error
     if metadata.pop("sha256", None) != _digest(metadata, tensors):
         raise ModelFileError(f"{path} is damaged: its content does not match its checksum")
-    described = {
-        key: json.loads(metadata[key]) for key in ("classes", "feature_names", "target_name", "n_iter", "options")
-    }
-    classifier = SoftmaxClassifier()
-    classifier.coef_ = tensors["weight"]
-    classifier.intercept_ = tensors["bias"]
-    classifier.classes_ = np.array(described["classes"])
-    classifier.n_features_in_ = len(described["feature_names"])
-    classifier.n_iter_ = described["n_iter"]
-    classifier.loss_curve_ = tensors["loss_curve"].tolist()
+    made_by, here = metadata["scikit_learn"], sklearn.__version__
+    if made_by.split(".")[:2] != here.split(".")[:2]:
+        warnings.warn(
+            InconsistentVersionWarning(
+                estimator_name="Pipeline", current_sklearn_version=here, original_sklearn_version=made_by
+            ),
+            stacklevel=2,
+        )
+    described = json.loads(metadata["model"])
     return TableModel(
-        classifier=classifier,
-        mean=tensors["mean"],
-        scale=tensors["scale"],
-        feature_names=described["feature_names"],
+        pipeline=_restored(described["pipeline"], tensors),
         target_name=described["target_name"],
-        class_counts=tensors["class_counts"],
+        class_counts=np.array(described["class_counts"], np.int64),
+        id_columns=described["id_columns"],
         options=described["options"],
     )
+
+
+def _described(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C901, PLR0911 - a line for each kind
+    """Return a value as JSON can hold it: a constant as it is, anything else as [kind, content]."""
+    if isinstance(value, np.generic):
+        return ["number", [value.dtype.str, value.item()]]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        name = f"array_{len(tensors)}"
+        tensors[name] = np.ascontiguousarray(value)
+        return ["array", [name, list(value.shape)]]
+    if isinstance(value, np.ndarray):
+        return ["objects", [value.dtype.str, _described(value.tolist(), tensors)]]
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, [_described(item, tensors) for item in value]]
+    if isinstance(value, dict):
+        return ["dict", [[key, _described(item, tensors)] for key, item in value.items()]]
+    if isinstance(value, slice):
+        return ["slice", [value.start, value.stop, value.step]]
+    if isinstance(value, np.dtype):
+        return ["dtype", value.str]
+    if isinstance(value, type) and issubclass(value, np.generic):
+        return ["type", np.dtype(value).str]
+    if isinstance(value, BaseEstimator) and type(value).__name__ in ESTIMATORS:
+        return ["estimator", [type(value).__name__, _described(vars(value), tensors)]]
+    raise TypeError(f"a model file cannot hold {value!r}")
+
+
+def _restored(described: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C901, PLR0911 - a line for each kind
+    """Return the value that was described."""
+    if not isinstance(described, list):
+        return described
+    kind, content = described
+    if kind == "number":
+        return np.dtype(content[0]).type(content[1])
+    if kind == "array":
+        return tensors[content[0]].reshape(content[1])
+    if kind == "objects":
+        items = _restored(content[1], tensors)
+        if content[0] != "|O":
+            return np.array(items, content[0])
+        array = np.empty(len(items), dtype=object)
+        array[:] = items
+        return array
+    if kind in {"list", "tuple"}:
+        items = [_restored(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    if kind == "dict":
+        return {key: _restored(item, tensors) for key, item in content}
+    if kind == "slice":
+        return slice(*content)
+    if kind == "dtype":
+        return np.dtype(content)
+    if kind == "type":
+        return np.dtype(content).type
+    if kind == "estimator" and content[0] in ESTIMATORS:
+        estimator = ESTIMATORS[content[0]].__new__(ESTIMATORS[content[0]])
+        vars(estimator).update(_restored(content[1], tensors))
+        return estimator
+    raise ModelFileError(f"the model file holds {kind!r} where a known kind of value belongs")
 
 
 def _check_origin(path: Path, metadata: dict[str, str]) -> None:
@@ -148,7 +228,9 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
         raise ModelFileError(f"{path} was not written by softmaxloss")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise ModelFileError(f"{path} has format version {version}; this softmaxloss reads version {FORMAT_VERSION}")
+        raise ModelFileError(
+            f"{path} has format version {version}; this softmaxloss reads version {FORMAT_VERSION}: train it once more"
+        )
 
 
 def _digest(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:

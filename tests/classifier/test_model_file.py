@@ -3,14 +3,24 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from safetensors.numpy import load, save
+from sklearn.pipeline import Pipeline
 
-from softmaxloss import SoftmaxClassifier
-from softmaxloss.model_file import ModelFileError, TableModel, load_model, model_to_bytes
+from softmaxloss import SoftmaxClassifier, model_file
+from softmaxloss.model_file import ModelFileError, TableModel, load_model, model_to_bytes, read_model_file
+from softmaxloss.preparation import TablePreparation
 
 RNG = np.random.default_rng(0)
-FEATURES = RNG.normal(size=(60, 3)).astype(np.float32)
+TABLE = pl.DataFrame(
+    {
+        "x": [None if k % 7 == 0 else value for k, value in enumerate(RNG.normal(size=60))],
+        "y z": RNG.normal(size=60) * 1e-300 + 1e-300,
+        "größe": ["selten" if k in {11, 12} else ["klein", "groß", None][k % 3] for k in range(60)],
+        "day": [f"2020-0{1 + k % 9}-11" for k in range(60)],
+    }
+)
 CLASSES = {
     "text": ["a", "b, “c”", "d\n"],
     "integers": [-3, 0, 7],
@@ -21,13 +31,13 @@ CLASSES = {
 
 def fitted(classes):
     labels = np.array(classes)[np.arange(60) % len(classes)]
+    preparation = TablePreparation(["x", "y z"], ["größe"], ["day"])
+    classifier = SoftmaxClassifier(C=0.5).fit(preparation.fit_transform(TABLE), labels)
     return TableModel(
-        classifier=SoftmaxClassifier(C=0.5).fit(FEATURES, labels),
-        mean=np.array([0.1, 1e300, -2.0]),
-        scale=np.array([1.0, 1e-300, 3.0]),
-        feature_names=["x", "y z", "größe"],
+        pipeline=Pipeline([("preparation", preparation), ("classifier", classifier)]),
         target_name="t",
         class_counts=np.full(len(classes), 60 // len(classes)),
+        id_columns=["id"],
         options={"C": 0.5, "class_weight": None},
     )
 
@@ -44,25 +54,64 @@ def test_a_saved_model_answers_as_before_to_the_last_bit(tmp_path, kind):
     model = fitted(CLASSES[kind])
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_to_bytes(model))
-    loaded = load_model(path)
+    loaded = read_model_file(path)
     before, after = model.classifier, loaded.classifier
     assert after.classes_.tolist() == CLASSES[kind]
     assert [type(value) for value in after.classes_.tolist()] == [type(value) for value in CLASSES[kind]]
-    np.testing.assert_array_equal(after.predict(FEATURES), before.predict(FEATURES))
-    np.testing.assert_array_equal(after.predict_proba(FEATURES), before.predict_proba(FEATURES))
+    np.testing.assert_array_equal(loaded.pipeline.predict(TABLE), model.pipeline.predict(TABLE))
+    np.testing.assert_array_equal(loaded.pipeline.predict_proba(TABLE), model.pipeline.predict_proba(TABLE))
+    names = loaded.preparation.get_feature_names_out().tolist()
+    assert names == model.preparation.get_feature_names_out().tolist()
+    assert {"x", "x is missing", "größe = klein", "größe = other", "day (month)"} <= set(names)
     assert (after.n_iter_, after.loss_curve_) == (before.n_iter_, before.loss_curve_)
-    for name in ("mean", "scale", "class_counts"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(model, name))
-    for name in ("feature_names", "target_name", "options"):
+    np.testing.assert_array_equal(loaded.class_counts, model.class_counts)
+    for name in ("target_name", "id_columns", "options"):
         assert getattr(loaded, name) == getattr(model, name)
 
 
 def test_any_safetensors_reader_can_open_the_file(path):
     tensors = load(path.read_bytes())
-    assert tensors["weight"].shape == (3, 3)
-    assert tensors["weight"].dtype == np.float32
-    header = json.loads(path.read_bytes()[8:].split(b"}}", 1)[0] + b"}}")
-    assert json.loads(header["__metadata__"]["classes"]) == [0, 1, 2]
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    (_, pipeline) = json.loads(metadata["model"])["pipeline"]
+    assert pipeline[0] == "Pipeline"
+    assert '["class_weight", null]' in metadata["model"]
+    assert any(tensor.dtype == np.float32 and tensor.shape[0] == 3 for tensor in tensors.values())
+
+
+def test_a_class_that_is_not_listed_is_never_made(path):
+    tensors = load(path.read_bytes())
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    metadata["model"] = metadata["model"].replace('"OneHotEncoder"', '"Popen"')
+    metadata["sha256"] = model_file._digest({k: v for k, v in metadata.items() if k != "sha256"}, tensors)
+    path.write_bytes(save(tensors, metadata))
+    with pytest.raises(ModelFileError, match="holds 'estimator' where a known kind of value belongs"):
+        load_model(path)
+
+
+def test_the_folder_of_the_model_will_do(path):
+    np.testing.assert_array_equal(load_model(path.parent).predict(TABLE), load_model(str(path)).predict(TABLE))
+
+
+@pytest.mark.parametrize("kind", ["pandas", "dict", "structured", "array"])
+def test_a_loaded_model_takes_tables_of_any_library(path, kind):
+    rows = TABLE.with_columns(more=1)
+    if kind == "pandas":
+        pd = pytest.importorskip("pandas")
+        given = pd.DataFrame(rows.to_dict(as_series=False))
+    elif kind == "dict":
+        given = rows.to_dict(as_series=False)
+    elif kind == "structured":
+        given = np.array(rows.rows(), dtype=[(name, object) for name in rows.columns])
+    else:
+        given = np.array(TABLE.rows(), dtype=object)
+    model = load_model(path)
+    np.testing.assert_array_equal(model.predict_proba(given), model.predict_proba(TABLE))
+    with pytest.raises(ValueError, match="X lacks the column 'größe'"):
+        model.predict(rows.drop("größe"))
+    with pytest.raises(ValueError, match="column 'x' holds 'many' where a number belongs in data row 1"):
+        model.predict(rows.with_columns(x=pl.lit("many")))
 
 
 def test_every_damaged_byte_is_noticed(path):
@@ -88,8 +137,8 @@ def test_another_programs_file_is_refused(path):
 
 
 def test_another_version_is_named(path):
-    path.write_bytes(path.read_bytes().replace(b'"format_version":"1"', b'"format_version":"2"'))
-    with pytest.raises(ModelFileError, match="has format version 2; this softmaxloss reads version 1"):
+    path.write_bytes(path.read_bytes().replace(b'"format_version":"2"', b'"format_version":"1"'))
+    with pytest.raises(ModelFileError, match="has format version 1; this softmaxloss reads version 2"):
         load_model(path)
 
 

@@ -13,7 +13,7 @@ from softmaxloss.cli import main, pictures
 from softmaxloss.cli.data import read_table
 from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.train import split
-from softmaxloss.model_file import load_model
+from softmaxloss.model_file import read_model_file
 
 RESULTS = {"model.safetensors", "metrics.json", "learning_curve.png", "confusion.png", "reliability.png"}
 IRIS = load_iris()
@@ -53,6 +53,10 @@ def run(trained, tmp_path, monkeypatch, capsys):
     return run
 
 
+def scaler_of(model):
+    return model.preparation.transformer_.named_transformers_["numbers"][-1]
+
+
 def predictions(text):
     return pl.read_csv(io.StringIO(text))
 
@@ -61,7 +65,7 @@ def test_training_writes_five_files_and_says_where(run, tmp_path):
     output = run("train iris")
     assert {path.name for path in (tmp_path / "softmaxloss-iris").iterdir()} == RESULTS
     assert {path.name for path in tmp_path.iterdir()} == {"softmaxloss-iris"}
-    assert "iris: 150 rows, 4 features, 3 classes in column 'target'" in output
+    assert "iris: 150 rows, 4 feature columns, 3 classes in column 'target'" in output
     assert "converged after" in output
     for name in RESULTS:
         assert name in output
@@ -88,7 +92,7 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(run, tmp_path):
     models = []
     for seed in (1, 1, 2):
         run(f"train iris --out m --seed {seed}")
-        models.append(load_model(tmp_path / "m" / "model.safetensors").classifier.coef_)
+        models.append(read_model_file(tmp_path / "m" / "model.safetensors").classifier.coef_)
     np.testing.assert_array_equal(models[0], models[1])
     assert (models[0] != models[2]).any()
 
@@ -135,8 +139,9 @@ def test_the_test_part_never_reaches_the_model(run, tmp_path):
             features[parts[changed]] *= 7
         np.savez(tmp_path / "t.npz", X=features, y=IRIS.target)
         run(f"train t.npz --out {changed}")
-        models[changed] = load_model(tmp_path / changed / "model.safetensors")
-    assert models["test"].mean.tolist() == models["nothing"].mean.tolist() != models["train"].mean.tolist()
+        models[changed] = read_model_file(tmp_path / changed / "model.safetensors")
+    means = {name: scaler_of(model).mean_.tolist() for name, model in models.items()}
+    assert means["test"] == means["nothing"] != means["train"]
     np.testing.assert_array_equal(models["test"].classifier.coef_, models["nothing"].classifier.coef_)
 
 
@@ -145,9 +150,9 @@ def test_features_are_standardised_and_constant_columns_left_alone(run, tmp_path
         tmp_path / "shifted.csv"
     )
     run("train shifted.csv --out m")
-    model = load_model(tmp_path / "m" / "model.safetensors")
-    assert model.scale[NAMES.index("sl")] == pytest.approx(0.82e-3, rel=0.05)
-    assert model.scale[4] == 1
+    model = read_model_file(tmp_path / "m" / "model.safetensors")
+    assert scaler_of(model).scale_[NAMES.index("sl")] == pytest.approx(0.82e-3, rel=0.05)
+    assert scaler_of(model).scale_[4] == 1
     shifted, plain = (predictions(run(f"predict {words} --proba")) for words in ("m shifted.csv", "MODEL IRIS"))
     np.testing.assert_allclose(shifted.drop("prediction"), plain.drop("prediction"), rtol=1e-3, atol=1e-5)
 
@@ -214,7 +219,7 @@ def test_the_only_row_of_a_class_is_trained_on(run, tmp_path):
     pl.concat([FRAME, lone]).write_csv(tmp_path / "lone.csv")
     output = run("train lone.csv --out m")
     assert "1 of the classes have one row each: trained on, not tested on" in output
-    model = load_model(tmp_path / "m" / "model.safetensors")
+    model = read_model_file(tmp_path / "m" / "model.safetensors")
     assert model.class_counts.tolist() == [1, 40, 40, 40]
 
 
@@ -223,7 +228,7 @@ def test_every_class_is_trained_on_even_if_most_rows_are_kept_out(run, tmp_path)
     pl.concat([FRAME, pair]).write_csv(tmp_path / "pair.csv")
     for seed in range(3):
         run(f"train pair.csv --out m --test-size 0.9 --seed {seed}")
-        assert (load_model(tmp_path / "m" / "model.safetensors").class_counts > 0).all()
+        assert (read_model_file(tmp_path / "m" / "model.safetensors").class_counts > 0).all()
 
 
 def test_all_rows_can_be_trained_on(run, tmp_path):
@@ -237,7 +242,7 @@ def test_options_reach_the_classifier_and_the_model_file(run, tmp_path):
     for option in ("", "--C 0.01", "--label-smoothing 0.3", "--max-iter 2", "--class-weight balanced"):
         FRAME.head(120).write_csv(tmp_path / "uneven.csv")
         output = run(f"train uneven.csv --out m {option}")
-        model = load_model(tmp_path / "m" / "model.safetensors")
+        model = read_model_file(tmp_path / "m" / "model.safetensors")
         coefficients[option] = model.classifier.coef_.tobytes()
         assert ("not converged: stopped at the limit of 2 iterations" in output) == (option == "--max-iter 2")
     assert len(set(coefficients.values())) == 5

@@ -28,35 +28,39 @@ def with_cell(cell):
 
 
 TABLES = {
-    "text.csv": (with_cell("abc"), "column 'sw', data row 3: 'abc' is text where a number belongs"),
-    "gap.csv": (with_cell(""), "column 'sw' has 1 missing value, first in data row 3"),
-    "nan.csv": (with_cell("nan"), "column 'sw' has 1 missing value, first in data row 3"),
-    "inf.csv": (with_cell("-inf"), "column 'sw' has 1 infinite value, first in data row 3"),
+    "text.csv": (with_cell("abc"), "'abc'"),
+    "inf.csv": (with_cell("-inf"), "column 'sw' is infinite in data row 3"),
     "empty.csv": ("", "is empty"),
     "blank.csv": ("\n\n", "is empty"),
     "header.csv": (TEXT.splitlines()[0], "holds no rows"),
     "ragged.csv": (f"{TEXT}1,2,3,4,a,6\n", "data row 151 has 6 cells, the first line names 5 columns"),
-    "latin.csv": (TEXT.replace("setosa", "sétosa").encode("latin-1"), "is not UTF-8 text"),
     "twice.csv": (TEXT.replace("sl,sw", "sw,sw"), "has more than one column 'sw'"),
     "nameless.csv": (TEXT.replace("sl,sw", ",sw"), "column 1 has no name"),
-    "semicolons.csv": (TEXT.replace(",", ";"), "has one column only, 'sl;sw;pl;pw;kind'; is it separated by ','?"),
     "empty.npz": (b"", "is not a readable NPZ file (damaged)"),
     "empty.parquet": (b"", "is not a readable Parquet file"),
     "table.xlsx": (b"PK", "is neither a bundled data set"),
 }
 ONLY_TRAINING = {
     "one.csv": (FRAME.head(50).write_csv(), "column 'kind' holds one class only, 'setosa'"),
-    "decimal.csv": (FRAME.drop("kind").write_csv(), "column 'pw' holds 0.2 in data row 1; a class is text"),
-    "target.csv": (TEXT.replace("virginica", ""), "column 'kind' has 50 missing values, first in data row 101"),
+    "decimal.csv": (
+        FRAME.drop("kind").write_csv(),
+        "the last one, 'pw', holds 22 different numbers",
+    ),
+    "target.csv": (
+        TEXT.replace("virginica", ""),
+        "column 'kind' has 50 missing labels, first in data row 101",
+    ),
     "few.csv": (FRAME[::30].write_csv(), "5 rows of 3 classes are too few to keep a share of 0.2 out"),
     "single.csv": ("kind\na\nb\n", "has one column only ('kind'); nothing to learn it from"),
-    "huge.csv": (TEXT.replace("5.1,", "1e300,"), "column 'sl' holds values too large"),
+    "huge.csv": (TEXT.replace("5.1,", "1e300,"), "column 'sl' holds 1e+300, too large"),
 }
 ONLY_PREDICTING = {
-    "missing.csv": (FRAME.drop("sw", "pl").write_csv(), "it comes without 'sw', 'pl'"),
-    "extra.csv": (FRAME.with_columns(more=1).write_csv(), "it comes with 'more' besides"),
-    "both.csv": (TEXT.replace("sl,", "x,"), "it comes without 'sl' and with 'x' besides"),
-    "far.csv": (with_cell("1e300"), "column 'sw', data row 3: 1e+300 is too far from the values in training"),
+    "missing.csv": (FRAME.drop("sw", "pl").write_csv(), "missing.csv lacks 'sw', 'pl', which the model was trained on"),
+    "both.csv": (TEXT.replace("sl,", "x,"), "both.csv lacks 'sl', which the model was trained on; it has 'x'"),
+    "far.csv": (
+        with_cell("1e300"),
+        "column 'sw' holds 1e+300, too large or too far from",
+    ),
 }
 ONLY_EVALUATING = {
     "unknown.csv": (TEXT.replace("virginica", "rosa"), "'rosa' in data row 101, a class the model does not know"),
@@ -204,8 +208,9 @@ def test_a_missing_library_is_named(refused, monkeypatch):
 
 
 def test_line_breaks_in_names_stay_within_the_one_line(refused, folder):
-    (folder / "break.csv").write_text('"a\nb",kind\nx,1\n2,2\n')
-    refused("train", "break.csv", says=r"column 'a\nb', data row 1: 'x' is text")
+    cells = "\n".join(["x,1", *(f"{k},{k % 2}" for k in range(30))])
+    (folder / "break.csv").write_text(f'"a\nb",kind\n{cells}\n')
+    refused("train", "break.csv", says=r"column 'a\nb' holds numbers, but 'x' in data row 1")
     refused("train", "no\nsuch.csv", says="no such.csv: No such file or directory")
 
 

@@ -2,10 +2,26 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    classification_report,
+    log_loss,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from softmaxloss.cli import metrics
-from softmaxloss.cli.metrics import baseline_scores, calibration, print_table, score, sum_up
+from softmaxloss.cli.metrics import (
+    baseline_scores,
+    calibration,
+    class_figures,
+    print_classes,
+    print_table,
+    score,
+    sum_up,
+)
 
 
 def random_scores(classes, rows=200, seed=0):
@@ -24,10 +40,37 @@ def test_figures_agree_with_scikit_learn(classes):
     assert figures.rows == 200
     assert figures.loss == pytest.approx(log_loss(target, proba, labels=labels), rel=1e-12)
     assert figures.accuracy == accuracy_score(target, proba.argmax(axis=1))
+    assert figures.balanced_accuracy == pytest.approx(balanced_accuracy_score(target, proba.argmax(axis=1)), rel=1e-12)
+    if classes == 2:
+        assert figures.auc == pytest.approx(roc_auc_score(target, proba[:, 1]), rel=1e-12)
+        assert figures.average_precision == pytest.approx(average_precision_score(target, proba[:, 1]), rel=1e-12)
+    else:
+        assert (figures.auc, figures.average_precision) == (None, None)
+    report = classification_report(target, proba.argmax(axis=1), labels=labels, output_dict=True, zero_division=0)
+    for one in class_figures(scores, labels.tolist()):
+        expected = report[str(one["class"])]
+        assert [one[name] for name in ("precision", "recall", "f1", "rows")] == pytest.approx([*expected.values()])
     if classes > 5:
         assert figures.top5_accuracy == top_k_accuracy_score(target, proba, k=5, labels=labels)
     else:
         assert figures.top5_accuracy is None
+
+
+def test_a_class_that_is_never_predicted_is_named(capsys):
+    proba = np.tile([0.9, 0.1], (50, 1))
+    print_classes(score(lambda block: np.log(proba[block]), np.arange(50) // 49, 2), ["honest", "fraud"], "test part")
+    output = capsys.readouterr().out
+    assert "warning: never predicted: fraud; see --class-weight balanced" in output
+    assert [line.split()[:3] for line in output.splitlines()[1:3]] == [["honest", "49", "50"], ["fraud", "1", "0"]]
+
+
+def test_of_many_classes_the_worst_are_listed(capsys):
+    scores = random_scores(30)[2]
+    print_classes(scores, [f"c{k}" for k in range(30)], "test part")
+    lines = capsys.readouterr().out.splitlines()
+    worst = sorted(one["f1"] for one in class_figures(scores, range(30)))[:5]
+    shown = [float(line.split()[-1].rstrip("%")) for line in lines[1:6]]
+    assert shown == pytest.approx([100 * f1 for f1 in worst], abs=0.01)
 
 
 def test_the_size_of_the_blocks_changes_nothing(monkeypatch):
@@ -64,6 +107,6 @@ def test_the_closing_table_becomes_lines_in_a_narrow_terminal(monkeypatch, capsy
     figures = sum_up(random_scores(7)[2], seconds=1.5)
     print_table({"train": figures, "test": figures, "baseline": figures})
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == (18 if width == 20 else 7)
+    assert len(lines) == (21 if width == 20 else 8)
     assert max(map(len, lines)) <= longest
     assert sum(line.count(f"{figures.loss:.4f}") for line in lines) == 3

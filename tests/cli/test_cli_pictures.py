@@ -65,11 +65,11 @@ def test_the_reliability_picture_is_whole(classes):
 
 @pytest.mark.parametrize("curve", [[0.7], [2.3, 0.1], list(np.geomspace(1e3, 1e-9, 500))])
 def test_the_learning_curve_is_whole(curve):
-    drawn(pictures.learning_curve(curve, {"train": 0.01, "test": 0.2}))
+    drawn(pictures.learning_curve(curve, {"train": 0.01, "test": 0.2}, curve[1:]))
 
 
 def test_the_learning_curve_shows_how_the_minimum_was_approached():
-    pixels = drawn(pictures.learning_curve(0.2 + np.geomspace(2, 1e-9, 60), {"train": 0.1, "test": 0.2}))
+    pixels = drawn(pictures.learning_curve(0.2 + np.geomspace(2, 1e-9, 60), {"train": 0.1, "test": 0.2}, []))
     blue = np.isclose(pixels, np.array([0x00, 0x72, 0xB2]) / 255, atol=0.01).all(axis=-1)
     late = blue[:, int(0.7 * blue.shape[1]) : int(0.95 * blue.shape[1])]
     assert np.ptp(np.flatnonzero(late[len(blue) // 2 :].any(axis=1))) > 0.08 * len(blue)

@@ -15,7 +15,7 @@ from matplotlib.patches import Circle
 import softmaxloss as sl
 from agree import assert_close
 from softmaxloss.cli import main
-from softmaxloss.explanation.drawing import _Drawing, draw, fonts
+from softmaxloss.explanation.drawing import BLUE, _Drawing, draw, fonts
 from softmaxloss.explanation.graph import RULES, Graph
 
 CAT = {"labels": ["cat", "dog", "bird"]}
@@ -177,20 +177,21 @@ def test_no_text_of_a_picture_is_cut_or_covered_and_numbers_of_two_edges_stand_a
     options = {"temperature": temperature, "label_smoothing": 0.01, "labels": ["W" * 30] * n_classes}
     figure = draw(sl.explain(5 * rng.normal(size=n_classes), 0, **options))
     figure.draw_without_rendering()
-    texts, circles = figure.axes[0].texts, [patch for patch in figure.axes[0].patches if isinstance(patch, Circle)]
+    texts = figure.axes[0].texts
+    circles = [patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, Circle)]
     boxes = [text.get_window_extent() for text in texts]
     edges = figure.bbox
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= edges.x1 and box.y1 <= edges.y1 for box in boxes)
     pairs = itertools.combinations(range(len(texts)), 2)
     for i, j in pairs:
         values = re.fullmatch(r"−?[\d.e−]+", texts[i].get_text()) and re.fullmatch(r"−?[\d.e−]+", texts[j].get_text())
-        apart = -1 if j == i + 1 or not values else 6  # the numbers of an edge follow one another
+        of_one_edge = j == i + 1 and texts[i].get_color() == BLUE  # its value, then its gradient
+        apart = 6 if values and not of_one_edge else -1
         assert not _overlap(boxes[i], boxes[j], apart), (texts[i], texts[j])
     for text, box in zip(texts, boxes, strict=True):
         for circle in circles:
-            round_it = circle.get_window_extent()
-            inside = round_it.x0 <= box.x0 and box.x1 <= round_it.x1 and round_it.y0 <= box.y0 and box.y1 <= round_it.y1
-            assert inside or not _overlap(box, round_it, -3), text  # the corners of its box are empty
+            inside = circle.x0 <= box.x0 and box.x1 <= circle.x1 and circle.y0 <= box.y0 and box.y1 <= circle.y1
+            assert inside or not _overlap(box, circle, -3), text  # the corners of its box are empty
 
 
 def _overlap(a, b, apart):

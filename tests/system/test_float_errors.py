@@ -1,13 +1,18 @@
 """Under np.seterr(all="raise") nothing raises: overflow to inf and underflow to 0 are what results mean to be."""
 
 import inspect
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+from sklearn.pipeline import Pipeline
 
 import softmaxloss as sl
 from calls import FUNCTIONS
+from softmaxloss.model_file import TableModel, model_to_bytes
+from softmaxloss.preparation import TablePreparation
 
 INF, NAN = np.inf, np.nan
 LABELS = np.array([0, 2, 1, 0])
@@ -107,6 +112,19 @@ def softmax_of_layers():
     return [layer.y for layer in layers]
 
 
+def predictions_of_a_loaded_model():
+    table = {"x": [0.0, 1e150, -1e150, 1e-320, None], "word": ["a", "b", None, "a", "b"]}
+    preparation = TablePreparation(["x"], ["word"])
+    classifier = sl.SoftmaxClassifier().fit(preparation.fit_transform(table), [0, 1, 0, 1, 1])
+    pipeline = Pipeline([("preparation", preparation), ("classifier", classifier)])
+    model = TableModel(
+        pipeline=pipeline, target_name="t", class_counts=np.array([2, 3], np.int64), id_columns=[], options={}
+    )
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "model.safetensors").write_bytes(model_to_bytes(model))
+        return sl.load_model(folder).predict_proba(table)
+
+
 BOTH = np.hstack([HARD["far apart"], HARD["huge"]])
 OTHERS = {
     "explain": every_step_explained,
@@ -119,6 +137,7 @@ OTHERS = {
     "merge": summaries_merged,
     "RowSummary": summaries_merged,
     "SoftmaxClassifier": lambda: (fitted_to(FEATURES), fitted_to(1e-160 * FEATURES), fitted_to(1e140 * FEATURES)),
+    "load_model": predictions_of_a_loaded_model,
     "LinearGradients": lambda: sl.LinearGradients(None, None, None),
     "Metrics": lambda: str(sl.metrics([[0.0, 1e300]], [0])),
     "get_num_threads": sl.get_num_threads,

@@ -107,6 +107,7 @@ FLOORS = [
     "explorer",
     "explanation",
     "model_file",
+    "preparation",
     "classifier",
     "linear_fit",
     "layers",

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _settle_output()
         return EXIT_CLOSED_PIPE
-    except (CommandError, ModuleNotFoundError, OSError) as error:
+    except (CommandError, ImportError, OSError) as error:
         message = _explain(error)
         if message is None:
             raise
@@ -83,10 +83,12 @@ def _explain(error: Exception) -> str | None:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             return None
         return f"{error.name} is not installed; the command line needs it: pip install 'softmaxloss[cli]'"
+    if isinstance(error, ImportError) and "NUMBA_DISABLE_JIT" in str(error):
+        return str(error)
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return f"{error.filename}: {reason}" if error.filename else reason
-    return str(error)
+    return str(error) if isinstance(error, CommandError) else None
 
 
 def _say(message: str) -> None:

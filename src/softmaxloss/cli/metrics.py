@@ -1,6 +1,6 @@
 """How good predictions are: scores of single rows, the figures made of them, and the closing table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from softmaxloss.model_file import TableModel
 
 BINS = 15
 TOP = 5
+MOST_LISTED, WORST = 20, 5
+"""Of more classes, only the worst are listed."""
 NOTES = (
     f"calibration error: mean gap between confidence and accuracy (ECE, {BINS} bins)\n"
+    "balanced accuracy: the mean of the classes' recalls\n"
     "baseline: no features, only the shares of the classes in training"
 )
 """What the closing table's words mean."""
@@ -34,6 +38,8 @@ class Scores:
     """Probability of the predicted class."""
     rank: NDArray[np.intp]
     """Classes that come before the target; of equally probable ones, the first come first."""
+    last_class: NDArray[np.float64]
+    """Log-probability of the last class; of two classes, this is the one that AUC and average precision ask for."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -48,8 +54,13 @@ class Figures:
     rows: int
     loss: float
     accuracy: float
+    balanced_accuracy: float
     top5_accuracy: float | None
     """None with so few classes that it would say nothing."""
+    auc: float | None
+    """Area under the ROC curve, for two classes that both occur."""
+    average_precision: float | None
+    """Of the last of two classes, if it occurs."""
     calibration_error: float
     seconds: float | None
 
@@ -68,15 +79,14 @@ def score(log_proba: Callable[[slice], NDArray[np.floating]], target: NDArray[np
     size = max(1, BLOCK // classes)
     blocks = [slice(start, start + size) for start in range(0, len(target), size)]
     columns = [_score_block(log_proba(rows).astype(np.float64), target[rows]) for rows in blocks]
-    predicted, loss, confidence, rank = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Scores(classes, target, predicted, loss, confidence, rank)
+    return Scores(classes, target, *(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
 def _score_block(logs: NDArray[np.float64], target: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
     of_target = np.take_along_axis(logs, target[:, None], axis=1)
     earlier = np.arange(logs.shape[1]) < target[:, None]
     rank = ((logs > of_target) | ((logs == of_target) & earlier)).sum(axis=1)
-    return logs.argmax(axis=1), -of_target[:, 0], np.exp(logs.max(axis=1)), rank
+    return logs.argmax(axis=1), -of_target[:, 0], np.exp(logs.max(axis=1)), rank, logs[:, -1]
 
 
 def model_scores(model: TableModel, features: NDArray[np.float32], target: NDArray[np.intp]) -> Scores:
@@ -93,14 +103,74 @@ def baseline_scores(class_counts: NDArray[np.int64], target: NDArray[np.intp]) -
 
 def sum_up(scores: Scores, seconds: float | None = None) -> Figures:
     """Sum up the rows."""
+    last = scores.target == scores.classes - 1
+    has_both = scores.classes == 2 and 0 < last.sum() < len(last)
+    order = np.maximum(scores.last_class, np.finfo(np.float64).min)  # scikit-learn takes no -inf
+    recall = per_class(scores)[1]
     return Figures(
         rows=len(scores.target),
         loss=float(scores.loss.mean()),
         accuracy=float(scores.correct.mean()),
+        balanced_accuracy=float(recall[np.unique(scores.target)].mean()),
         top5_accuracy=float((scores.rank < TOP).mean()) if scores.classes > TOP else None,
+        auc=float(roc_auc_score(last, order)) if has_both else None,
+        average_precision=float(average_precision_score(last, order)) if has_both else None,
         calibration_error=calibration_error(scores),
         seconds=seconds,
     )
+
+
+def per_class(scores: Scores) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return precision, recall, F1 and rows of each class; 0 where a class has no row, or no prediction."""
+    labels = np.arange(scores.classes)
+    return precision_recall_fscore_support(  # type: ignore[no-any-return]
+        scores.target, scores.predicted, labels=labels, zero_division=0
+    )
+
+
+def class_figures(scores: Scores, classes: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what is known of each class, as JSON can hold it."""
+    predicted = np.bincount(scores.predicted, minlength=scores.classes)
+    return [
+        {
+            "class": label,
+            "rows": int(rows),
+            "predicted": int(guesses),
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+        }
+        for label, guesses, precision, recall, f1, rows in zip(classes, predicted, *per_class(scores), strict=True)
+    ]
+
+
+def print_classes(scores: Scores, classes: Sequence[Any], part: str) -> None:
+    """Print a line for each class, or of many classes for those with the lowest F1; and the classes never predicted."""
+    figures = class_figures(scores, classes)
+    some = sorted(figures, key=lambda one: one["f1"])[:WORST] if len(figures) > MOST_LISTED else figures
+    title = f"lowest F1, {part}" if len(some) < len(figures) else f"class, {part}"
+    table = Table(box=None, pad_edge=False)
+    for name in (title, "rows", "predicted", "precision", "recall", "F1"):
+        table.add_column(name, justify="left" if name == title else "right")
+    for one in some:
+        numbers = (f"{one[name]:.2%}" for name in ("precision", "recall", "f1"))
+        table.add_row(shown_label(one["class"]), str(one["rows"]), str(one["predicted"]), *numbers)
+    console = Console(highlight=False, markup=False)
+    if _fits(table, console):
+        console.print(table)
+    else:
+        for one in some:
+            print(f"{shown_label(one['class'])}: recall {one['recall']:.2%}, precision {one['precision']:.2%}")
+    never = [shown_label(one["class"]) for one in figures if one["rows"] > 0 and one["predicted"] == 0]
+    if never:
+        more = f" and {len(never) - WORST} more" if len(never) > WORST else ""
+        print(f"warning: never predicted: {', '.join(never[:WORST])}{more}; see --class-weight balanced")
+
+
+def shown_label(label: Any, limit: int = 24) -> str:
+    """Return a class as one short line."""
+    text = " ".join(str(label).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def calibration(scores: Scores) -> Calibration:
@@ -126,7 +196,10 @@ def print_table(columns: Mapping[str, Figures]) -> None:
         "rows": [f"{column.rows}" for column in columns.values()],
         "loss (nats)": [f"{column.loss:.4f}" for column in columns.values()],
         "accuracy": [f"{column.accuracy:.2%}" for column in columns.values()],
+        "balanced accuracy": [f"{column.balanced_accuracy:.2%}" for column in columns.values()],
         f"top-{TOP} accuracy": [_or_blank(column.top5_accuracy, ".2%") for column in columns.values()],
+        "AUC": [_or_blank(column.auc, ".4f") for column in columns.values()],
+        "average precision": [_or_blank(column.average_precision, ".4f") for column in columns.values()],
         "calibration error": [f"{column.calibration_error:.4f}" for column in columns.values()],
         "seconds": [_or_blank(column.seconds, ".2f") for column in columns.values()],
     }
@@ -138,13 +211,17 @@ def print_table(columns: Mapping[str, Figures]) -> None:
         if any(cells):
             table.add_row(label, *cells)
     console = Console(highlight=False)
-    if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+    if _fits(table, console):
         console.print(table)
         return
     for label, cells in rows.items():
         for name, cell in zip(columns, cells, strict=True):
             if cell:
                 print(label, name, cell)
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
 
 
 def _or_blank(number: float | None, form: str) -> str:

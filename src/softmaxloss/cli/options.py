@@ -9,6 +9,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False, consume_multiple=False)]
+
+
+def _positive(_: object, value: float | str) -> None:
+    if not (value == "auto" or (isinstance(value, float | int) and 0 < value < inf)):
+        raise ValueError("Must be a number above 0, or auto.")
 
 
 @Parameter(name="*")
@@ -17,7 +23,23 @@ class TrainOptions:
     """How to train; every field is an option of `softmaxloss train`."""
 
     target: str | None = None
-    """Column to learn. Default: the only one called target, label or class, else the last one."""
+    """Column to learn. Default: the one called target, label, class, species or y; else the only one of words that
+    repeat; else the last."""
+
+    features: Names = ()
+    """Column to learn from; repeat the option, or put commas between columns. Default: all that say something."""
+
+    drop: Names = ()
+    """Column to leave out."""
+
+    id: Names = ()
+    """Column that is left out of the training and carried into predictions."""
+
+    date: Names = ()
+    """Column of dates to learn from: days, month and weekday."""
+
+    drop_unlabelled: Flag = False
+    """Leave out rows without a label."""
 
     out: Path | None = None
     """Folder for the results. Default: ./softmaxloss-NAME, NAME being the data set's or the file's."""
@@ -28,8 +50,9 @@ class TrainOptions:
     seed: Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))] = 0
     """Decides which rows are kept out."""
 
-    C: Annotated[float, Parameter(name="--C", validator=Number(gt=0, lt=inf))] = 1.0
-    """Inverse strength of regularisation, as in scikit-learn: smaller values keep the weights smaller."""
+    C: Annotated[float | Literal["auto"], Parameter(name="--C", validator=_positive)] = 1.0
+    """Inverse strength of regularisation, as in scikit-learn: smaller values keep the weights smaller. auto: the value
+    with the smallest loss in 5-fold cross-validation on the rows to train on."""
 
     max_iter: Annotated[int, Parameter(validator=Number(gte=1))] = 1000
     """Stop after this many iterations even if the loss still falls."""
@@ -41,4 +64,4 @@ class TrainOptions:
     """balanced: rare classes count as much as common ones."""
 
     quiet: Flag = False
-    """Show no progress bar."""
+    """Show no progress."""

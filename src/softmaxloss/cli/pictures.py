@@ -44,14 +44,16 @@ def _style() -> AbstractContextManager[None]:
     )
 
 
-def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float]) -> bytes:
-    """Draw what was minimised against the iterations, how far it still fell, and the plain losses (by part)."""
+def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float], test_curve: Sequence[float]) -> bytes:
+    """Draw what was minimised and the test loss against the iterations, how far the former fell, and the losses."""
     curve = np.asarray(loss_curve)
     excess = curve - curve[-1]
     with _style():
         figure = Figure(figsize=(7, 7), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         upper.plot(curve, **MARKED, label="what is minimised: training loss + penalty on large weights")
+        if test_curve:
+            upper.plot(np.arange(1, len(test_curve) + 1), test_curve, color=ORANGE, label="loss on the test part")
         for (part, loss), style in zip(losses.items(), ("--", ":"), strict=False):
             upper.axhline(loss, color=ORANGE, linestyle=style, label=f"loss on the {part} part in the end: {loss:.4f}")
         upper.set(ylabel="loss in nats per row", title="Learning curve", ylim=(0, None))
@@ -64,6 +66,25 @@ def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float]) -> 
         lower.yaxis.set_major_formatter("{x:g}")  # the usual powers of ten take the parser of formulas
         lower.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", frameon=False)
+        return _png(figure)
+
+
+def regularisation(curve: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw the loss in cross-validation against C."""
+    c, loss, deviation = (np.array([one[name] for one in curve]) for name in ("C", "loss", "deviation"))
+    best = int(loss.argmin())
+    with _style():
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(c, loss - deviation, loss + deviation, color=LIGHT_BLUE, label="one standard deviation")
+        axes.plot(c, loss, **MARKED, label="mean over the folds")
+        least = f"the least, at C = {c[best]:.3g}"
+        axes.plot(c[best], loss[best], color=ORANGE, marker="o", linestyle="none", label=least)
+        axes.set(xscale="log", xlabel="C: weak regularisation to the right", ylabel="loss in nats per row")
+        axes.set_title("Loss in cross-validation")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside lower center", frameon=False, ncols=3)
         return _png(figure)
 
 

@@ -10,28 +10,44 @@ import polars as pl
 from numpy.typing import NDArray
 
 from softmaxloss.cli import CommandError, standard_output
-from softmaxloss.cli.columns import features_for
-from softmaxloss.cli.data import FILE_SUFFIXES, read_model, read_table
+from softmaxloss.cli.columns import features_for, notes_for
+from softmaxloss.cli.data import read_model, read_table
 from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.cli.text_options import TextOptions
+
+FORMATS = (".csv", ".tsv", ".npz", ".parquet")
+WIDEST = 1 << 30
+"""Bytes of the text in an NPZ file, where all cells are as wide as the longest."""
 
 
-def run_predict(model_path: Path, data: str, *, proba: bool, out: Path | None) -> None:
+def run_predict(model_path: Path, data: str, options: TextOptions, *, proba: bool, out: Path | None) -> None:
     """Predict every row, and write one line for each in the same order."""
     if out is not None:
-        if out.suffix.lower() not in FILE_SUFFIXES:
-            raise CommandError(f"--out {out} must end in one of {', '.join(FILE_SUFFIXES)}")
+        if out.suffix.lower() not in FORMATS:
+            raise CommandError(f"--out {out} must end in one of {', '.join(FORMATS)}")
         if not out.parent.is_dir():
             raise CommandError(f"{out.parent} is not a folder")
         check_out(out.parent, [out.name], _are_predictions)
     elif sys.stdout is None:
         raise CommandError("standard output is closed; name a file with --out")
     model = read_model(model_path)
-    features = features_for(read_table(data), model)
+    table = read_table(data, options)
+    features = features_for(table, model)
     classifier = model.classifier
-    arrays = {"prediction": classifier.predict(features)}
-    if proba:
-        arrays |= {"probability": classifier.predict_proba(features), "classes": classifier.classes_}
-    content = _content(arrays, ".csv" if out is None else out.suffix.lower())
+    missing = [name for name in model.id_columns if name not in table.frame.columns]
+    if missing:
+        raise CommandError(f"{data} lacks {missing[0]!r}, the column that --id carries into predictions")
+    ids = table.frame.select(model.id_columns)
+    probability = classifier.predict_proba(features) if proba else None
+    content = _content(
+        ids,
+        classifier.predict(features),
+        probability,
+        classifier.classes_,
+        ".csv" if out is None else out.suffix.lower(),
+    )
+    for note in notes_for(table, model):
+        print(f"softmaxloss: {note}", file=sys.stderr)
     if out is None:
         with standard_output():
             sys.stdout.buffer.write(content)
@@ -41,22 +57,53 @@ def run_predict(model_path: Path, data: str, *, proba: bool, out: Path | None) -
 
 def _are_predictions(content: bytes) -> bool:
     """Whether a file looks like one that this command wrote: text, Parquet or NPZ; an empty file may go too."""
-    return not content or (content.startswith((b"prediction", b"PAR1", b"PK")) and b"prediction" in content)
+    return (
+        not content
+        or b"prediction" in content.partition(b"\n")[0]
+        or (content.startswith((b"PAR1", b"PK")) and b"prediction" in content)
+    )
 
 
-def _content(arrays: dict[str, NDArray[Any]], suffix: str) -> bytes:
-    """Give the bytes of a file; as a table it has the columns prediction and probability_CLASS for each class."""
+def _content(
+    ids: pl.DataFrame,
+    prediction: NDArray[Any],
+    probability: NDArray[Any] | None,
+    classes: NDArray[Any],
+    suffix: str,
+) -> bytes:
+    """Return the bytes of a file; a table has the IDs, then prediction, then probability_CLASS for each class."""
     target = io.BytesIO()
     if suffix == ".npz":
+        arrays = {"prediction": _plain(prediction)} | {name: _plain(ids[name].to_numpy()) for name in ids.columns}
+        if probability is not None:
+            arrays |= {"probability": probability, "classes": _plain(classes)}
         np.savez(target, allow_pickle=False, **arrays)
         return target.getvalue()
-    columns = [pl.Series("prediction", arrays["prediction"])]
-    if "probability" in arrays:
-        names = pl.Series(arrays["classes"]).cast(pl.String)
-        columns += map(pl.Series, ("probability_" + names).to_list(), arrays["probability"].T)
+    columns = [*ids, _column("prediction", prediction)]
+    if probability is not None:
+        names = _column("", classes).cast(pl.String)
+        columns += map(pl.Series, ("probability_" + names).to_list(), probability.T)
     frame = pl.DataFrame(columns)
     if suffix == ".parquet":
         frame.write_parquet(target)
     else:
         frame.write_csv(target, separator="\t" if suffix == ".tsv" else ",")
     return target.getvalue()
+
+
+def _column(name: str, values: NDArray[Any]) -> pl.Series:
+    return pl.Series(name, values.tolist(), dtype=pl.String) if values.dtype == object else pl.Series(name, values)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return text in the form that NPZ files can hold without pickle."""
+    if values.dtype != object:
+        return values
+    cells = ["" if cell is None else str(cell) for cell in values.tolist()]
+    longest = max(map(len, cells), default=0)
+    if 4 * longest * len(cells) > WIDEST:
+        raise CommandError(
+            f"NPZ files hold text of one width only, and the longest label has {longest} letters: write .csv or "
+            ".parquet"
+        )
+    return np.array(cells, dtype=np.str_)

@@ -1,4 +1,4 @@
-"""The progress bar of a training run."""
+"""The progress of a training run, on one line of the terminal."""
 
 import sys
 import time
@@ -6,47 +6,52 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.text import Text
 
-WIDE = 60
-"""Columns of the terminal from which on there is room for the bar itself."""
 PAUSE = 0.1
 """Seconds between two drawings."""
 
 
-@contextmanager
-def training_bar(max_iter: int, *, quiet: bool) -> Iterator[Callable[[int, float], None] | None]:
-    """Give a callback (iteration, loss) that moves a bar on standard error; None if that is no terminal.
+class Progress:
+    """What is being done, on standard error; nothing if that is no terminal, or none is wanted."""
 
-    The bar counts towards the limit of iterations. Training mostly converges before it, so the time left is an
-    upper bound, and the bar vanishes instead of jumping to its end.
-    """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    console = Console(stderr=True)
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.completed:.0f} {task.fields[loss]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    if console.width >= WIDE:
-        columns = (
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  loss {task.fields[loss]}  up to"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-        )
-    # It draws when told, not from a thread of its own, which could draw once more after a message of the end.
-    with Progress(*columns, console=console, transient=True, expand=True, auto_refresh=False) as progress:
-        task = progress.add_task("training", total=max_iter, loss="-")
-        progress.refresh()
-        drawn = time.monotonic()
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = None if quiet or sys.stderr is None or not sys.stderr.isatty() else Console(stderr=True)
 
-        def update(iteration: int, loss: float) -> None:
-            nonlocal drawn
-            due = time.monotonic() - drawn >= PAUSE
-            progress.update(task, completed=iteration, loss=f"{loss:.4f}", refresh=due)
-            if due:
-                drawn = time.monotonic()
+    @contextmanager
+    def line(self, text: str) -> Iterator[Callable[[str], None] | None]:
+        """Show a text while a block runs, and give what replaces it; None where nothing is shown."""
+        if self._console is None:
+            yield None
+            return
+        width = self._console.width - 1
+        # It draws when told, not from a thread of its own, which could draw once more after a message of the end.
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
-        yield update
+            def show(text: str) -> None:
+                live.update(Text(text[:width], no_wrap=True), refresh=True)
+
+            show(text)
+            yield show
+
+    @contextmanager
+    def iterations(self) -> Iterator[Callable[[int, float], None] | None]:
+        """Give a callback (iteration, loss) that shows both, and the time that has passed.
+
+        Nobody knows how many iterations a fit will take, so no time is foretold.
+        """
+        with self.line("fitting") as show:
+            if show is None:
+                yield None
+                return
+            started, drawn = time.monotonic(), -PAUSE
+
+            def update(iteration: int, loss: float) -> None:
+                nonlocal drawn
+                now = time.monotonic() - started
+                if now - drawn >= PAUSE:
+                    drawn = now
+                    show(f"{int(now) // 60:02d}:{int(now) % 60:02d}  iteration {iteration}  loss {loss:.4f}")
+
+            yield update

@@ -2,102 +2,113 @@
 
 import json
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline
 
 from softmaxloss import __version__
-from softmaxloss.classifier import SoftmaxClassifier
-from softmaxloss.cli import CommandError, pictures, standard_output
-from softmaxloss.cli.columns import choose_target, class_values, numbers, standardise
-from softmaxloss.cli.data import BUNDLED, MODEL_NAME, Table, read_table, shown
+from softmaxloss.cli import CommandError, standard_output
+from softmaxloss.cli.columns import ColumnOptions, Columns, choose_columns, known_columns, prepared, with_labels
+from softmaxloss.cli.data import STANDARD_INPUT, Table, read_table, shown
+from softmaxloss.cli.fitting import Examples, Fit, fit, prepare_kernels
 from softmaxloss.cli.interrupt import prompt_interrupt
+from softmaxloss.cli.labels import choose_target, learned_labels
 from softmaxloss.cli.metrics import (
     NOTES,
     Figures,
     Scores,
     baseline_scores,
+    class_figures,
     model_scores,
+    print_classes,
     print_table,
     sum_up,
 )
 from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.outputs import check_out, write_all
-from softmaxloss.cli.progress import training_bar
-from softmaxloss.model_file import TableModel, model_to_bytes
+from softmaxloss.cli.progress import Progress
+from softmaxloss.cli.text_options import TextOptions
+from softmaxloss.model_file import MODEL_NAME, TableModel, model_to_bytes
+from softmaxloss.preparation import TablePreparation, as_numbers
 
 RESULTS = (MODEL_NAME, "metrics.json", "learning_curve.png", "confusion.png", "reliability.png")
+C_CURVE = "regularisation.png"
 Rows = NDArray[np.intp]
 
 
-def run_train(data: str, options: TrainOptions) -> None:
+def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     """Read, split, fit and score; write the results once all of them are there."""
-    out = options.out or Path(f"softmaxloss-{data if data in BUNDLED else Path(data).stem}")
-    check_out(out, RESULTS, lambda content: b"softmaxloss" in content)
-    table = read_table(data)
-    target = choose_target(table, options.target)
-    names = [name for name in table.frame.columns if name != target]
-    labels = class_values(table, target)
-    classes, codes = np.unique(labels, return_inverse=True)
+    out = options.out or Path(f"softmaxloss-{_short_name(data)}")
+    names = (*RESULTS, C_CURVE) if options.C == "auto" else RESULTS
+    check_out(out, names, lambda content: b"softmaxloss" in content)
+    table = read_table(data, text)
+    target, reason = choose_target(table, options.target)
+    try:
+        table, labels = with_labels(table, target, learned_labels(table, target), drop=options.drop_unlabelled)
+    except CommandError as error:
+        raise CommandError(f"{error}{reason and f'; {reason} is learned unless --target names another'}") from error
+    codes, classes = labels.codes, labels.classes
     if len(classes) == 1:
-        raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes[0].item())}")
+        raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes.tolist()[0])}")
+    columns = choose_columns(table, target, ColumnOptions(options.features, options.drop, options.id, options.date))
+    for name in columns.numbers:  # one by one, as each takes less memory than its text
+        table.frame.replace_column(table.frame.get_column_index(name), as_numbers(table.frame[name]))
     with standard_output():
         print(
-            f"{data}: {len(labels)} rows, {len(names)} features, {len(classes)} classes in column {shown(target)}",
+            f"{data}: {len(codes)} rows, {len(columns.names)} feature columns, {len(classes)} classes in column "
+            f"{shown(target)}{reason and f' ({reason}; --target names another)'}",
             flush=True,
         )
-    raw = numbers(table, names)
+        for note in [*table.notes, *columns.notes]:
+            print(note, flush=True)
     parts = split(table, codes, options)
-    mean, scale = _mean_and_scale(table, names, raw[parts["train"]])
-    features = standardise(table, names, raw, mean, scale)
+    preparation = TablePreparation(columns.numbers, columns.words, columns.dates)
+    examples = {
+        part: Examples(prepared(table, rows, preparation, fit=part == "train"), codes[rows])
+        for part, rows in parts.items()
+    }
 
-    described = {"data": data} | {key: value for key, value in asdict(options).items() if key not in {"out", "quiet"}}
-    seconds, scores = {}, {}
+    progress, seconds = Progress(quiet=options.quiet), {}
     with prompt_interrupt():
+        prepare_kernels(examples["train"], progress)
         started = time.perf_counter()
-        classifier, converged = _fit(features[parts["train"]], labels[parts["train"]], options)
+        try:
+            fitted = fit(examples["train"], examples.get("test"), options, progress)
+        except ValueError as error:
+            raise CommandError(f"{data}: {error}") from error
         seconds["train"] = time.perf_counter() - started
+        fitted.classifier.classes_ = classes
+        described = asdict(options) | asdict(text)
         model = TableModel(
-            classifier=classifier,
-            mean=mean,
-            scale=scale,
-            feature_names=names,
+            pipeline=Pipeline([("preparation", preparation), ("classifier", fitted.classifier)]),
             target_name=target,
-            class_counts=np.bincount(codes[parts["train"]]),
-            options=described,
+            class_counts=np.bincount(examples["train"].codes, minlength=len(classes)),
+            id_columns=known_columns(table, "id", options.id),
+            options={"data": data} | {key: value for key, value in described.items() if key not in {"out", "quiet"}},
         )
-        for part, rows in parts.items():
+        scores = {}
+        for part, some in examples.items():
             started = time.perf_counter()
-            scores[part] = model_scores(model, features[rows], codes[rows])
+            scores[part] = model_scores(model, some.features, some.codes)
             seconds.setdefault(part, time.perf_counter() - started)
     figures = {part: sum_up(scores[part], seconds[part]) for part in parts}
-    figures["baseline"] = sum_up(baseline_scores(model.class_counts, codes[rows]))
-    write_all(out, _results(model, figures, scores, converged=converged))
+    figures["baseline"] = sum_up(baseline_scores(model.class_counts, codes[list(parts.values())[-1]]))
+    write_all(out, _results(model, figures, scores, fitted))
 
-    alone = np.count_nonzero(np.bincount(codes) == 1)
     with standard_output():
-        if alone and "test" in parts:
-            print(f"{alone} of the classes have one row each: trained on, not tested on")
-        if converged:
-            print(f"converged after {classifier.n_iter_} iterations")
-        elif classifier.n_iter_ == options.max_iter:
-            print(f"not converged: stopped at the limit of {options.max_iter} iterations; see --max-iter")
-        else:
-            print(f"not converged: stopped after {classifier.n_iter_} iterations at the limit of float32; lower --C")
-        print_table(figures)
-        print("seconds: to fit the train part, to predict the test part")
-        print(NOTES)
-        if "test" not in parts:
-            print("nothing was kept out to test with: these figures flatter the model")
-        print(f"wrote {', '.join(RESULTS)} to {out}")
+        _report(table, columns, model, figures, scores, fitted)
+        print(f"wrote {', '.join(names)} to {out}")
+
+
+def _short_name(data: str) -> str:
+    path = Path(data)
+    return "table" if data == STANDARD_INPUT else Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
@@ -130,58 +141,83 @@ def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
     }
 
 
-def _fit(features: NDArray[np.float32], labels: NDArray[Any], options: TrainOptions) -> tuple[SoftmaxClassifier, bool]:
-    """Give the fitted classifier and whether it converged."""
-    classifier = SoftmaxClassifier(
-        C=options.C,
-        max_iter=options.max_iter,
-        class_weight=options.class_weight,
-        label_smoothing=options.label_smoothing,
-    )
-    with (
-        warnings.catch_warnings(record=True, action="ignore") as caught,
-        training_bar(options.max_iter, quiet=options.quiet) as callback,
-    ):
-        warnings.simplefilter("always", ConvergenceWarning)
-        classifier.fit(features, labels, callback=callback)
-    return classifier, not caught
+def _report(  # noqa: PLR0917
+    table: Table,
+    columns: Columns,
+    model: TableModel,
+    figures: Mapping[str, Figures],
+    scores: Mapping[str, Scores],
+    fitted: Fit,
+) -> None:
+    """Print what was learned, and how well."""
+    print(_features(columns, model, table.frame))
+    alone = np.count_nonzero(np.bincount(np.concatenate([one.target for one in scores.values()])) == 1)
+    if alone and "test" in scores:
+        print(f"{alone} of the classes have one row each: trained on, not tested on")
+    if fitted.C_curve:
+        best = min(fitted.C_curve, key=lambda one: one["loss"])
+        print(f"C = {best['C']:.3g}, with a loss of {best['loss']:.4f} in cross-validation")
+    iterations, most = fitted.classifier.n_iter_, fitted.classifier.max_iter
+    if fitted.converged:
+        print(f"converged after {iterations} iterations")
+    elif iterations == most:
+        print(f"not converged: stopped at the limit of {most} iterations; see --max-iter")
+    else:
+        print(f"not converged: stopped after {iterations} iterations at the limit of float32; lower --C")
+    print_table(figures)
+    print("seconds: to fit the train part, to predict the test part")
+    print(NOTES)
+    part = list(scores)[-1]
+    print_classes(scores[part], model.classifier.classes_.tolist(), f"{part} part")
+    if "test" not in scores:
+        print("nothing was kept out to test with: these figures flatter the model")
 
 
-def _mean_and_scale(
-    table: Table, names: Sequence[str], features: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give what makes each column mean 0 and standard deviation 1; a constant column keeps its scale."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaler = StandardScaler().fit(features)
-    too_large = np.flatnonzero(~np.isfinite(scaler.scale_))
-    if too_large.size:
-        raise CommandError(f"{table.name}: column {shown(names[too_large[0]])} holds values too large to square")
-    return scaler.mean_, scaler.scale_
+def _features(columns: Columns, model: TableModel, frame: pl.DataFrame) -> str:
+    """Say what the columns hold, how many features they gave, and how many gaps were filled."""
+    counts = {"number": len(columns.numbers), "text": len(columns.words), "date": len(columns.dates)}
+    kinds = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    if columns.words:
+        encoder = model.preparation.transformer_.named_transformers_["words"][-1]
+        kinds[1 if columns.numbers else 0] += f" with {sum(map(len, encoder.categories_))} values"
+    gaps = model.preparation.count_gaps(frame)
+    filled = f"; {gaps} gap{'s' if gaps > 1 else ''} filled" if gaps else ""
+    n_columns = len(columns.names)
+    features = model.classifier.n_features_in_
+    return f"{n_columns} column{'s' if n_columns > 1 else ''}: {', '.join(kinds)}{filled}; {features} features"
 
 
 def _results(
-    model: TableModel, figures: Mapping[str, Figures], scores: Mapping[str, Scores], *, converged: bool
+    model: TableModel, figures: Mapping[str, Figures], scores: Mapping[str, Scores], fitted: Fit
 ) -> dict[str, bytes]:
     """Give the content of each file; the pictures show the test part, or the train part if it is all there is."""
-    classifier = model.classifier
+    from softmaxloss.cli import pictures  # noqa: PLC0415 - matplotlib's memory, when that of the table is free again
+
+    classifier = fitted.classifier
+    classes = classifier.classes_.tolist()
+    part = list(scores)[-1]
     metrics = {
         "softmaxloss": __version__,
         "target": model.target_name,
-        "features": len(model.feature_names),
-        "classes": classifier.classes_.tolist(),
+        "features": classifier.n_features_in_,
+        "classes": classes,
         "options": model.options,
         "iterations": int(classifier.n_iter_),
-        "converged": converged,
+        "converged": fitted.converged,
         "figures": {name: asdict(column) for name, column in figures.items()},
+        "per_class": {name: class_figures(one, classes) for name, one in scores.items()},
         "loss_curve": list(classifier.loss_curve_),
+        "test_loss_curve": fitted.test_curve,
     }
-    losses = {part: figures[part].loss for part in scores}
-    part = list(scores)[-1]
-    contents = (
-        model_to_bytes(model),
-        (json.dumps(metrics, indent=2) + "\n").encode(),
-        pictures.learning_curve(classifier.loss_curve_, losses),
-        pictures.confusion(scores[part], classifier.classes_.tolist(), part),
-        pictures.reliability(scores[part], part),
-    )
-    return dict(zip(RESULTS, contents, strict=True))
+    losses = {name: figures[name].loss for name in scores}
+    contents = {
+        MODEL_NAME: model_to_bytes(model),
+        "learning_curve.png": pictures.learning_curve(classifier.loss_curve_, losses, fitted.test_curve),
+        "confusion.png": pictures.confusion(scores[part], classes, part),
+        "reliability.png": pictures.reliability(scores[part], part),
+    }
+    if fitted.C_curve:
+        metrics["C_curve"] = fitted.C_curve
+        contents[C_CURVE] = pictures.regularisation(fitted.C_curve)
+    contents["metrics.json"] = (json.dumps(metrics, indent=2) + "\n").encode()
+    return contents

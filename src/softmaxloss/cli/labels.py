@@ -1,0 +1,175 @@
+"""The target of a table: which column it is, and its labels, which come back as they were.
+
+A label is the text of its cell, unless the column's type in the file says otherwise. In a text file whole numbers are
+integers if all are written plainly, so that nothing is lost: 7 is, 007 and 7.0 are words.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from softmaxloss.cli import CommandError
+from softmaxloss.cli.data import Table, listing, shown
+from softmaxloss.preparation import MISSING, as_numbers
+
+USUAL_TARGETS = ("target", "label", "class", "species", "y")
+MOST_CLASSES_BY_DEFAULT = 50
+"""A column with more different numbers, and fewer than ten rows for each, is learned only if the user names it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of rows, as positions among the classes; -1 where a row has none."""
+
+    codes: NDArray[np.intp]
+    classes: NDArray[Any]
+
+
+def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
+    """Return the column to learn, and why that one; the reason is empty where somebody named it."""
+    columns, reason = table.frame.columns, ""
+    if wanted is not None or table.target is not None:
+        target = wanted or str(table.target)
+    else:
+        usual = [column for column in columns if column.lower() in USUAL_TARGETS]
+        words = [column for column in columns if _holds_words(table.frame[column])]
+        target = usual[0] if len(usual) == 1 else words[0] if len(words) == 1 else columns[-1]
+        reason = "the only column of words" if [target] == words else "the last column"
+        reason = "" if len(usual) == 1 else reason
+    _require(table, target)
+    if len(columns) == 1:
+        raise CommandError(f"{table.name} has one column only ({shown(target)}); nothing to learn it from")
+    values = as_numbers(table.frame[target]) if reason else pl.Series([], dtype=pl.Float64)
+    different = values.drop_nulls().n_unique()
+    if different > max(MOST_CLASSES_BY_DEFAULT, len(values) // 10) or (values != values.round()).any():
+        raise CommandError(
+            f"{table.name}: nothing says which column to learn, and the last one, {shown(target)}, holds {different} "
+            "different numbers; name the column of the classes with --target"
+        )
+    return target, reason
+
+
+def _holds_words(column: pl.Series) -> bool:
+    """Return whether a column holds words that repeat themselves, and not numbers or names."""
+    is_text = column.dtype in {pl.String, pl.Boolean} or isinstance(column.dtype, pl.Categorical | pl.Enum)
+    return is_text and bool(as_numbers(column.cast(pl.String)).is_null().all()) and 2 * column.n_unique() <= len(column)
+
+
+def learned_labels(table: Table, target: str) -> Labels:
+    """Return the labels to learn from."""
+    column = _as_labels(table, target)
+    classes = column.drop_nulls().unique().sort()
+    codes = column.replace_strict(classes, pl.Series(range(len(classes)), dtype=pl.Int64), default=-1)
+    return Labels(codes.to_numpy().astype(np.intp), _array(classes))
+
+
+def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bool = True) -> Labels:
+    """Return the labels of rows as positions among the classes of a model; an unknown class raises CommandError.
+
+    With `strict` False, an unknown class counts as none.
+    """
+    _require(table, target)
+    column = _text(_as_labels(table, target, as_text=True))
+    if classes.dtype.kind == "b":
+        column = column.str.to_lowercase()
+    known = _text(pl.Series(classes.tolist()))
+    codes = column.replace_strict(known, pl.Series(range(len(known)), dtype=pl.Int64), default=-1)
+    numeric = not as_numbers(known).has_nulls()
+    unlabelled = column.is_null() | (_marks_missing(column) if numeric else pl.Series([False]))
+    unknown = ((codes < 0) & ~unlabelled).arg_true()
+    if len(unknown) and strict:
+        raise CommandError(
+            f"{table.name}: column {shown(target)} holds {shown(column[unknown[0]])} in data row {unknown[0] + 1}, a "
+            f"class the model does not know; it knows {listing(classes.tolist())}"
+        )
+    return Labels(codes.to_numpy().astype(np.intp), classes)
+
+
+def require_labels(table: Table, target: str, labels: Labels) -> None:
+    """Raise CommandError where rows have no label."""
+    without = np.flatnonzero(labels.codes < 0)
+    if without.size:
+        cell = table.frame[target][int(without[0])]
+        where = f"first in data row {without[0] + 1}{'' if cell is None else f' ({shown(cell)})'}"
+        raise CommandError(
+            f"{table.name}: column {shown(target)} has {without.size} missing label{'s' if without.size > 1 else ''}, "
+            f"{where}; leave such rows out with --drop-unlabelled"
+        )
+
+
+def _require(table: Table, target: str) -> None:
+    if target not in table.frame.columns:
+        raise CommandError(
+            f"{table.name} has no column {shown(target)} to take as target; it has {listing(table.frame.columns)}"
+        )
+
+
+def _as_labels(table: Table, target: str, *, as_text: bool = False) -> pl.Series:
+    """Return the target column as text, truth values or whole numbers; null where a label is missing."""
+    column = table.frame[target]
+    kind = column.dtype
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype == pl.String:
+        labels = column.set(_marks_missing(column), None) if _are_numbers(column) else column
+        return labels if as_text or not table.cells_are_text else _integers_if_plain(labels)
+    if kind == pl.Boolean:
+        return column
+    if kind.is_float() or kind.is_decimal():
+        column = column.fill_nan(None) if kind.is_float() else column
+        whole = column.cast(pl.Int128, strict=False)
+        decimals = (column.is_not_null() & (whole.cast(kind, strict=False) != column).fill_null(value=True)).arg_true()
+        if len(decimals):
+            raise CommandError(
+                f"{table.name}: column {shown(target)} holds {column[decimals[0]]:g} in data row {decimals[0] + 1}; a "
+                "class is text, a whole number, or true or false"
+            )
+        column = whole
+    if not (column.dtype.is_integer() or kind == pl.Null):
+        raise CommandError(
+            f"{table.name}: column {shown(target)} holds {kind} values; a class is text, a whole number, or true or "
+            "false"
+        )
+    return _smallest(column)
+
+
+def _are_numbers(column: pl.Series) -> bool:
+    """Return whether all labels but those that say that one is missing are numbers."""
+    others = column.drop_nulls().unique()
+    others = others.filter(~_marks_missing(others))
+    return len(others) > 0 and not as_numbers(others).has_nulls()
+
+
+def _marks_missing(column: pl.Series) -> pl.Series:
+    return column.str.strip_chars().str.to_lowercase().is_in(MISSING).fill_null(value=False)
+
+
+def _integers_if_plain(labels: pl.Series) -> pl.Series:
+    """Return labels as integers if that changes no letter of them."""
+    whole = labels.cast(pl.Int64, strict=False)
+    return whole if whole.cast(pl.String).equals(labels) else labels
+
+
+def _smallest(column: pl.Series) -> pl.Series:
+    """Return whole numbers as int64 or, where they are too large, as uint64 or text: NumPy has no larger ones."""
+    for kind in (pl.Int64, pl.UInt64):
+        small = column.cast(kind, strict=False)
+        if small.null_count() == column.null_count():
+            return small
+    return column.cast(pl.String)
+
+
+def _text(labels: pl.Series) -> pl.Series:
+    return labels if labels.dtype == pl.String else labels.cast(pl.String)
+
+
+def _array(classes: pl.Series) -> NDArray[Any]:
+    """Return classes as an array; text as objects, since an array of text is as wide as its longest."""
+    if classes.dtype != pl.String:
+        return classes.to_numpy()
+    array = np.empty(len(classes), dtype=object)
+    array[:] = classes.to_list()
+    return array

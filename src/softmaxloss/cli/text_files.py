@@ -1,0 +1,234 @@
+"""Tables in text files: the encoding, the separator and the first line are detected; cells are read by Python's csv."""
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import polars as pl
+
+from softmaxloss.cli import CommandError
+from softmaxloss.cli.text_options import TextOptions
+from softmaxloss.preparation import as_numbers, is_missing
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
+SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 16, 100
+CHUNK_ROWS = 10_000
+END = "\0end\n"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The cells of a text file as text, without the spaces around them; empty cells are null."""
+
+    frame: pl.DataFrame
+    separator: str
+    notes: list[str]
+    has_column_names: bool
+
+
+def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTable:
+    """Read the table in a text file; CommandError names the row and the cause where it is none."""
+    notes: list[str] = []
+    encoding = _encoding(name, content, options.encoding, notes)
+    csv.field_size_limit(sys.maxsize)
+    sample = _decoded(content, encoding).read(SAMPLE_CHARACTERS)
+    if not sample.strip(' \t\r\n"'):
+        raise CommandError(f"{name} is empty")
+    if "\0" in sample:
+        raise CommandError(f"{name} is not a text file: it holds bytes that are 0; is it compressed or encrypted?")
+    separator = _separator(name, sample, options.separator)
+    rows = _rows(name, _decoded(content, encoding), separator)
+    first = next(rows, [])
+    top = list(islice(rows, SAMPLE_ROWS))
+    has_names = not _holds_numbers(first, top) if options.header is None else options.header
+    if not has_names and options.header is None:
+        notes.append(
+            f"the first line holds numbers and is taken for data; the columns are called column_1 to "
+            f"column_{len(first)} (--header takes it for names)"
+        )
+    header = [cell.strip() for cell in first] if has_names else [f"column_{k}" for k in range(1, len(first) + 1)]
+    columns = _without_quotes(content, encoding, separator, len(header), skipped=int(has_names))
+    if columns is None:
+        rows = chain([] if has_names else [first], top, rows)
+        columns = _columns(name, rows, len(header), counts_first=not has_names)
+    frame = _named(name, header, columns, notes, separator)
+    return TextTable(frame, separator, notes, has_names)
+
+
+def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -> str:
+    """Return the encoding of a file: the wanted one, or the first of the usual ones that fits."""
+    if wanted is not None:
+        candidates = [wanted]
+    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        candidates = ["utf-16"]
+    elif content[:200].count(0) > len(content[:200]) // 4:
+        candidates = ["utf-16-le" if content[1:2] == b"\0" else "utf-16-be"]
+    else:
+        candidates = ["utf-8-sig", "cp1252", "latin-1"]
+    for encoding in candidates:
+        try:
+            text = _decoded(content, encoding)
+            while text.read(SAMPLE_CHARACTERS):
+                pass
+        except LookupError as error:
+            raise CommandError(f"--encoding {encoding} is not known; examples are utf-8, utf-16 and latin-1") from error
+        except UnicodeError:
+            continue
+        if encoding in {"cp1252", "latin-1"} and wanted is None:
+            notes.append("the file is not UTF-8; it is read as Latin-1 (--encoding takes another)")
+        return encoding
+    remedy = "; leave --encoding out to have it detected" if wanted else "; name its encoding with --encoding"
+    raise CommandError(f"{name} is not text in {candidates[0]}{remedy}")
+
+
+def _decoded(content: bytes, encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content), encoding, newline="")
+
+
+def _separator(name: str, sample: str, wanted: str | None) -> str:
+    """Return the wanted separator, or the one by which most lines of the sample have the same number of cells."""
+    if wanted is not None:
+        named = {word: mark for mark, word in SEPARATORS.items()} | {"\\t": "\t"}
+        mark = named.get(wanted, wanted)
+        if len(mark) != 1 or mark in '"\r\n':
+            words = ", ".join(SEPARATORS.values())
+            raise CommandError(f"--separator must be one character or one of {words}, got {wanted!r}")
+        return mark
+    if name.lower().removesuffix(".gz").endswith(".tsv"):
+        return "\t"
+    if len(sample) == SAMPLE_CHARACTERS:
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    best, quality = ",", (0.0, 0)
+    for mark in SEPARATORS:
+        lines = list(islice(filter(None, _reader(sample.splitlines(keepends=True), mark)), SAMPLE_ROWS))
+        width, count = Counter(map(len, lines)).most_common(1)[0]
+        if width > 1 and (count / len(lines), width) > quality and (mark != " " or quality == (0.0, 0)):
+            best, quality = mark, (count / len(lines), width)
+    return best
+
+
+def _reader(lines: Iterator[str] | Sequence[str], separator: str) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
+def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]]:
+    """Give the rows that are not blank.
+
+    A last line of our own shows whether a quote is still open at the end: the line is then a part of the last cell.
+    """
+    number, ended = 0, False
+    try:
+        for row in _reader(chain(_with_line_end(lines), [END]), separator):
+            if row == [END.rstrip("\n")]:
+                ended = True
+            elif row and not (len(row) == 1 and not row[0].strip()):
+                number += 1
+                if row[-1].endswith(END):
+                    break
+                yield row
+    except csv.Error as error:
+        raise CommandError(f"{name}, line {number + 1}: {error}") from error
+    if not ended:
+        raise CommandError(
+            f'{name}: line {number} of the table opens a quote (") that is not closed before the end of the file'
+        )
+
+
+def _with_line_end(lines: Iterator[str]) -> Iterator[str]:
+    """Give lines, the last one with a line end even where the file ends without."""
+    for line in lines:
+        yield line if line.endswith(("\n", "\r")) else f"{line}\n"
+
+
+def _holds_numbers(first: list[str], top: list[list[str]]) -> bool:
+    """Return whether a first line is data: a number stands above numbers, and no word above numbers."""
+    above = []
+    for position, title in enumerate(first):
+        cells = [row[position] for row in top if len(row) > position and not is_missing(row[position])]
+        if cells and all(map(_is_number, cells)):
+            above.append(_is_number(title) or is_missing(title))
+    return bool(above) and all(above) and any(map(_is_number, first))
+
+
+def _is_number(cell: str) -> bool:
+    return not as_numbers(pl.Series([cell])).has_nulls()
+
+
+def _without_quotes(
+    content: bytes, encoding: str, separator: str, width: int, *, skipped: int
+) -> list[pl.Series] | None:
+    """Return columns of text by polars, which is seven times as fast; None where csv might read something else.
+
+    Without a quote mark they agree on a file whose every line has as many separators as its first.
+    """
+    if b'"' in content or encoding != "utf-8-sig" or separator == " " or content.count(b"\r") != content.count(b"\r\n"):
+        return None
+    try:
+        frame = pl.read_csv(
+            content.removeprefix(b"\xef\xbb\xbf"),
+            has_header=False,
+            infer_schema_length=0,
+            quote_char=None,
+            separator=separator,
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return None
+    if frame.width != width or content.count(separator.encode()) != (width - 1) * frame.height:
+        return None
+    return [_stripped(column) for column in frame[skipped:]]
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    """Return cells without the spaces around them, empty ones as null; the column itself where it is so already."""
+    if column.str.contains(r"^\s|\s$|^$").any():
+        return column.str.strip_chars().replace("", None)
+    return column
+
+
+def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: bool) -> list[pl.Series]:
+    """Return columns of text, chunk by chunk, as polars needs a fifth of the memory that Python's strings do."""
+    chunks: list[list[pl.Series]] = [[] for _ in range(width)]
+    read = 0
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        for number, row in enumerate(chunk, start=read + 1):
+            if len(row) != width:
+                what = "data row 1 has" if counts_first else "the first line names"
+                cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
+                raise CommandError(
+                    f"{name} is not a table: data row {number} has {cells}, {what} {width} columns; if the cells are "
+                    "not told apart rightly, name what stands between them with --separator"
+                )
+        for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
+            column.append(_stripped(pl.Series(texts, dtype=pl.String)))
+        read += len(chunk)
+    return [pl.concat(column) if column else pl.Series([], dtype=pl.String) for column in chunks]
+
+
+def _named(name: str, header: list[str], columns: list[pl.Series], notes: list[str], separator: str) -> pl.DataFrame:
+    """Return the columns under their names, without unnamed ones that are empty or only count the rows."""
+    kept: dict[str, pl.Series] = {}
+    for position, (title, column) in enumerate(zip(header, columns, strict=True), start=1):
+        if not title:
+            counted = as_numbers(column).cast(pl.Int64, strict=False)
+            counts = len(column) > 0 and counted.equals(
+                pl.Series(range(counted[0] or 0, (counted[0] or 0) + len(column)))
+            )
+            if not (counts or column.null_count() == len(column)):
+                raise CommandError(f"{name}: column {position} has no name in the first line; name it or remove it")
+            notes.append(
+                f"column {position} has no name and {'only counts the rows' if counts else 'is empty'}: left out"
+            )
+        elif title in kept:
+            raise CommandError(f"{name} has more than one column {title!r}; rename one of them in the first line")
+        else:
+            kept[title] = column
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
+        raise CommandError(
+            f"{name} has one column only, {header[0]!r}; its cells are separated by something other than "
+            f"{SEPARATORS.get(separator, separator)}: name it with --separator"
+        )
+    return pl.DataFrame(kept)

@@ -1,0 +1,21 @@
+"""What commands may be told about text files."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How to read a text file where the detection is wrong."""
+
+    separator: str | None = None
+    """What stands between the cells of a text file: a character, or tab, comma, semicolon, bar, space."""
+
+    encoding: str | None = None
+    """The encoding of a text file, such as utf-8, utf-16 or latin-1."""
+
+    header: Annotated[bool | None, Parameter(negative="--no-header")] = None
+    """Whether the first line of a text file names the columns. Default: it does, unless it holds numbers."""

@@ -1,0 +1,188 @@
+"""Fourteen tables as people have them: each is learned in one command, as well as scikit-learn learns it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import softmaxloss
+from softmaxloss.cli import main, pictures
+from softmaxloss.cli.options import TrainOptions
+from softmaxloss.cli.train import split
+from tables import GAPS, make_tables
+
+# What the command is told beside the file; how pandas must be told to read it; the columns it leaves out.
+TABLES = {
+    "penguins.csv": ("", {}, []),
+    "titanic.csv": ("--target Survived", {}, ["PassengerId", "Name", "Ticket"]),
+    "census.csv": ("", {}, []),
+    "bank.csv": ("", {"sep": ";", "decimal": ","}, []),
+    "fraud.csv": ("", {}, []),
+    "classes2000.csv": ("", {}, []),
+    "dates.csv": ("", {}, ["sold"]),
+    "ids.csv": ("", {}, ["customer_id", "token"]),
+    "latin1.csv": ("", {"encoding": "latin-1"}, []),
+    "zipped.csv.gz": ("", {}, []),
+    "headerless.data": ("", {"header": None}, []),
+    "quotes.csv": ("", {}, []),
+    "exponents.csv": ("", {}, []),
+    "large.csv": ("", {}, []),
+}
+SLOW = {"classes2000.csv", "large.csv"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures_are_empty():
+    empty = pictures._png(Figure(figsize=(1, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "_png", lambda _: empty)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    make_tables(folder, large=(20_000, 50))
+    return folder
+
+
+def loss_of_scikit_learn(path, target, options, left_out):
+    """Return the test loss of scikit-learn's pipeline on the rows that the command keeps out."""
+    frame = pd.read_csv(
+        path, na_values=list(GAPS), keep_default_na=False, dtype={target: str} if target else {4: str}, **options
+    )
+    target = target or frame.columns[-1]
+    labels = frame.pop(target).to_numpy(dtype=object)
+    classes, codes = np.unique(labels.astype(str), return_inverse=True)
+    parts = split(None, codes, TrainOptions())
+    frame = frame.drop(columns=left_out)
+    numbers = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    words = [name for name in frame.columns if name not in numbers]
+    frame[words] = frame[words].astype(object).where(frame[words].notna(), None)
+    pipeline = make_pipeline(
+        make_column_transformer(
+            (make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()), numbers),
+            (
+                make_pipeline(
+                    SimpleImputer(strategy="most_frequent", missing_values=None),
+                    OneHotEncoder(min_frequency=5, handle_unknown="infrequent_if_exist"),
+                ),
+                words,
+            ),
+        ),
+        LogisticRegression(tol=1e-6, max_iter=1000),
+    )
+    pipeline.fit(frame.iloc[parts["train"]], codes[parts["train"]])
+    proba = pipeline.predict_proba(frame.iloc[parts["test"]])
+    return log_loss(codes[parts["test"]], proba, labels=range(len(classes)))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough) if name in SLOW else name for name in TABLES]
+)
+def test_each_table_is_learned_in_one_command_as_well_as_by_scikit_learn(name, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words, options, left_out = TABLES[name]
+    assert main(["train", str(folder / name), "--out", "m", *words.split()]) == 0
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    target = None if "header" in options else metrics["target"]
+    expected = loss_of_scikit_learn(folder / name, target, options, left_out)
+    assert metrics["figures"]["test"]["loss"] == pytest.approx(expected, rel=0.01)
+    assert metrics["test_loss_curve"][-1] == pytest.approx(metrics["figures"]["test"]["loss"], rel=1e-6)
+    output = capsys.readouterr().out
+    for column in left_out:
+        assert f"column {column!r} is left out: " in output
+    assert main(["evaluate", "m", str(folder / name), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    figures = metrics["figures"]
+    both = sum(figures[part]["loss"] * figures[part]["rows"] for part in ("train", "test"))
+    rows = figures["train"]["rows"] + figures["test"]["rows"]
+    assert evaluated["figures"]["model"]["loss"] == pytest.approx(both / rows, rel=1e-5)
+    assert evaluated["trained_on_these_rows"]
+    assert main(["predict", "m", str(folder / name), "--out", "p.csv"]) == 0
+    classes = {str(label) for label in metrics["classes"]}
+    assert set((tmp_path / "p.csv").read_text().replace('""', '"').splitlines()[1:]) <= classes | {
+        f'"{label}"' for label in classes
+    }
+
+
+def test_a_stranger_learns_an_unseen_table_in_two_commands(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(1)
+    size = rng.normal(10, 3, 400)
+    rows = [
+        f"{k + 1},{s:.1f},{'' if k % 11 == 0 else 'red' if s + rng.normal() > 10 else 'green'},"
+        f"{'ripe' if s > 10 else 'unripe'}"
+        for k, s in enumerate(size)
+    ]
+    (tmp_path / "fruit.csv").write_text("fruit_id,size,colour,state\n" + "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "fruit.csv", "--target", "state", "--id", "fruit_id", "--C", "auto"]) == 0
+    output = capsys.readouterr().out
+    assert "2 columns: 1 number, 1 text with 2 values; 37 gaps filled" in output
+    assert "in cross-validation" in output
+    assert (tmp_path / "softmaxloss-fruit" / "regularisation.png").exists()
+    (tmp_path / "new.csv").write_text("remark,colour,size,fruit_id\nx,red,14.0,A-1\ny,?,6,A-2\nz,blue,,A-3\n")
+    assert main(["predict", "softmaxloss-fruit", "new.csv", "--proba"]) == 0
+    done = capsys.readouterr()
+    lines = [line.split(",") for line in done.out.splitlines()]
+    assert lines[0] == ["fruit_id", "prediction", "probability_ripe", "probability_unripe"]
+    assert [line[:2] for line in lines[1:3]] == [["A-1", "ripe"], ["A-2", "unripe"]]
+    assert "not used by the model: 'remark'" in done.err
+    assert "column 'colour': 1 words that training did not see count as other" in done.err
+    model = softmaxloss.load_model("softmaxloss-fruit")
+    new = {"colour": ["red", None, "blue"], "size": [14.0, 6.0, None]}
+    assert model.predict(new).tolist() == [line[1] for line in lines[1:]]
+    np.testing.assert_allclose(model.predict_proba(new), np.array(lines)[1:, 2:].astype(float), rtol=1e-5)
+
+
+def test_the_chosen_regularisation_has_the_least_loss_of_the_curve_and_the_search_looks_beyond_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "wine", "--C", "auto", "--out", "m"]) == 0
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    losses = [one["loss"] for one in metrics["C_curve"]]
+    best = int(np.argmin(losses))
+    assert 0 < best < len(losses) - 1
+    pipeline = softmaxloss.load_model("m")
+    assert metrics["C_curve"][best]["C"] == pipeline[-1].C
+
+
+def test_rows_without_a_label_are_refused_left_out_and_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = [f"{k % 7},{k % 5},{('' if k == 30 else 'NA') if k in {30, 31} else k % 3}" for k in range(90)]
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "\n".join(cells) + "\n")
+    assert main(["train", "t.csv"]) == 2
+    assert "has 2 missing labels, first in data row 31; leave such rows out with" in capsys.readouterr().err
+    assert main(["train", "t.csv", "--drop-unlabelled", "--out", "m"]) == 0
+    assert "2 rows without a label are left out" in capsys.readouterr().out
+    assert main(["evaluate", "m", "t.csv"]) == 2
+    assert main(["evaluate", "m", "t.csv", "--drop-unlabelled"]) == 0
+    capsys.readouterr()
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "\n".join([*cells, "1,2,lynx"]) + "\n")
+    for row, says in (
+        (3, "predicted "),
+        (31, "for a row which has no label"),
+        (91, "whose label 'lynx' the model does"),
+    ):
+        assert main(["explain", "--model", "m", "--data", "t.csv", "--row", str(row)]) == 0
+        assert says in capsys.readouterr().out
+
+
+def test_a_label_of_30000_letters_costs_no_memory_beyond_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{k % 7},{k % 5},{'xy'[k % 2]}" for k in range(3000)] + [f"1,2,{'z' * 30_000}", f"2,2,{'z' * 30_000}"]
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "\n".join(rows) + "\n")
+    assert main(["train", "t.csv", "--out", "m"]) == 0
+    assert main(["evaluate", "m", "t.csv"]) == 0
+    assert main(["predict", "m", "t.csv", "--out", "p.csv"]) == 0
+    assert main(["predict", "m", "t.csv", "--out", "p.npz"]) in {0, 2}
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 300
