@@ -63,6 +63,8 @@ class TableModel:
         Training rows of each class.
     id_columns : list of str
         Columns that are carried into predictions.
+    column_names : list of str
+        All columns of the table, in its order.
     options : dict
         How it was trained; values that JSON can hold.
     """
@@ -71,6 +73,7 @@ class TableModel:
     target_name: str
     class_counts: NDArray[np.int64]
     id_columns: list[str]
+    column_names: list[str]
     options: dict[str, Any]
 
     @property
@@ -122,6 +125,7 @@ def model_to_bytes(model: TableModel) -> bytes:
         "target_name": model.target_name,
         "class_counts": model.class_counts.tolist(),
         "id_columns": model.id_columns,
+        "column_names": model.column_names,
         "options": model.options,
     }
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "scikit_learn": sklearn.__version__}
@@ -158,6 +162,7 @@ def read_model_file(path: str | Path) -> TableModel:
         target_name=described["target_name"],
         class_counts=np.array(described["class_counts"], np.int64),
         id_columns=described["id_columns"],
+        column_names=described["column_names"],
         options=described["options"],
     )
 

@@ -8,7 +8,7 @@ tables of any library, and checks what comes out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
 """How tables write that a value is missing, in small letters."""
+FARTHEST = 1e18
+"""A number may be this many standard deviations from the mean of training, so that no logit overflows."""
 RARE = 5
 """Words in fewer training rows than this are pooled, together with words that training never saw."""
 MOST_WORDS = 100
@@ -38,76 +40,113 @@ def is_missing(cell: str) -> bool:
 
 
 def without_missing(column: pl.Series) -> pl.Series:
-    """Return a column of text with null for each cell that says that its value is missing."""
-    return column.set(column.str.strip_chars().str.to_lowercase().is_in(MISSING), None)
+    """Return a column with null for each cell of text that says that its value is missing, and for NaN."""
+    if column.dtype == pl.String:
+        return column.set(column.str.strip_chars().str.to_lowercase().is_in(MISSING), None)
+    return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def as_numbers(column: pl.Series) -> pl.Series:
     """Return a column as float64; null for what is missing or no number."""
     if column.dtype == pl.String:
         column = column.str.strip_chars()
+    elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        return pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.fill_nan(None) if numbers.is_nan().any() else numbers
 
 
 def as_words(column: pl.Series) -> pl.Series:
-    """Return a column as text; truth values are true and false, however they are written."""
+    """Return a column as text: true and false for truth values, 1 for the number 1.0."""
+    if column.dtype.is_float():
+        whole = column.cast(pl.Int64, strict=False)
+        column = whole if (whole.cast(column.dtype) == column).all() else column
     if column.dtype != pl.String:
-        return column.cast(pl.String)
+        return without_missing(column).cast(pl.String, strict=False)
     text = without_missing(column.str.strip_chars())
     lower = text.str.to_lowercase()
     return text.zip_with(~lower.is_in(["true", "false"]).fill_null(value=False), lower)
 
 
-def as_dates(column: pl.Series) -> pl.Series:
-    """Return a column as dates; null for what is missing or no date."""
+ISO = "%Y-%m-%d"
+DATE_FORMS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d")
+
+
+def date_form(column: pl.Series) -> str:
+    """Return the way that most dates of a column are written."""
+    return min(DATE_FORMS, key=lambda form: as_dates(column, form).null_count())
+
+
+def as_dates(column: pl.Series, form: str) -> pl.Series:
+    """Return a column as dates, which are written in one form or as 2020-01-31; null for what is missing or no date."""
+    if column.dtype.is_integer():
+        column = column.cast(pl.String)
     if column.dtype == pl.String:
-        text = without_missing(column.str.strip_chars())
-        forms = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d")
-        parsed = [text.str.slice(0, 10).str.to_date(form, strict=False) for form in forms]
-        return min(parsed, key=pl.Series.null_count)
-    return column.cast(pl.Date, strict=False)
+        day = without_missing(column.str.strip_chars()).str.replace(r"[T ]\d{1,2}:\d{2}.*$", "")
+        return day.str.to_date(form, strict=False).fill_null(day.str.to_date(ISO, strict=False))
+    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
+        return column.cast(pl.Date)
+    return pl.Series(column.name, [None] * len(column), dtype=pl.Date)
 
 
 def as_frame(X: Any, names: Sequence[str] | None = None) -> pl.DataFrame:
     """Return the columns of a table: a polars or pandas data frame, a dict of columns, or a structured array.
 
-    An array without names is read by the position of its columns, which `names` gives.
+    An array without names is read by the position of its columns, which `names` gives. Categories become text.
     """
-    if isinstance(X, pl.DataFrame):
-        return X
+    frame = X.collect() if isinstance(X, pl.LazyFrame) else X
+    frame = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(_columns_of(X, names))
+    return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+
+
+def _columns_of(X: Any, names: Sequence[str] | None) -> list[pl.Series]:
     if isinstance(X, np.ndarray) and X.dtype.names is not None:
-        return pl.DataFrame({name: _series(name, X[name]) for name in X.dtype.names})
+        return [_series(name, X[name]) for name in X.dtype.names]
     if hasattr(X, "columns"):  # pandas
-        return pl.DataFrame({str(name): _series(str(name), X[name].to_numpy()) for name in X.columns})
+        return [_series(str(name), X[name].to_numpy(), X[name].isna().to_numpy()) for name in X.columns]
     if isinstance(X, dict):
-        return pl.DataFrame({str(name): _series(str(name), np.asarray(column)) for name, column in X.items()})
+        return [_series(str(name), np.asarray(column)) for name, column in X.items()]
     array = np.asarray(X)
     if names is None or array.ndim != 2 or array.shape[1] != len(names):
         raise ValueError(
             f"X must be a table with named columns, or an array of {len(names or ())} columns in the order of "
             f"training; got {type(X).__name__} of shape {array.shape}"
         )
-    return pl.DataFrame({name: _series(name, column) for name, column in zip(names, array.T, strict=True)})
+    return [_series(name, column) for name, column in zip(names, array.T, strict=True)]
 
 
-def _series(name: str, values: NDArray[Any]) -> pl.Series:
-    """Return an array as a column; NaN and pandas' markers among words become null."""
+def _series(name: str, values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pl.Series:
+    """Return an array as a column; what is missing, and NaN among words, becomes null."""
+    if values.dtype.kind == "M":
+        values = values.astype("M8[us]")
     if values.dtype.kind in "biufM":
         return pl.Series(name, np.ascontiguousarray(values))
-    cells = [None if cell is None or cell != cell else cell for cell in values.tolist()]  # noqa: PLR0124 - NaN
+    if missing is None:
+        missing = np.array([isinstance(cell, float) and cell != cell for cell in values.tolist()])  # noqa: PLR0124
+    cells = [None if absent else cell for cell, absent in zip(values.tolist(), missing.tolist(), strict=True)]
     try:
         return pl.Series(name, cells, strict=True)
     except (TypeError, pl.exceptions.PolarsError):
         return pl.Series(name, [None if cell is None else str(cell) for cell in cells], dtype=pl.String)
 
 
-class FaultyCellError(ValueError):
-    """A cell of a table that no feature can be made of."""
+class FaultyCell(NamedTuple):
+    """A cell that no feature can be made of; the row counts from 0."""
 
-    def __init__(self, column: str, row: int, fault: str) -> None:
-        super().__init__(f"column {column!r} {fault} in data row {row + 1}")
-        self.column, self.row, self.fault = column, row, fault
+    column: str
+    row: int
+    fault: str
+
+    def __str__(self) -> str:
+        return f"column {self.column!r} {self.fault} in data row {self.row + 1}"
+
+
+class FaultyCellsError(ValueError):
+    """The first faulty cell of each column."""
+
+    def __init__(self, cells: Sequence[FaultyCell]) -> None:
+        super().__init__("; ".join(map(str, cells)))
+        self.cells = cells
 
 
 class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -124,6 +163,8 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
+    date_forms_ : dict
+        How the dates of each column are written, as `strptime` calls it.
     transformer_ : ColumnTransformer
         The fitted transformers.
     """
@@ -145,7 +186,9 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit_transform(self, X: Any, y: object = None) -> NDArray[np.float32]:  # noqa: ARG002
         """Learn from a table, and return its features, shape (rows, features)."""
-        frame = self._frame(X)
+        table = as_frame(X, self.columns)
+        self.date_forms_ = {name: date_form(table[name]) for name in self.dates if name in table.columns}
+        frame = self._frame(table)
         dates = [name for name in frame.columns if name not in {*self.numbers, *self.words}]
         numbers = make_pipeline(
             SimpleImputer(strategy="median", add_indicator=True, copy=False), StandardScaler(copy=False)
@@ -202,54 +245,61 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not self.words:
             return {}
         encoder = self.transformer_.named_transformers_["words"][-1]
-        frame = self._frame(X)
+        columns = self._read(X)
         counts = {
-            column: int((~frame[column].is_in(pl.Series(known.tolist()).implode())).fill_null(value=False).sum())
-            for column, known in zip(self.words, encoder.categories_, strict=True)
+            name: int((~columns[name].is_in(pl.Series(known.tolist()).implode())).fill_null(value=False).sum())
+            for name, known in zip(self.words, encoder.categories_, strict=True)
         }
-        return {column: count for column, count in counts.items() if count}
+        return {name: count for name, count in counts.items() if count}
 
     def count_gaps(self, X: Any) -> int:
         """Return how many cells of the used columns are missing."""
-        return sum(self._frame(X).null_count().row(0))
+        return sum(column.null_count() for column in self._read(X).values())
 
     def _frame(self, X: Any) -> pl.DataFrame:
-        """Return the used columns: float64, text, and three numbers of each date; ValueError where they are none."""
+        """Return the used columns: float64, text, and three numbers of each date."""
+        columns = self._read(X).items()
+        return pl.DataFrame(
+            [part for name, read in columns for part in (_of_date(read) if name in self.dates else [read])]
+        )
+
+    def _read(self, X: Any) -> dict[str, pl.Series]:
+        """Return the used columns as numbers, words and dates; ValueError where a cell is none."""
         table = as_frame(X, self.columns)
         absent = [name for name in self.columns if name not in table.columns]
         if absent:
             raise ValueError(f"X lacks the column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}")
-        readers = {**dict.fromkeys(self.numbers, as_numbers), **dict.fromkeys(self.dates, as_dates)}
-        columns: list[pl.Series] = []
+        columns, faults = {}, []
         for name in self.columns:
             given = table[name]
-            read = readers.get(name, as_words)(given)
-            gaps = without_missing(given) if given.dtype == pl.String else given
-            wrong = (read.is_null() & gaps.is_not_null() & _is_no_nan(gaps)).arg_true()
+            if name in self.dates:
+                columns[name] = as_dates(given, self.date_forms_[name])
+            else:
+                columns[name] = as_numbers(given) if name in self.numbers else as_words(given)
+            read = columns[name]
+            wrong = (read.is_null() & without_missing(given).is_not_null()).arg_true()
             infinite = read.is_infinite().arg_true() if read.dtype.is_float() else wrong[:0]
             if len(wrong):
-                kind = "a date" if name in self.dates else "a number"
-                raise FaultyCellError(name, wrong[0], f"holds {given[wrong[0]]!r} where {kind} belongs")
-            if len(infinite):
-                raise FaultyCellError(name, infinite[0], "is infinite")
-            columns += _of_date(read) if name in self.dates else [read.alias(name)]
-        return pl.DataFrame(columns)
+                kind = "a date" if name in self.dates else "a number" if name in self.numbers else "a word"
+                faults.append(FaultyCell(name, wrong[0], f"holds {given[wrong[0]]!r} where {kind} belongs"))
+            elif len(infinite):
+                faults.append(FaultyCell(name, infinite[0], "is infinite"))
+        if faults:
+            raise FaultyCellsError(faults)
+        return columns
 
     def _checked(self, frame: pl.DataFrame, features: NDArray[Any]) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):
             result = features.astype(np.float32, order="C")
-        wrong = ~np.isfinite(result)
+        wrong = ~(np.abs(result) <= FARTHEST)
         if wrong.any():
             feature = int(wrong.any(0).argmax())
             name = [column for column in frame.columns if column not in self.words][feature]
             row = int(np.where(wrong[:, feature], np.abs(frame[name].fill_null(0.0).to_numpy()), -1.0).argmax())
             cell = frame[name][row]
-            raise FaultyCellError(name, row, f"holds {cell:g}, too large or too far from the values in training,")
+            fault = f"holds {cell:g}, too large or too far from the values in training,"
+            raise FaultyCellsError([FaultyCell(name, row, fault)])
         return result
-
-
-def _is_no_nan(column: pl.Series) -> pl.Series:
-    return column.is_not_nan() if column.dtype.is_float() else column.is_not_null()
 
 
 def _of_date(dates: pl.Series) -> list[pl.Series]:

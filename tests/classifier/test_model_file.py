@@ -38,6 +38,7 @@ def fitted(classes):
         target_name="t",
         class_counts=np.full(len(classes), 60 // len(classes)),
         id_columns=["id"],
+        column_names=["id", *TABLE.columns, "t"],
         options={"C": 0.5, "class_weight": None},
     )
 
@@ -65,7 +66,7 @@ def test_a_saved_model_answers_as_before_to_the_last_bit(tmp_path, kind):
     assert {"x", "x is missing", "größe = klein", "größe = other", "day (month)"} <= set(names)
     assert (after.n_iter_, after.loss_curve_) == (before.n_iter_, before.loss_curve_)
     np.testing.assert_array_equal(loaded.class_counts, model.class_counts)
-    for name in ("target_name", "id_columns", "options"):
+    for name in ("target_name", "id_columns", "column_names", "options"):
         assert getattr(loaded, name) == getattr(model, name)
 
 
@@ -94,12 +95,17 @@ def test_the_folder_of_the_model_will_do(path):
     np.testing.assert_array_equal(load_model(path.parent).predict(TABLE), load_model(str(path)).predict(TABLE))
 
 
-@pytest.mark.parametrize("kind", ["pandas", "dict", "structured", "array"])
+@pytest.mark.parametrize("kind", ["pandas", "nullable pandas", "lazy", "categories", "dict", "structured", "array"])
 def test_a_loaded_model_takes_tables_of_any_library(path, kind):
     rows = TABLE.with_columns(more=1)
-    if kind == "pandas":
+    if kind.endswith("pandas"):
         pd = pytest.importorskip("pandas")
         given = pd.DataFrame(rows.to_dict(as_series=False))
+        given = given.convert_dtypes() if kind == "nullable pandas" else given
+    elif kind == "lazy":
+        given = rows.lazy()
+    elif kind == "categories":
+        given = rows.with_columns(pl.col("größe").cast(pl.Categorical), pl.col("day").str.to_date())
     elif kind == "dict":
         given = rows.to_dict(as_series=False)
     elif kind == "structured":

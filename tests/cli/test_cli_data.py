@@ -11,7 +11,7 @@ import pytest
 
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.columns import ColumnOptions, choose_columns
-from softmaxloss.cli.data import BUNDLED, read_table
+from softmaxloss.cli.data import BUNDLED, read_table, with_points
 from softmaxloss.cli.labels import choose_target, known_labels, learned_labels
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.preparation import TablePreparation, as_numbers
@@ -205,8 +205,31 @@ TEXT = "a,b,kind\n1.5,2,café\n-3,4,thé\n"
 def test_encodings_separators_and_compression_are_detected(tmp_path, name, content, options):
     table = read_text(tmp_path, content, name, **options)
     names = table.frame.columns
+    table = with_points(table, names[2:])
     np.testing.assert_array_equal(numbers(table, names[:2]), [[1.5, 2], [-3, 4]])
     assert labels_of(table, names[2]) == ["café", "thé"]
+
+
+def test_labels_and_ids_keep_their_decimal_commas(tmp_path):
+    table = read_text(tmp_path, "id;x;y\n1,50;2,5;1,5\n2,50;-1.000,25;0,5\n")
+    pointed = with_points(table, {"id", "y"})
+    assert pointed.frame.rows() == [("1,50", "2.5", "1,5"), ("2,50", "-1000.25", "0,5")]
+    assert labels_of(table, "y") == ["1,5", "0,5"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (['{"x": 1, "t": 1}', '{"x": 2, "t": "1"}'], "column 't' holds text beside numbers or truth values"),
+        (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
+        (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
+        (['{"x": 1}', "[1]"], "data row 3 is not a JSON object"),
+        (['{"x": 1}', "{"], "data row 2 is not a JSON object"),
+    ],
+)
+def test_json_lines_of_mixed_types_are_refused_and_merge_no_labels(tmp_path, rows, says):
+    with pytest.raises(CommandError, match=says):
+        read_text(tmp_path, "\n".join(rows), "t.jsonl")
 
 
 def test_standard_input_is_a_table_of_any_kind(monkeypatch):
@@ -316,7 +339,7 @@ def test_files_are_read_as_pythons_csv_module_reads_them(tmp_path):
             if "opens a quote" not in str(error):
                 raise
             continue
-        expected = [tuple(cell.strip() or None for cell in row) for row in rows[1:]]
+        expected = [tuple(cell if cell.strip() else None for cell in row) for row in rows[1:]]
         assert table.frame.rows() == expected, content
         read += 1
     assert read > 20_000

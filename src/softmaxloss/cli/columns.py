@@ -1,7 +1,7 @@
 """The features of a table: which columns hold numbers, words or dates, and which say nothing and are left out."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from softmaxloss.cli import CommandError
-from softmaxloss.cli.data import Table, listing, shown
+from softmaxloss.cli.data import Table, listing, shown, with_points
 from softmaxloss.cli.labels import Labels, known_labels, require_labels
 from softmaxloss.model_file import TableModel
-from softmaxloss.preparation import FaultyCellError, TablePreparation, as_dates, as_numbers, without_missing
+from softmaxloss.preparation import FaultyCellsError, TablePreparation, as_dates, as_numbers, date_form, without_missing
 
 MOSTLY_NUMBERS = 0.95
 """With this share of numbers a column holds numbers, and the other cells are faults."""
@@ -51,14 +51,15 @@ def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns
     named = {name: known_columns(table, name, given) for name, given in vars(options).items()}
     if target in {*named["features"], *named["drop"], *named["id"], *named["date"]}:
         raise CommandError(f"column {shown(target)} is the target; it cannot be a feature, an ID or left out")
+    _check_options(table, named)
     chosen = Columns()
     faults: list[str] = []
-    for name in named["features"] or table.frame.columns:
+    for name in dict.fromkeys([*named["features"], *named["date"]]) if named["features"] else table.frame.columns:
         if name == target or name in {*named["drop"], *named["id"]}:
             continue
         column = table.frame[name]
         if name in named["date"]:
-            _sort_date(table, name, chosen, faults)
+            _sort_date(column, chosen, faults)
             continue
         kind = _kind(column)
         if kind.fault:
@@ -90,21 +91,38 @@ def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
         raise CommandError(
             f"--{option}: {table.name} has no column {listing(unknown)}; it has {listing(table.frame.columns, 12)}"
         )
-    return names
+    return [*dict.fromkeys(names)]
 
 
-def _sort_date(table: Table, name: str, chosen: Columns, faults: list[str]) -> None:
-    column = table.frame[name]
-    wrong = (as_dates(column).is_null() & _present(column)).arg_true()
+def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
+    """Raise CommandError where options contradict each other, or an ID cannot stand beside the predictions."""
+    for one, other in (("features", "drop"), ("features", "id"), ("drop", "id"), ("date", "drop"), ("date", "id")):
+        both = set(named[one]) & set(named[other])
+        if both:
+            raise CommandError(f"column {shown(both.pop())} is named by --{one} and by --{other}: only one can hold")
+    for name in named["id"]:
+        kind = table.frame[name].dtype
+        if name in {"prediction", "probability", "classes", "file"} or name.startswith("probability_"):
+            raise CommandError(
+                f"--id: the predictions have a column {shown(name)} of their own; rename that of the table"
+            )
+        if kind.is_nested() or kind in {pl.Binary, pl.Object, pl.Duration}:
+            raise CommandError(f"--id: column {shown(name)} holds {kind} values, which no text file can hold")
+
+
+def _sort_date(column: pl.Series, chosen: Columns, faults: list[str]) -> None:
+    form = date_form(column)
+    wrong = (as_dates(column, form).is_null() & _present(column)).arg_true()
     if len(wrong):
-        faults.append(
-            f"column {shown(name)} holds {shown(column[wrong[0]])} in data row {wrong[0] + 1}, which is no date"
-        )
-    chosen.dates.append(name)
+        cell = f"{shown(column[wrong[0]])} in data row {wrong[0] + 1}"
+        faults.append(f"column {shown(column.name)} holds {cell}, which is no date")
+    if form == "%d/%m/%Y" and not (as_dates(column, "%m/%d/%Y").is_null() & _present(column)).any():
+        chosen.notes.append(f"column {shown(column.name)}: dates such as {column[0]} are read with the day first")
+    chosen.dates.append(column.name)
 
 
 def _present(column: pl.Series) -> pl.Series:
-    return (without_missing(column) if column.dtype == pl.String else column).is_not_null()
+    return without_missing(column).is_not_null()
 
 
 @dataclass(frozen=True)
@@ -116,36 +134,35 @@ class _Kind:
     fault: str = ""
 
 
-def _kind(column: pl.Series) -> _Kind:  # noqa: PLR0911
+def _kind(column: pl.Series) -> _Kind:  # noqa: C901, PLR0911
     kind, name, present = column.dtype, column.name, _present(column)
     filled, different = int(present.sum()), column.filter(present).n_unique()
-    is_text = kind in {pl.String, pl.Boolean} or isinstance(kind, pl.Categorical | pl.Enum)
+    is_text = kind in {pl.String, pl.Boolean}
     dates = _Kind(left_out=f"it holds dates; --date {name} makes features of them")
     if filled == 0:
         return _Kind(left_out="it is empty")
-    if kind.is_temporal():
+    if kind == pl.Date or isinstance(kind, pl.Datetime):
         return dates
     if not (kind.is_numeric() or is_text):
         return _Kind(fault=f"column {shown(name)} holds {kind} values where numbers or words belong")
     if kind != pl.Boolean:
         numbers = as_numbers(column)
-        wrong = (numbers.is_null() & present & ~_is_nan(column)).arg_true()
+        wrong = (numbers.is_null() & present).arg_true()
         if len(wrong) <= (1 - MOSTLY_NUMBERS) * filled:
             if len(wrong):
                 cell = f"{shown(column[wrong[0]])} in data row {wrong[0] + 1}"
                 return _Kind(fault=f"column {shown(name)} holds numbers, but {cell}")
+            infinite = numbers.is_infinite().arg_true()
+            if len(infinite):
+                return _Kind(fault=f"column {shown(name)} is infinite in data row {infinite[0] + 1}")
             if different == len(column) >= FEW_ROWS and _counts_or_names(name, numbers):
                 return _Kind(left_out=f"it looks like an ID; --id {name} keeps it beside the predictions")
             return _Kind()
     if different > FEW_ROWS // 2 and 2 * different > filled:
-        if kind == pl.String and (as_dates(column).is_not_null() | ~present).all():
+        if kind == pl.String and (as_dates(column, date_form(column)).is_not_null() | ~present).all():
             return dates
         return _Kind(words=True, left_out=f"{different} of its {filled} words differ, as in an ID or a text")
     return _Kind(words=True)
-
-
-def _is_nan(column: pl.Series) -> pl.Series:
-    return column.is_nan().fill_null(value=False) if column.dtype.is_float() else column.is_null()
 
 
 def _counts_or_names(name: str, numbers: pl.Series) -> bool:
@@ -161,28 +178,41 @@ def prepared(table: Table, rows: NDArray[np.intp], preparation: TablePreparation
     frame = table.frame.select(preparation.columns)[rows]
     try:
         return preparation.fit_transform(frame) if fit else preparation.transform(frame)
-    except FaultyCellError as error:
-        cell = FaultyCellError(error.column, int(rows[error.row]), error.fault)
-        raise CommandError(f"{table.name}: {cell}; correct it or empty it") from error
+    except FaultyCellsError as error:
+        cells = [cell._replace(row=int(rows[cell.row])) for cell in error.cells]
+        raise CommandError(f"{table.name}: {FaultyCellsError(cells)}; correct such cells or empty them") from error
+
+
+def for_model(table: Table, model: TableModel) -> Table:
+    """Return a table as its model needs it: columns without names get those of training, decimal commas become points."""
+    if not table.has_column_names:
+        table = _named_as(table, model)
+    return with_points(table, {model.target_name, *model.id_columns})
+
+
+def _named_as(table: Table, model: TableModel) -> Table:
+    frame, target = table.frame, model.target_name
+    given = [name for name in frame.columns if name != table.target]
+    without_target = [name for name in model.column_names if name != target]
+    for names in (model.column_names, without_target, model.preparation.columns):
+        if len(given) == len(names) and (table.target is None or names is not model.column_names):
+            return table.with_frame(frame.rename(dict(zip(given, names, strict=True))), table.notes)
+    raise CommandError(
+        f"{table.name} has {len(given)} columns without names; the model was trained on {len(without_target)}, beside "
+        "the target"
+    )
 
 
 def features_for(table: Table, model: TableModel) -> NDArray[np.float32]:
     """Return the features that a model needs, by name, whatever the order of the columns; shape (N, D)."""
-    preparation = model.preparation
-    frame, needed = table.frame, preparation.columns
-    if not table.has_column_names:
-        given = [name for name in frame.columns if name not in {model.target_name, table.target}]
-        if not set(needed) <= set(given):
-            if len(given) != len(needed):
-                raise CommandError(f"{table.name}: X has {len(given)} columns; the model needs {len(needed)}")
-            frame = frame.select(given).rename(dict(zip(given, needed, strict=True)))
-    missing = [name for name in needed if name not in frame.columns]
+    needed = [*model.preparation.columns, *model.id_columns]
+    missing = [name for name in needed if name not in table.frame.columns]
     if missing:
         raise CommandError(
             f"{table.name} lacks {listing(missing)}, which the model was trained on; it has "
-            f"{listing(frame.columns, 12)}"
+            f"{listing(table.frame.columns, 12)}"
         )
-    return prepared(table.with_frame(frame, table.notes), np.arange(frame.height), preparation, fit=False)
+    return prepared(table, np.arange(table.frame.height), model.preparation, fit=False)
 
 
 def notes_for(table: Table, model: TableModel) -> list[str]:
@@ -190,11 +220,12 @@ def notes_for(table: Table, model: TableModel) -> list[str]:
     used = {*model.preparation.columns, *model.id_columns, model.target_name, table.target}
     extra = [name for name in table.frame.columns if name not in used]
     notes = [*table.notes]
-    if extra and table.has_column_names:
+    if extra:
         notes.append(f"not used by the model: {listing(extra)}")
-    if table.has_column_names:
-        for name, count in model.preparation.unseen_words(table.frame).items():
-            notes.append(f"column {shown(name)}: {count} words that training did not see count as other")
+    for name, count in model.preparation.unseen_words(table.frame).items():
+        notes.append(
+            f"column {shown(name)}: {count} cell{'s hold words' if count > 1 else ' holds a word'} new to the model"
+        )
     return notes
 
 

@@ -2,12 +2,13 @@
 
 import gzip
 import io
+import json
 import os
 import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +19,10 @@ import polars as pl
 from sklearn import datasets
 
 from softmaxloss.cli import CommandError
-from softmaxloss.cli.text_files import read_text_table
+from softmaxloss.cli.text_files import named, read_text_table
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.model_file import ModelFileError, TableModel, read_model_file
-from softmaxloss.preparation import without_missing
+from softmaxloss.preparation import as_frame, without_missing
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
@@ -41,6 +42,8 @@ class Table:
     """Text files: nothing has said yet whether "1" is a number or a word."""
     has_column_names: bool = True
     """An NPZ file without feature_names has columns in an order, but no names for them; so have some text files."""
+    may_have_decimal_commas: bool = False
+    """Text files whose cells are separated by something else than commas."""
     notes: list[str] = field(default_factory=list)
     """What the user should know about how the table was read."""
 
@@ -81,8 +84,9 @@ def read_table(data: str, options: TextOptions | None = None) -> Table:
         content = path.read_bytes()
         table = _by_suffix(data, suffix, _unzipped(data, content) if path.suffix.lower() == ".gz" else content, options)
     if table.frame.height == 0:
-        raise CommandError(f"{data} holds no rows")
-    return table
+        remedy = "; if its first line is data, say so with --no-header" if table.cells_are_text else ""
+        raise CommandError(f"{data} holds no rows{remedy}")
+    return table.with_frame(as_frame(table.frame), table.notes)
 
 
 def _unzipped(name: str, content: bytes) -> bytes:
@@ -126,28 +130,65 @@ def _bundled(name: str) -> Table:
 
 def _text(name: str, content: bytes, options: TextOptions) -> Table:
     read = read_text_table(name, content, options)
-    frame = read.frame if read.separator == "," else with_points(read.frame)
-    return Table(name, frame, cells_are_text=True, has_column_names=read.has_column_names, notes=read.notes)
+    return Table(
+        name,
+        read.frame,
+        cells_are_text=True,
+        has_column_names=read.has_column_names,
+        may_have_decimal_commas=read.separator != ",",
+        notes=read.notes,
+    )
 
 
-def with_points(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return a table with 1.5 for 1,5 in columns where every number without a point is written so."""
-    whole_or_comma = r"^[+-]?(\d+|\d{1,3}(\.\d{3})*,\d+|\d*,\d+)$"
+def with_points(table: Table, but: Collection[str]) -> Table:
+    """Return a table with 1.5 for 1,5 in columns of such numbers, except in labels and IDs, which stay as they are."""
+    if not table.may_have_decimal_commas:
+        return table
+    whole_or_comma = r"^[+-]?(\d+|\d{1,3}(\.\d{3})*,\d+|\d*,\d+)([eE][+-]?\d+)?$"
     columns = []
-    for column in frame:
+    for column in table.frame:
         text = without_missing(column)
-        if text.str.contains(",", literal=True).any() and text.str.contains(whole_or_comma).all():
-            column = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)  # noqa: PLW2901
-        columns.append(column)
-    return pl.DataFrame(columns)
+        if (
+            column.name not in but
+            and text.str.contains(",", literal=True).any()
+            and text.str.contains(whole_or_comma).all()
+        ):
+            columns.append(text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True))
+        else:
+            columns.append(column)
+    return table.with_frame(pl.DataFrame(columns), table.notes)
 
 
 def _json_lines(name: str, content: bytes) -> Table:
+    """Read one object per line; a column with text beside numbers is refused, as it would merge "1" and 1."""
+    rows: list[dict[str, Any]] = []
     try:
-        frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise CommandError(f"{name} is not one JSON object per line: {str(error).partition(chr(10))[0]}") from error
-    return Table(name, frame)
+        for line in content.decode("utf-8-sig").splitlines():
+            if line.strip():
+                rows.append(json.loads(line))
+                if not isinstance(rows[-1], dict):
+                    raise ValueError("it is no object")  # noqa: TRY301
+    except ValueError as error:
+        raise CommandError(f"{name}: data row {len(rows) + 1} is not a JSON object ({error})") from error
+    columns = []
+    for key in dict.fromkeys(key for row in rows for key in row):
+        cells = [row.get(key) for row in rows]
+        kinds = {
+            str if isinstance(cell, str) else bool if isinstance(cell, bool) else float
+            for cell in cells
+            if cell is not None
+        }
+        nested = any(isinstance(cell, list | dict) for cell in cells)
+        if len(kinds) > 1 or nested:
+            what = "lists or objects" if nested else "text beside numbers or truth values"
+            raise CommandError(f"{name}: column {shown(key)} holds {what}; write each column in one type")
+        columns.append(pl.Series(key, cells, strict=False))
+    return _named_table(name, pl.DataFrame(columns))
+
+
+def _named_table(name: str, frame: pl.DataFrame) -> Table:
+    notes: list[str] = []
+    return Table(name, named(name, frame.columns, frame.get_columns(), notes), notes=notes)
 
 
 def _npz(name: str, content: bytes) -> Table:
@@ -189,7 +230,7 @@ def _npz(name: str, content: bytes) -> Table:
 def _parquet(name: str, content: bytes) -> Table:
     try:
         with _silent_standard_error():
-            return Table(name, pl.read_parquet(io.BytesIO(content)))
+            return _named_table(name, pl.read_parquet(io.BytesIO(content)))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise CommandError(f"{name} is not a readable Parquet file") from error
 

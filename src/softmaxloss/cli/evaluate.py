@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from softmaxloss import cross_entropy, fit_temperature
 from softmaxloss.cli import standard_output
-from softmaxloss.cli.columns import features_for, labels_for, notes_for
-from softmaxloss.cli.data import read_model, read_table
+from softmaxloss.cli.columns import features_for, for_model, labels_for, notes_for
+from softmaxloss.cli.data import STANDARD_INPUT, read_model, read_table
 from softmaxloss.cli.metrics import (
     BLOCK,
     NOTES,
@@ -30,7 +30,7 @@ from softmaxloss.cli.text_options import TextOptions
 def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unlabelled: bool, as_json: bool) -> None:
     """Score every row of the table, and say so where the model may have been trained on them."""
     model = read_model(model_path)
-    table, labels = labels_for(read_table(data, options), model, drop_unlabelled=drop_unlabelled)
+    table, labels = labels_for(for_model(read_table(data, options), model), model, drop_unlabelled=drop_unlabelled)
     features = features_for(table, model)
     started = time.perf_counter()
     scores = model_scores(model, features, labels.codes)
@@ -38,7 +38,9 @@ def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unla
     classes = model.classifier.classes_.tolist()
     figures = {"model": sum_up(scores, seconds), "baseline": sum_up(baseline_scores(model.class_counts, labels.codes))}
     trained_on = model.options.get("data")
-    flatters = isinstance(trained_on, str) and Path(data).resolve() == Path(trained_on).resolve()
+    flatters = (
+        isinstance(trained_on, str) and data != STANDARD_INPUT and Path(data).resolve() == Path(trained_on).resolve()
+    )
     some = np.linspace(0, len(features) - 1, min(len(features), max(1, BLOCK // len(classes)))).astype(int)
     logits = model.classifier.predict_log_proba(features[some])
     temperature = best_temperature(logits, labels.codes[some])
@@ -49,6 +51,7 @@ def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unla
             "classes": class_figures(scores, classes),
             "best_temperature": temperature,
             "trained_on_these_rows": flatters,
+            "notes": notes_for(table, model),
         }
         with standard_output():
             json.dump(result, sys.stdout, indent=2)

@@ -109,7 +109,7 @@ def _of_numbers(request: Request) -> tuple[Explanation, list[str]]:
 
 
 def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]]:
-    from softmaxloss.cli.columns import features_for  # noqa: PLC0415 - loads polars
+    from softmaxloss.cli.columns import features_for, for_model, notes_for  # noqa: PLC0415 - loads polars
     from softmaxloss.cli.data import read_model, read_table  # noqa: PLC0415 - loads polars and scikit-learn
     from softmaxloss.cli.labels import known_labels  # noqa: PLC0415 - loads polars
     from softmaxloss.linear_fit import all_classes  # noqa: PLC0415
@@ -118,7 +118,8 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
         raise CommandError("--model needs --data, a table that holds the row to explain")
     if request.target is not None or request.labels is not None:
         raise CommandError("--target and --labels belong to --logits: with --model the data holds the target")
-    model, table = read_model(path), read_table(request.data, request.text)
+    model = read_model(path)
+    table = for_model(read_table(request.data, request.text), model)
     n_rows, row = table.frame.height, 1 if request.row is None else request.row
     if not 1 <= row <= n_rows:
         raise CommandError(f"--row must be from 1 to {n_rows}, the rows of {request.data}, got {row}")
@@ -142,6 +143,7 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
         verdict = f"which is wrong: it is {names[target]}"
     first = f"row {row} of {request.data}: predicted {names[winner]}, {verdict}"
     features, n_numbers = model.preparation.get_feature_names_out().tolist(), model.preparation.n_numbers
+    first = "\n".join([*notes_for(table, model), first])
     return explanation, ["", first, *Contributions(features, x, n_numbers, given).lines()]
 
 

@@ -54,13 +54,17 @@ def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
 
 def _holds_words(column: pl.Series) -> bool:
     """Return whether a column holds words that repeat themselves, and not numbers or names."""
-    is_text = column.dtype in {pl.String, pl.Boolean} or isinstance(column.dtype, pl.Categorical | pl.Enum)
+    is_text = column.dtype in {pl.String, pl.Boolean}
     return is_text and bool(as_numbers(column.cast(pl.String)).is_null().all()) and 2 * column.n_unique() <= len(column)
 
 
 def learned_labels(table: Table, target: str) -> Labels:
     """Return the labels to learn from."""
-    column = _as_labels(table, target)
+    column = _as_labels(table.frame[target], table)
+    if column.dtype == pl.String and _are_numbers(column):
+        column = column.set(_marks_missing(column), None)
+    if table.cells_are_text:
+        column = _integers_if_plain(column)
     classes = column.drop_nulls().unique().sort()
     codes = column.replace_strict(classes, pl.Series(range(len(classes)), dtype=pl.Int64), default=-1)
     return Labels(codes.to_numpy().astype(np.intp), _array(classes))
@@ -72,17 +76,21 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
     With `strict` False, an unknown class counts as none.
     """
     _require(table, target)
-    column = _text(_as_labels(table, target, as_text=True))
-    if classes.dtype.kind == "b":
-        column = column.str.to_lowercase()
+    column = _as_labels(table.frame[target], table)
     known = _text(pl.Series(classes.tolist()))
-    codes = column.replace_strict(known, pl.Series(range(len(known)), dtype=pl.Int64), default=-1)
     numeric = not as_numbers(known).has_nulls()
-    unlabelled = column.is_null() | (_marks_missing(column) if numeric else pl.Series([False]))
+    text = _text(column)
+    if pl.Boolean in {column.dtype, pl.Series(classes.tolist()).dtype} and known.str.to_lowercase().is_unique().all():
+        known, text = known.str.to_lowercase(), text.str.to_lowercase()  # True, true and TRUE are one truth value
+    positions = pl.Series(range(len(known)), dtype=pl.Int64)
+    codes = text.replace_strict(known, positions, default=-1)
+    stripped = text.str.strip_chars().replace_strict(known, positions, default=-1)
+    codes = codes.zip_with(codes >= 0, stripped)
+    unlabelled = text.is_null() | ((codes < 0) & _marks_missing(text) if numeric else pl.Series([False]))
     unknown = ((codes < 0) & ~unlabelled).arg_true()
     if len(unknown) and strict:
         raise CommandError(
-            f"{table.name}: column {shown(target)} holds {shown(column[unknown[0]])} in data row {unknown[0] + 1}, a "
+            f"{table.name}: column {shown(target)} holds {shown(text[unknown[0]])} in data row {unknown[0] + 1}, a "
             f"class the model does not know; it knows {listing(classes.tolist())}"
         )
     return Labels(codes.to_numpy().astype(np.intp), classes)
@@ -107,15 +115,15 @@ def _require(table: Table, target: str) -> None:
         )
 
 
-def _as_labels(table: Table, target: str, *, as_text: bool = False) -> pl.Series:
-    """Return the target column as text, truth values or whole numbers; null where a label is missing."""
-    column = table.frame[target]
+def _as_labels(column: pl.Series, table: Table) -> pl.Series:
+    """Return a column as text, truth values or whole numbers.
+
+    Spaces around text go, unless two labels would become one.
+    """
     kind = column.dtype
-    if isinstance(kind, pl.Categorical | pl.Enum):
-        column = column.cast(pl.String)
-    if column.dtype == pl.String:
-        labels = column.set(_marks_missing(column), None) if _are_numbers(column) else column
-        return labels if as_text or not table.cells_are_text else _integers_if_plain(labels)
+    if kind == pl.String:
+        stripped = column.str.strip_chars()
+        return stripped if stripped.n_unique() == column.n_unique() else column
     if kind == pl.Boolean:
         return column
     if kind.is_float() or kind.is_decimal():
@@ -124,14 +132,15 @@ def _as_labels(table: Table, target: str, *, as_text: bool = False) -> pl.Series
         decimals = (column.is_not_null() & (whole.cast(kind, strict=False) != column).fill_null(value=True)).arg_true()
         if len(decimals):
             raise CommandError(
-                f"{table.name}: column {shown(target)} holds {column[decimals[0]]:g} in data row {decimals[0] + 1}; a "
+                f"{table.name}: column {shown(column.name)} holds {column[decimals[0]]:g} in data row "
+                f"{decimals[0] + 1}; a "
                 "class is text, a whole number, or true or false"
             )
         column = whole
     if not (column.dtype.is_integer() or kind == pl.Null):
         raise CommandError(
-            f"{table.name}: column {shown(target)} holds {kind} values; a class is text, a whole number, or true or "
-            "false"
+            f"{table.name}: column {shown(column.name)} holds {kind} values; a class is text, a whole number, or true "
+            "or false"
         )
     return _smallest(column)
 

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from softmaxloss.cli import CommandError, standard_output
-from softmaxloss.cli.columns import features_for, notes_for
+from softmaxloss.cli.columns import features_for, for_model, notes_for
 from softmaxloss.cli.data import read_model, read_table
 from softmaxloss.cli.outputs import check_out, write_all
 from softmaxloss.cli.text_options import TextOptions
@@ -31,12 +31,9 @@ def run_predict(model_path: Path, data: str, options: TextOptions, *, proba: boo
     elif sys.stdout is None:
         raise CommandError("standard output is closed; name a file with --out")
     model = read_model(model_path)
-    table = read_table(data, options)
+    table = for_model(read_table(data, options), model)
     features = features_for(table, model)
     classifier = model.classifier
-    missing = [name for name in model.id_columns if name not in table.frame.columns]
-    if missing:
-        raise CommandError(f"{data} lacks {missing[0]!r}, the column that --id carries into predictions")
     ids = table.frame.select(model.id_columns)
     probability = classifier.predict_proba(features) if proba else None
     content = _content(

@@ -22,7 +22,7 @@ END = "\0end\n"
 
 @dataclass(frozen=True)
 class TextTable:
-    """The cells of a text file as text, without the spaces around them; empty cells are null."""
+    """The cells of a text file as text; blank cells are null."""
 
     frame: pl.DataFrame
     separator: str
@@ -51,18 +51,24 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
             f"column_{len(first)} (--header takes it for names)"
         )
     header = [cell.strip() for cell in first] if has_names else [f"column_{k}" for k in range(1, len(first) + 1)]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
+        raise CommandError(
+            f"{name} has one column only, {header[0]!r}; its cells are separated by something other than "
+            f"{SEPARATORS.get(separator, separator)}: name it with --separator"
+        )
     columns = _without_quotes(content, encoding, separator, len(header), skipped=int(has_names))
     if columns is None:
         rows = chain([] if has_names else [first], top, rows)
         columns = _columns(name, rows, len(header), counts_first=not has_names)
-    frame = _named(name, header, columns, notes, separator)
+    frame = named(name, header, columns, notes)
     return TextTable(frame, separator, notes, has_names)
 
 
 def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -> str:
     """Return the encoding of a file: the wanted one, or the first of the usual ones that fits."""
     if wanted is not None:
-        candidates = [wanted]
+        has_mark = wanted.lower().replace("_", "-") in {"utf-8", "utf8"} and content.startswith(b"\xef\xbb\xbf")
+        candidates = ["utf-8-sig" if has_mark else wanted]
     elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
         candidates = ["utf-16"]
     elif content[:200].count(0) > len(content[:200]) // 4:
@@ -165,7 +171,13 @@ def _without_quotes(
 
     Without a quote mark they agree on a file whose every line has as many separators as its first.
     """
-    if b'"' in content or encoding != "utf-8-sig" or separator == " " or content.count(b"\r") != content.count(b"\r\n"):
+    if (
+        width == 1
+        or b'"' in content
+        or encoding != "utf-8-sig"
+        or separator == " "
+        or content.count(b"\r") != content.count(b"\r\n")
+    ):
         return None
     try:
         frame = pl.read_csv(
@@ -179,14 +191,12 @@ def _without_quotes(
         return None
     if frame.width != width or content.count(separator.encode()) != (width - 1) * frame.height:
         return None
-    return [_stripped(column) for column in frame[skipped:]]
+    return [_with_gaps(column) for column in frame[skipped:]]
 
 
-def _stripped(column: pl.Series) -> pl.Series:
-    """Return cells without the spaces around them, empty ones as null; the column itself where it is so already."""
-    if column.str.contains(r"^\s|\s$|^$").any():
-        return column.str.strip_chars().replace("", None)
-    return column
+def _with_gaps(column: pl.Series) -> pl.Series:
+    """Return cells of text, blank ones as null."""
+    return column.set(column.str.contains(r"^\s*$"), None) if column.str.contains(r"^\s*$").any() else column
 
 
 def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: bool) -> list[pl.Series]:
@@ -203,18 +213,18 @@ def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: 
                     "not told apart rightly, name what stands between them with --separator"
                 )
         for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
-            column.append(_stripped(pl.Series(texts, dtype=pl.String)))
+            column.append(_with_gaps(pl.Series(texts, dtype=pl.String)))
         read += len(chunk)
     return [pl.concat(column) if column else pl.Series([], dtype=pl.String) for column in chunks]
 
 
-def _named(name: str, header: list[str], columns: list[pl.Series], notes: list[str], separator: str) -> pl.DataFrame:
+def named(name: str, header: list[str], columns: list[pl.Series], notes: list[str]) -> pl.DataFrame:
     """Return the columns under their names, without unnamed ones that are empty or only count the rows."""
     kept: dict[str, pl.Series] = {}
     for position, (title, column) in enumerate(zip(header, columns, strict=True), start=1):
-        if not title:
+        if not title.strip():
             counted = as_numbers(column).cast(pl.Int64, strict=False)
-            counts = len(column) > 0 and counted.equals(
+            counts = len(column) > 1 and counted.equals(
                 pl.Series(range(counted[0] or 0, (counted[0] or 0) + len(column)))
             )
             if not (counts or column.null_count() == len(column)):
@@ -226,9 +236,4 @@ def _named(name: str, header: list[str], columns: list[pl.Series], notes: list[s
             raise CommandError(f"{name} has more than one column {title!r}; rename one of them in the first line")
         else:
             kept[title] = column
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
-        raise CommandError(
-            f"{name} has one column only, {header[0]!r}; its cells are separated by something other than "
-            f"{SEPARATORS.get(separator, separator)}: name it with --separator"
-        )
     return pl.DataFrame(kept)

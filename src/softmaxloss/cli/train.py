@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from softmaxloss import __version__
 from softmaxloss.cli import CommandError, standard_output
 from softmaxloss.cli.columns import ColumnOptions, Columns, choose_columns, known_columns, prepared, with_labels
-from softmaxloss.cli.data import STANDARD_INPUT, Table, read_table, shown
+from softmaxloss.cli.data import STANDARD_INPUT, Table, read_table, shown, with_points
 from softmaxloss.cli.fitting import Examples, Fit, fit, prepare_kernels
 from softmaxloss.cli.interrupt import prompt_interrupt
 from softmaxloss.cli.labels import choose_target, learned_labels
@@ -56,6 +56,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     codes, classes = labels.codes, labels.classes
     if len(classes) == 1:
         raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes.tolist()[0])}")
+    table = with_points(table, {target, *known_columns(table, "id", options.id)})
     columns = choose_columns(table, target, ColumnOptions(options.features, options.drop, options.id, options.date))
     for name in columns.numbers:  # one by one, as each takes less memory than its text
         table.frame.replace_column(table.frame.get_column_index(name), as_numbers(table.frame[name]))
@@ -90,6 +91,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
             target_name=target,
             class_counts=np.bincount(examples["train"].codes, minlength=len(classes)),
             id_columns=known_columns(table, "id", options.id),
+            column_names=table.frame.columns,
             options={"data": data} | {key: value for key, value in described.items() if key not in {"out", "quiet"}},
         )
         scores = {}
