@@ -9,6 +9,11 @@ from itertools import combinations
 import pytest
 
 
+def thorough(value):
+    """Mark one value of a parameter as one for the thorough run."""
+    return pytest.param(value, marks=pytest.mark.thorough)
+
+
 def have_a_new_pair(rows):
     """Tell of each row whether it has a pair of values that no earlier row has."""
     seen, answers = set(), []

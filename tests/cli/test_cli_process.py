@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from softmaxloss.cli import main
+from thorough import thorough
 
 FULL = Path("/dev/full")
 # Other tests that run at the same time use the processors as well.
@@ -141,8 +142,8 @@ def test_a_closed_pipe_ends_silently(trained):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "train iris --out full"])
+@pytest.mark.parametrize("unbuffered", ["", thorough("1")])
+@pytest.mark.parametrize("line", ["predict model iris", thorough("evaluate model iris"), "train iris --out full"])
 def test_a_full_standard_output_is_one_line_that_names_it(trained, line, unbuffered):
     with FULL.open("wb") as full:
         done = run_into(full, trained, line, PYTHONUNBUFFERED=unbuffered)

@@ -17,6 +17,7 @@ from agree import assert_close
 from softmaxloss.cli import main
 from softmaxloss.explanation.drawing import BLUE, _Drawing, draw, fonts
 from softmaxloss.explanation.graph import RULES, Graph
+from thorough import thorough
 
 CAT = {"labels": ["cat", "dog", "bird"]}
 PROBLEMS = {
@@ -170,8 +171,8 @@ def test_a_picture_takes_letters_from_any_font_that_has_them(recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("n_classes", range(1, 11))
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, *map(thorough, range(4, 10)), 10])
+@pytest.mark.parametrize("temperature", [thorough(1.0), 2.0])
 def test_no_text_of_a_picture_is_cut_or_covered_and_numbers_of_two_edges_stand_apart(n_classes, temperature):
     rng = np.random.default_rng(n_classes)
     options = {"temperature": temperature, "label_smoothing": 0.01, "labels": ["W" * 30] * n_classes}

@@ -11,6 +11,7 @@ import pytest
 
 import softmaxloss as sl
 from softmaxloss.cli import main
+from thorough import thorough
 
 DRIVER = importlib.util.find_spec("playwright")  # which brings a Node.js of its own
 NODE = shutil.which("node") or (DRIVER and str(Path(DRIVER.origin).parent / "driver" / "node"))
@@ -278,7 +279,7 @@ CROWDED = """() => [...document.querySelectorAll('svg')].flatMap((svg) => {
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("n_classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("n_classes", [2, thorough(3), thorough(4), 10])
 def test_no_text_is_cut_or_covered(visit, width, n_classes):
     page = visit(width)
     for temperature in (0.5, 2):
@@ -324,7 +325,7 @@ def test_fields_show_all_of_long_numbers_and_names(visit, width):
         assert page.evaluate(f"{wider}.every((place) => place.scrollWidth <= place.clientWidth)")
 
 
-@pytest.mark.parametrize("n_classes", [2, 10])
+@pytest.mark.parametrize("n_classes", [thorough(2), 10])
 def test_on_a_phone_the_circle_of_each_step_comes_into_sight(visit, n_classes):
     page = visit(360)
     set_problem(page, spread(n_classes, 2))

@@ -12,6 +12,7 @@ import pytest
 
 import softmaxloss
 from softmaxloss.cli import main
+from thorough import thorough
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ["explained", "numpy", "classifier", "options", "head", "differences", "api", "accuracy", "speed", "inside"]
@@ -85,7 +86,7 @@ def test_no_page_is_wider_than_the_window(visited, width):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["index", "explained", "inside"])
+@pytest.mark.parametrize("name", [thorough("index"), "explained", thorough("inside")])
 def test_pictures_have_the_colour_of_the_page_around_them(visited, scheme, name):
     page = visited[name]
     page.emulate_media(color_scheme=scheme)

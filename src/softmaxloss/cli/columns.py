@@ -184,7 +184,7 @@ def prepared(table: Table, rows: NDArray[np.intp], preparation: TablePreparation
 
 
 def for_model(table: Table, model: TableModel) -> Table:
-    """Return a table as its model needs it: columns without names get those of training, decimal commas become points."""
+    """Return a table as its model needs it: with the names of training where it has none, and decimal points."""
     if not table.has_column_names:
         table = _named_as(table, model)
     return with_points(table, {model.target_name, *model.id_columns})
