@@ -135,7 +135,7 @@ def _derivatives_of_rows(logits: Array, layout: Layout, rows: Rows) -> tuple[Flo
         with np.errstate(all="ignore"):
             u = load(matrix(logits, piece), rows.softcap)
             dense = None if rows.dense is None else matrix(rows.dense, piece)
-            some = rows.part(piece.rows, dense)._replace(softcap=0.0)  # the cap is taken off here
+            some = rows.part(piece.rows, dense)._replace(softcap=0.0)  # load has applied the cap already
             p, d_z, within = np.empty_like(u), np.empty_like(u), layout_of(u.shape)
             rowwise.softmax(u, some, p, within)
             rowwise.losses_and_gradients(u, some, np.array([rows.temperature]), d_z, within)

@@ -2,7 +2,8 @@
 
 The metadata entry `model` describes the pipeline as JSON: each estimator by its class, which must be one of those
 listed here, and its attributes. Numeric arrays are tensors of the file, which the description names. Other metadata:
-format, format_version, and scikit_learn, the version that made the estimators; sha256 is over all of it.
+format, format_version, and scikit_learn, the version that made the estimators; sha256 is the checksum of metadata and
+tensors.
 """
 
 import json
@@ -51,7 +52,7 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TableModel:
-    """A fitted pipeline and what is known of its training.
+    """A fitted pipeline and facts about its training.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class TableModel:
 
 
 def load_model(path: str | Path) -> Pipeline:
-    """Read a model that `softmaxloss train` wrote: a scikit-learn pipeline that takes what the table held.
+    """Read a model that `softmaxloss train` wrote: a scikit-learn pipeline whose input is a table.
 
     Parameters
     ----------
@@ -99,20 +100,21 @@ def load_model(path: str | Path) -> Pipeline:
     -------
     Pipeline
         Its `predict` and `predict_proba` take a polars or pandas data frame, a dict of columns, or a structured array,
-        with the columns that the model was trained on. Gaps and unknown words are welcome, and so are other columns.
+        with the columns that the model was trained on. Cells may be empty or hold unknown words; other columns are
+        ignored.
 
     Raises
     ------
     ModelFileError
-        The file is damaged, or was not written by this library or this version of it.
+        The file is damaged, was not written by this library, or has a format version that this one cannot read.
     OSError
         It cannot be read.
 
     Examples
     --------
     >>> model = softmaxloss.load_model("softmaxloss-penguins")  # doctest: +SKIP
-    >>> model.predict({"island": ["Biscoe"], "flipper_length_mm": [210]})  # doctest: +SKIP
-    array(['Gentoo'], dtype=object)
+    >>> model.predict(polars.read_csv("new.csv"))  # doctest: +SKIP
+    array(['Adelie', 'Gentoo'], dtype=object)
     """
     return read_model_file(path).pipeline
 
@@ -225,7 +227,7 @@ def _restored(described: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa:
         estimator = ESTIMATORS[content[0]].__new__(ESTIMATORS[content[0]])
         vars(estimator).update(_restored(content[1], tensors))
         return estimator
-    raise ModelFileError(f"the model file holds {kind!r} where a known kind of value belongs")
+    raise ModelFileError(f"the model file holds a value of unknown kind {kind!r}")
 
 
 def _check_origin(path: Path, metadata: dict[str, str]) -> None:
@@ -239,7 +241,7 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
 
 
 def _digest(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:
-    """Sum up the whole content, so that a damaged file is refused before it gives wrong answers."""
+    """Return the SHA-256 of metadata and tensors, so that a damaged file is refused."""
     digest = sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}".encode())

@@ -40,7 +40,7 @@ def is_missing(cell: str) -> bool:
 
 
 def without_missing(column: pl.Series) -> pl.Series:
-    """Return a column with null for each cell of text that says that its value is missing, and for NaN."""
+    """Return a column with null in place of NaN, and of text such as NA or ?."""
     if column.dtype == pl.String:
         return column.set(column.str.strip_chars().str.to_lowercase().is_in(MISSING), None)
     return column.fill_nan(None) if column.dtype.is_float() else column
@@ -92,7 +92,7 @@ def as_dates(column: pl.Series, form: str) -> pl.Series:
 def as_frame(X: Any, names: Sequence[str] | None = None) -> pl.DataFrame:
     """Return the columns of a table: a polars or pandas data frame, a dict of columns, or a structured array.
 
-    An array without names is read by the position of its columns, which `names` gives. Categories become text.
+    `names` gives the names of an array's columns, in order, if it has none. Categories become text.
     """
     frame = X.collect() if isinstance(X, pl.LazyFrame) else X
     frame = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(_columns_of(X, names))
@@ -109,8 +109,8 @@ def _columns_of(X: Any, names: Sequence[str] | None) -> list[pl.Series]:
     array = np.asarray(X)
     if names is None or array.ndim != 2 or array.shape[1] != len(names):
         raise ValueError(
-            f"X must be a table with named columns, or an array of {len(names or ())} columns in the order of "
-            f"training; got {type(X).__name__} of shape {array.shape}"
+            f"X must be a table with named columns, or an array with these {len(names or ())} columns in this order: "
+            f"{', '.join(names or ())}; got {type(X).__name__} of shape {array.shape}"
         )
     return [_series(name, column) for name, column in zip(names, array.T, strict=True)]
 
@@ -131,7 +131,7 @@ def _series(name: str, values: NDArray[Any], missing: NDArray[np.bool_] | None =
 
 
 class FaultyCell(NamedTuple):
-    """A cell that no feature can be made of; the row counts from 0."""
+    """A cell that cannot become a feature; the row counts from 0."""
 
     column: str
     row: int
@@ -236,7 +236,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def n_numbers(self) -> int:
-        """How many features are numbers; they come first."""
+        """The number of features from numbers and dates, with those that mark gaps; words come after."""
         indices = self.transformer_.output_indices_.get("numbers", slice(0, 0))
         return int(indices.stop)
 
@@ -264,7 +264,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _read(self, X: Any) -> dict[str, pl.Series]:
-        """Return the used columns as numbers, words and dates; ValueError where a cell is none."""
+        """Return the used columns as numbers, words and dates; ValueError if a cell does not fit its column."""
         table = as_frame(X, self.columns)
         absent = [name for name in self.columns if name not in table.columns]
         if absent:

@@ -70,10 +70,11 @@ def summarize(
     layout = layout_of(z.shape, checks.axis(axis, z))
     checks.refused(options, NOT_TAKEN)
     options["reduction"] = "sum"
-    if n_classes is None and first_class == 0:
+    first = checks.integer("first_class", first_class)
+    if n_classes is None and first == 0:
         rows, _ = describe(targets, layout, **options)
     else:
-        first, total = checks.integer("first_class", first_class), checks.count("n_classes", n_classes)
+        total = checks.count("n_classes", n_classes)
         rows, _ = describe(targets, layout, (first, total), **options)
         last = first + (int(rows.class_mask.sum()) or layout.n_classes) - 1
         if first < 0 or last >= total:

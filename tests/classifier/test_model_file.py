@@ -87,7 +87,7 @@ def test_a_class_that_is_not_listed_is_never_made(path):
     metadata["model"] = metadata["model"].replace('"OneHotEncoder"', '"Popen"')
     metadata["sha256"] = model_file._digest({k: v for k, v in metadata.items() if k != "sha256"}, tensors)
     path.write_bytes(save(tensors, metadata))
-    with pytest.raises(ModelFileError, match="holds 'estimator' where a known kind of value belongs"):
+    with pytest.raises(ModelFileError, match="holds a value of unknown kind 'estimator'"):
         load_model(path)
 
 

@@ -218,7 +218,7 @@ def test_the_only_row_of_a_class_is_trained_on(run, tmp_path):
     lone = FRAME.head(1).with_columns(kind=pl.lit("lone"), sl=pl.lit(30.0))
     pl.concat([FRAME, lone]).write_csv(tmp_path / "lone.csv")
     output = run("train lone.csv --out m")
-    assert "1 of the classes have one row each: trained on, not tested on" in output
+    assert "classes with a single row: 1; that row is in the train part, so they are not tested" in output
     model = read_model_file(tmp_path / "m" / "model.safetensors")
     assert model.class_counts.tolist() == [1, 40, 40, 40]
 

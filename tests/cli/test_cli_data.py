@@ -223,7 +223,7 @@ def test_labels_and_ids_keep_their_decimal_commas(tmp_path):
         (['{"x": 1, "t": 1}', '{"x": 2, "t": "1"}'], "column 't' holds text beside numbers or truth values"),
         (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
         (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
-        (['{"x": 1}', "[1]"], "data row 3 is not a JSON object"),
+        (['{"x": 1}', "[1]"], "data row 2 is not a JSON object"),
         (['{"x": 1}', "{"], "data row 2 is not a JSON object"),
     ],
 )

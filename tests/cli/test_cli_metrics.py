@@ -60,7 +60,7 @@ def test_a_class_that_is_never_predicted_is_named(capsys):
     proba = np.tile([0.9, 0.1], (50, 1))
     print_classes(score(lambda block: np.log(proba[block]), np.arange(50) // 49, 2), ["honest", "fraud"], "test part")
     output = capsys.readouterr().out
-    assert "warning: never predicted: fraud; see --class-weight balanced" in output
+    assert "warning: the model never predicts fraud; try train --class-weight balanced" in output
     assert [line.split()[:3] for line in output.splitlines()[1:3]] == [["honest", "49", "50"], ["fraud", "1", "0"]]
 
 

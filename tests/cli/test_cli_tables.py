@@ -314,9 +314,9 @@ def test_ids_and_labels_of_a_file_with_decimal_commas_come_back_as_they_were(run
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--features x --drop x", "column 'x' is named by --features and by --drop"),
-        ("--date x --id x", "column 'x' is named by --date and by --id"),
-        ("--id prediction", "--id: the predictions have a column 'prediction' of their own"),
+        ("--features x --drop x", "column 'x' is named by both --features and --drop"),
+        ("--date x --id x", "column 'x' is named by both --date and --id"),
+        ("--id prediction", "--id: the output has its own column 'prediction'"),
         ("--features label", "column 'label' is the target"),
         ("--drop nosuch", "--drop: standard input has no column 'nosuch'"),
     ],

@@ -52,7 +52,7 @@ DEFAULTS, TEXT_DEFAULTS = TrainOptions(), TextOptions()
 
 
 def _check_environment() -> None:
-    """Raise CommandError where the number of threads is none, before there is any work to lose."""
+    """Raise CommandError if the environment sets an invalid number of threads, before any work is done."""
     from softmaxloss import get_num_threads
 
     try:
@@ -152,13 +152,14 @@ def explain(
     logits
         Numbers with commas between them, such as 0.3,2.9,4.0.
     target
-        The number or the label of the right class; or the probability of each class, with commas between them.
+        The label of the right class, or its number, counted from 0; or one probability per class, with commas between
+        them.
     labels
         What the classes are called, such as cat,dog,bird.
     label_smoothing
         Share of the target that is spread evenly over all classes.
     temperature
-        What the logits are divided by.
+        Divide the logits by this number.
     model
         model.safetensors, or the folder that holds it.
     data

@@ -1,4 +1,4 @@
-"""The features of a table: which columns hold numbers, words or dates, and which say nothing and are left out."""
+"""The features of a table: which columns hold numbers, words or dates, and which are left out as useless."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from softmaxloss.model_file import TableModel
 from softmaxloss.preparation import FaultyCellsError, TablePreparation, as_dates, as_numbers, date_form, without_missing
 
 MOSTLY_NUMBERS = 0.95
-"""With this share of numbers a column holds numbers, and the other cells are faults."""
+"""If at least this share of the cells are numbers, the column holds numbers; its other cells are errors."""
 FEW_ROWS = 20
-"""In fewer rows, values that all differ mean nothing."""
+"""A column must have this many rows before distinct values make it look like an ID."""
 _ID_NAME = re.compile(r"(^|[^a-z])(id|ids|index|key|uuid|guid)$|^(id|row)[^a-z]|[a-z]I[dD]$|^(row|nr|no|number|id)$")
 
 
@@ -99,13 +99,11 @@ def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
     for one, other in (("features", "drop"), ("features", "id"), ("drop", "id"), ("date", "drop"), ("date", "id")):
         both = set(named[one]) & set(named[other])
         if both:
-            raise CommandError(f"column {shown(both.pop())} is named by --{one} and by --{other}: only one can hold")
+            raise CommandError(f"column {shown(both.pop())} is named by both --{one} and --{other}; remove one of them")
     for name in named["id"]:
         kind = table.frame[name].dtype
         if name in {"prediction", "probability", "classes", "file"} or name.startswith("probability_"):
-            raise CommandError(
-                f"--id: the predictions have a column {shown(name)} of their own; rename that of the table"
-            )
+            raise CommandError(f"--id: the output has its own column {shown(name)}; rename the column in your table")
         if kind.is_nested() or kind in {pl.Binary, pl.Object, pl.Duration}:
             raise CommandError(f"--id: column {shown(name)} holds {kind} values, which no text file can hold")
 
@@ -161,7 +159,9 @@ def _kind(column: pl.Series) -> _Kind:  # noqa: C901, PLR0911
     if different > FEW_ROWS // 2 and 2 * different > filled:
         if kind == pl.String and (as_dates(column, date_form(column)).is_not_null() | ~present).all():
             return dates
-        return _Kind(words=True, left_out=f"{different} of its {filled} words differ, as in an ID or a text")
+        return _Kind(
+            words=True, left_out=f"it holds {different} different words in {filled} cells, like an ID or free text"
+        )
     return _Kind(words=True)
 
 
@@ -243,5 +243,7 @@ def with_labels(table: Table, target: str, labels: Labels, *, drop: bool) -> tup
     kept = labels.codes >= 0
     if not kept.any():
         raise CommandError(f"{table.name}: no row has a label in column {shown(target)}")
-    notes = [*table.notes, f"{(~kept).sum()} rows without a label are left out"] if not kept.all() else table.notes
+    n = int((~kept).sum())
+    left_out = [f"{n} row{'s' if n > 1 else ''} without a label {'are' if n > 1 else 'is'} left out"] if n else []
+    notes = [*table.notes, *left_out]
     return table.with_frame(table.frame.filter(pl.Series(kept)), notes), Labels(labels.codes[kept], labels.classes)

@@ -41,7 +41,7 @@ class Table:
     cells_are_text: bool = False
     """Text files: nothing has said yet whether "1" is a number or a word."""
     has_column_names: bool = True
-    """An NPZ file without feature_names has columns in an order, but no names for them; so have some text files."""
+    """An NPZ file without feature_names has no column names; some text files have none either."""
     may_have_decimal_commas: bool = False
     """Text files whose cells are separated by something else than commas."""
     notes: list[str] = field(default_factory=list)
@@ -165,9 +165,10 @@ def _json_lines(name: str, content: bytes) -> Table:
     try:
         for line in content.decode("utf-8-sig").splitlines():
             if line.strip():
-                rows.append(json.loads(line))
-                if not isinstance(rows[-1], dict):
-                    raise ValueError("it is no object")  # noqa: TRY301
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"got {type(row).__name__}")  # noqa: TRY301
+                rows.append(row)
     except ValueError as error:
         raise CommandError(f"{name}: data row {len(rows) + 1} is not a JSON object ({error})") from error
     columns = []
@@ -237,7 +238,7 @@ def _parquet(name: str, content: bytes) -> Table:
 
 @contextmanager
 def _silent_standard_error() -> Iterator[None]:
-    """Polars' threads print a Rust backtrace for some damaged files, beside raising the error."""
+    """Silence standard error for a block: polars' threads print a Rust backtrace for some damaged files."""
     kept = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:

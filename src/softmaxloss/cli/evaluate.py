@@ -67,13 +67,14 @@ def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unla
             gain = cross_entropy(logits, labels.codes[some]) - cross_entropy(
                 logits, labels.codes[some], temperature=temperature
             )
-            print(f"logits divided by {temperature:.3g} would lower the loss on these rows by {gain:.4f}")
+            measured = f"{len(some)} rows measured"
+            print(f"dividing the logits by {temperature:.3g} would lower the loss by {gain:.4f} ({measured})")
         if flatters:
             print(f"the model was trained on rows of {data}: these figures flatter it")
 
 
 def best_temperature(logits: NDArray[Any], codes: NDArray[np.intp]) -> float | None:
-    """Return the temperature with the smallest loss, or None if there is none: all rows are right, or none is."""
+    """Return the temperature with the smallest loss; None if all rows are right, or logits no better than chance."""
     try:
         return fit_temperature(logits, codes)
     except ValueError:

@@ -42,7 +42,8 @@ class Contributions(NamedTuple):
                 name = self.names[k] if len(self.names[k]) <= NAME_WIDTH else f"{self.names[k][: NAME_WIDTH - 1]}…"
                 side = "above" if self.values[k] >= 0 else "below"
                 value = f"{abs(self.values[k]):.2f} standard deviations {side} the mean"
-                value = value if k < self.n_standardised else "the row has this word"
+                word = "the row has this word" if self.values[k] else "the row lacks this word"
+                value = value if k < self.n_standardised else word
                 lines.append(f"  {name:<{NAME_WIDTH}} {given[k]:+8.3f}   {value}")
         return lines
 
@@ -137,7 +138,11 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
     if target in {winner, -1}:
         cell = table.frame[label][0] if has_column else None
         without = "which has no label" if cell is None else f"whose label {cell!r} the model does not know"
-        verdict = "which is right" if target == winner else f"for a row {without}: it is taken as the target here"
+        verdict = (
+            "which is right"
+            if target == winner
+            else f"for a row {without}: the steps above use the predicted class as target"
+        )
     else:
         given[f"{names[target]}, the right class"] = weight[target] * x
         verdict = f"which is wrong: it is {names[target]}"

@@ -20,7 +20,7 @@ FOLDS = 5
 CANDIDATES = 10.0 ** np.arange(-4, 4.5, 0.5)
 """The values of C that --C auto tries, from strong to weak regularisation."""
 PATIENCE = 3
-"""The search ends after this many values of C in a row without a smaller loss."""
+"""The search stops when this number of values in a row did not lower the loss."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fit:
 
 
 def prepare_kernels(train: Examples, progress: Progress) -> None:
-    """Have the kernels compiled, if no earlier run has left their machine code; the first row of each class will do."""
+    """Compile the kernels on one row per class; a run that finds them on the disk skips the compilation."""
     _, first = np.unique(train.codes, return_index=True)
     few = Examples(train.features[first], train.codes[first])
     with progress.line("preparing kernels, once"), warnings.catch_warnings(action="ignore"):

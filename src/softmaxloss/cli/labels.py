@@ -1,7 +1,7 @@
 """The target of a table: which column it is, and its labels, which come back as they were.
 
-A label is the text of its cell, unless the column's type in the file says otherwise. In a text file whole numbers are
-integers if all are written plainly, so that nothing is lost: 7 is, 007 and 7.0 are words.
+A label is the text of its cell, unless the column's type in the file says otherwise. In a text file, labels become
+integers if each reads the same when printed again: 7 does; 007 and 7.0 do not, so they stay text.
 """
 
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
 
 
 def _are_numbers(column: pl.Series) -> bool:
-    """Return whether all labels but those that say that one is missing are numbers."""
+    """Return whether all labels are numbers, leaving aside marks for a missing label such as NA."""
     others = column.drop_nulls().unique()
     others = others.filter(~_marks_missing(others))
     return len(others) > 0 and not as_numbers(others).has_nulls()

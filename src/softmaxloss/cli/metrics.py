@@ -23,7 +23,7 @@ NOTES = (
 )
 """What the closing table's words mean."""
 BLOCK = 1 << 22
-"""Probabilities held at once; rows are scored in blocks of about so many."""
+"""Rows are scored in blocks with about this number of probabilities, to limit memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +56,11 @@ class Figures:
     accuracy: float
     balanced_accuracy: float
     top5_accuracy: float | None
-    """None with so few classes that it would say nothing."""
+    """None with 5 classes or fewer, where it is always 1."""
     auc: float | None
     """Area under the ROC curve, for two classes that both occur."""
     average_precision: float | None
-    """Of the last of two classes, if it occurs."""
+    """Of the second of two classes, if both occur."""
     calibration_error: float
     seconds: float | None
 
@@ -90,7 +90,7 @@ def _score_block(logs: NDArray[np.float64], target: NDArray[np.intp]) -> tuple[N
 
 
 def model_scores(model: TableModel, features: NDArray[np.float32], target: NDArray[np.intp]) -> Scores:
-    """Score the model on standardised features, shape (N, D)."""
+    """Score the model on prepared features, shape (N, D)."""
     classifier = model.classifier
     return score(lambda rows: classifier.predict_log_proba(features[rows]), target, len(classifier.classes_))
 
@@ -164,7 +164,7 @@ def print_classes(scores: Scores, classes: Sequence[Any], part: str) -> None:
     never = [shown_label(one["class"]) for one in figures if one["rows"] > 0 and one["predicted"] == 0]
     if never:
         more = f" and {len(never) - WORST} more" if len(never) > WORST else ""
-        print(f"warning: never predicted: {', '.join(never[:WORST])}{more}; see --class-weight balanced")
+        print(f"warning: the model never predicts {', '.join(never[:WORST])}{more}; try train --class-weight balanced")
 
 
 def shown_label(label: Any, limit: int = 24) -> str:

@@ -42,17 +42,17 @@ class TrainOptions:
     """Leave out rows without a label."""
 
     out: Path | None = None
-    """Folder for the results. Default: ./softmaxloss-NAME, NAME being the data set's or the file's."""
+    """Folder for the results. Default: ./softmaxloss-NAME, NAME is the name of the data set or file."""
 
     test_size: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.2
     """Share of the rows that is kept out of training, to test with; 0 trains on all rows."""
 
     seed: Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))] = 0
-    """Decides which rows are kept out."""
+    """Decides which rows are kept out, and the folds of --C auto."""
 
     C: Annotated[float | Literal["auto"], Parameter(name="--C", validator=_positive)] = 1.0
     """Inverse strength of regularisation, as in scikit-learn: smaller values keep the weights smaller. auto: the value
-    with the smallest loss in 5-fold cross-validation on the rows to train on."""
+    with the smallest loss in cross-validation on the rows to train on."""
 
     max_iter: Annotated[int, Parameter(validator=Number(gte=1))] = 1000
     """Stop after this many iterations even if the loss still falls."""

@@ -1,4 +1,4 @@
-"""The three pictures of a training run, each as the bytes of a PNG file."""
+"""The pictures of a training run, each as the bytes of a PNG file."""
 
 import io
 import textwrap
@@ -45,13 +45,13 @@ def _style() -> AbstractContextManager[None]:
 
 
 def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float], test_curve: Sequence[float]) -> bytes:
-    """Draw what was minimised and the test loss against the iterations, how far the former fell, and the losses."""
+    """Draw the objective and the test loss against the iterations, and how far the objective is from its end."""
     curve = np.asarray(loss_curve)
     excess = curve - curve[-1]
     with _style():
         figure = Figure(figsize=(7, 7), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-        upper.plot(curve, **MARKED, label="what is minimised: training loss + penalty on large weights")
+        upper.plot(curve, **MARKED, label="objective: training loss + penalty on large weights")
         if test_curve:
             upper.plot(np.arange(1, len(test_curve) + 1), test_curve, color=ORANGE, label="loss on the test part")
         for (part, loss), style in zip(losses.items(), ("--", ":"), strict=False):
@@ -60,7 +60,7 @@ def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float], tes
         upper.set_xlim(0, max(1, len(curve) - 1))
         upper.xaxis.set_major_locator(MaxNLocator(integer=True))
         lower.set(xlabel="iteration", ylabel="nats per row, log scale")
-        lower.set_title(f"How far what is minimised was above its last value, {curve[-1]:.6g} (0 is off this scale)")
+        lower.set_title(f"Objective minus its final value, {curve[-1]:.6g}")
         lower.plot(np.where(excess > 0, excess, np.nan), **MARKED)
         lower.set_yscale("log")
         lower.yaxis.set_major_formatter("{x:g}")  # the usual powers of ten take the parser of formulas

@@ -14,14 +14,14 @@ PAUSE = 0.1
 
 
 class Progress:
-    """What is being done, on standard error; nothing if that is no terminal, or none is wanted."""
+    """Shows the current step on standard error; shows nothing if that is no terminal, or with --quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = None if quiet or sys.stderr is None or not sys.stderr.isatty() else Console(stderr=True)
 
     @contextmanager
     def line(self, text: str) -> Iterator[Callable[[str], None] | None]:
-        """Show a text while a block runs, and give what replaces it; None where nothing is shown."""
+        """Show a text while a block runs; give a function that replaces the text, or None if nothing is shown."""
         if self._console is None:
             yield None
             return
@@ -39,7 +39,7 @@ class Progress:
     def iterations(self) -> Iterator[Callable[[int, float], None] | None]:
         """Give a callback (iteration, loss) that shows both, and the time that has passed.
 
-        Nobody knows how many iterations a fit will take, so no time is foretold.
+        Nobody knows how many iterations a fit will take, so the remaining time is not estimated.
         """
         with self.line("fitting") as show:
             if show is None:

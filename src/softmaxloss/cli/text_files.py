@@ -85,7 +85,7 @@ def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -
         except UnicodeError:
             continue
         if encoding in {"cp1252", "latin-1"} and wanted is None:
-            notes.append("the file is not UTF-8; it is read as Latin-1 (--encoding takes another)")
+            notes.append(f"the file is not UTF-8; it is read as {encoding} (choose another encoding with --encoding)")
         return encoding
     remedy = "; leave --encoding out to have it detected" if wanted else "; name its encoding with --encoding"
     raise CommandError(f"{name} is not text in {candidates[0]}{remedy}")
@@ -124,7 +124,7 @@ def _reader(lines: Iterator[str] | Sequence[str], separator: str) -> Iterator[li
 def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]]:
     """Give the rows that are not blank.
 
-    A last line of our own shows whether a quote is still open at the end: the line is then a part of the last cell.
+    We append a last line, END. If a quote is still open, csv reads END as part of the last cell.
     """
     number, ended = 0, False
     try:
@@ -151,7 +151,7 @@ def _with_line_end(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _holds_numbers(first: list[str], top: list[list[str]]) -> bool:
-    """Return whether a first line is data: a number stands above numbers, and no word above numbers."""
+    """Return whether a first line is data: above each column of numbers it has a number or a gap, never a word."""
     above = []
     for position, title in enumerate(first):
         cells = [row[position] for row in top if len(row) > position and not is_missing(row[position])]
@@ -191,7 +191,9 @@ def _without_quotes(
         return None
     if frame.width != width or content.count(separator.encode()) != (width - 1) * frame.height:
         return None
-    return [_with_gaps(column) for column in frame[skipped:]]
+    # like csv with skipinitialspace
+    columns = (c.str.strip_chars_start(" ") if c.str.starts_with(" ").any() else c for c in frame[skipped:])
+    return [_with_gaps(column) for column in columns]
 
 
 def _with_gaps(column: pl.Series) -> pl.Series:
@@ -209,8 +211,8 @@ def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: 
                 what = "data row 1 has" if counts_first else "the first line names"
                 cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
                 raise CommandError(
-                    f"{name} is not a table: data row {number} has {cells}, {what} {width} columns; if the cells are "
-                    "not told apart rightly, name what stands between them with --separator"
+                    f"{name} is not a table: data row {number} has {cells}, {what} {width} columns; if the separator "
+                    "is wrong, give the right one with --separator"
                 )
         for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
             column.append(_with_gaps(pl.Series(texts, dtype=pl.String)))

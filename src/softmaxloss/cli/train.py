@@ -52,7 +52,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     try:
         table, labels = with_labels(table, target, learned_labels(table, target), drop=options.drop_unlabelled)
     except CommandError as error:
-        raise CommandError(f"{error}{reason and f'; {reason} is learned unless --target names another'}") from error
+        raise CommandError(f"{error}{reason and f'; the target is {reason}, choose another with --target'}") from error
     codes, classes = labels.codes, labels.classes
     if len(classes) == 1:
         raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes.tolist()[0])}")
@@ -63,7 +63,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     with standard_output():
         print(
             f"{data}: {len(codes)} rows, {len(columns.names)} feature columns, {len(classes)} classes in column "
-            f"{shown(target)}{reason and f' ({reason}; --target names another)'}",
+            f"{shown(target)}{reason and f' ({reason}; choose another with --target)'}",
             flush=True,
         )
         for note in [*table.notes, *columns.notes]:
@@ -155,7 +155,7 @@ def _report(  # noqa: PLR0917
     print(_features(columns, model, table.frame))
     alone = np.count_nonzero(np.bincount(np.concatenate([one.target for one in scores.values()])) == 1)
     if alone and "test" in scores:
-        print(f"{alone} of the classes have one row each: trained on, not tested on")
+        print(f"classes with a single row: {alone}; that row is in the train part, so they are not tested")
     if fitted.C_curve:
         best = min(fitted.C_curve, key=lambda one: one["loss"])
         print(f"C = {best['C']:.3g}, with a loss of {best['loss']:.4f} in cross-validation")
@@ -165,9 +165,10 @@ def _report(  # noqa: PLR0917
     elif iterations == most:
         print(f"not converged: stopped at the limit of {most} iterations; see --max-iter")
     else:
-        print(f"not converged: stopped after {iterations} iterations at the limit of float32; lower --C")
+        limit = "float32 is too coarse to lower the loss further; try a smaller --C"
+        print(f"not converged: stopped after {iterations} iterations, as {limit}")
     print_table(figures)
-    print("seconds: to fit the train part, to predict the test part")
+    print("seconds: time to fit (train)" + (", time to predict (test)" if "test" in scores else ""))
     print(NOTES)
     part = list(scores)[-1]
     print_classes(scores[part], model.classifier.classes_.tolist(), f"{part} part")
