@@ -61,7 +61,7 @@ def _check_environment() -> None:
         raise CommandError(str(error)) from error
 
 
-@app.command
+@app.command(sort_key=1)
 def train(data: Data, /, *, options: TrainOptions = DEFAULTS, text: TextOptions = TEXT_DEFAULTS) -> None:
     """Train on DATA, test on rows kept out, and write the model, its figures and pictures to a folder.
 
@@ -74,7 +74,7 @@ def train(data: Data, /, *, options: TrainOptions = DEFAULTS, text: TextOptions 
     run_train(data, options, text)
 
 
-@app.command
+@app.command(sort_key=2)
 def evaluate(
     model: Model,
     data: Data,
@@ -101,7 +101,7 @@ def evaluate(
     run_evaluate(model, data, text, drop_unlabelled=drop_unlabelled, as_json=json)
 
 
-@app.command
+@app.command(sort_key=3)
 def predict(
     model: Model,
     data: Data,
@@ -128,7 +128,7 @@ def predict(
     run_predict(model, data, text, proba=proba, out=out)
 
 
-@app.command
+@app.command(sort_key=4)
 def explain(
     *,
     logits: Numbers | None = None,
@@ -174,7 +174,7 @@ def explain(
     run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out, text))
 
 
-@app.command
+@app.command(sort_key=5)
 def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = False) -> None:
     """Write a page to play with softmax and its loss, and open it in a browser.
 

@@ -23,8 +23,7 @@ class TrainOptions:
     """How to train; every field is an option of `softmaxloss train`."""
 
     target: str | None = None
-    """Column to learn. Default: the one called target, label, class, species or y; else the only one of words that
-    repeat; else the last."""
+    """Column to learn. Default: one called target, label, class, species or y; the only one of words; the last."""
 
     features: Names = ()
     """Column to learn from; repeat the option, or put commas between columns. Default: all that say something."""
@@ -42,7 +41,7 @@ class TrainOptions:
     """Leave out rows without a label."""
 
     out: Path | None = None
-    """Folder for the results. Default: ./softmaxloss-NAME, NAME is the name of the data set or file."""
+    """Folder for the results. Default: ./softmaxloss-NAME, named after the data set or the file."""
 
     test_size: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.2
     """Share of the rows that is kept out of training, to test with; 0 trains on all rows."""
@@ -51,8 +50,7 @@ class TrainOptions:
     """Decides which rows are kept out, and the folds of --C auto."""
 
     C: Annotated[float | Literal["auto"], Parameter(name="--C", validator=_positive)] = 1.0
-    """Inverse strength of regularisation, as in scikit-learn: smaller values keep the weights smaller. auto: the value
-    with the smallest loss in cross-validation on the rows to train on."""
+    """Inverse strength of regularisation, as in scikit-learn; auto takes the best of cross-validation."""
 
     max_iter: Annotated[int, Parameter(validator=Number(gte=1))] = 1000
     """Stop after this many iterations even if the loss still falls."""
