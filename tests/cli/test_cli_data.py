@@ -217,6 +217,23 @@ def test_labels_and_ids_keep_their_decimal_commas(tmp_path):
     assert labels_of(table, "y") == ["1,5", "0,5"]
 
 
+def test_a_label_with_a_space_is_not_taken_for_another_that_has_none(tmp_path):
+    classes = learned_labels(read_text(tmp_path, 't,a\n"a",1\n"a ",2\n"b",3\n'), "t").classes
+    assert classes.tolist() == ["a", "a ", "b"]
+    assert known_labels(read_text(tmp_path, 't,a\n"a ",1\n"a ",2\n'), "t", classes).codes.tolist() == [1, 1]
+    assert known_labels(read_text(tmp_path, 't,a\n"a",1\n"b ",2\n'), "t", classes).codes.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("size", [60, 64, 100])
+def test_whole_numbers_of_any_size_in_json_lines_are_labels(tmp_path, size):
+    rows = "\n".join(f'{{"x": {k}, "t": {2**size + k}}}' for k in range(3))
+    assert [str(label) for label in labels_of(read_text(tmp_path, rows, "t.jsonl"), "t")] == [
+        str(2**size + k) for k in range(3)
+    ]
+    with pytest.raises(CommandError, match="decimals beside them would round"):
+        read_text(tmp_path, rows + '\n{"x": 1, "t": 1.0}', "t.jsonl")
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

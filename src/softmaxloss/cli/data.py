@@ -28,6 +28,8 @@ BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".npz", ".parquet")
 STANDARD_INPUT = "-"
+LARGEST_EXACT = 2**53
+"""Beyond it, float64 does not hold every whole number."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,12 @@ def _json_lines(name: str, content: bytes) -> Table:
         if len(kinds) > 1 or nested:
             what = "lists or objects" if nested else "text beside numbers or truth values"
             raise CommandError(f"{name}: column {shown(key)} holds {what}; write each column in one type")
+        if any(isinstance(cell, int) and abs(cell) > LARGEST_EXACT for cell in cells):
+            if any(isinstance(cell, float) for cell in cells):
+                raise CommandError(
+                    f"{name}: column {shown(key)} holds whole numbers that decimals beside them would round"
+                )
+            cells = [None if cell is None else str(cell) for cell in cells]
         columns.append(pl.Series(key, cells, strict=False))
     return _named_table(name, pl.DataFrame(columns))
 

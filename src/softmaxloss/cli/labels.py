@@ -61,8 +61,10 @@ def _holds_words(column: pl.Series) -> bool:
 def learned_labels(table: Table, target: str) -> Labels:
     """Return the labels to learn from."""
     column = _as_labels(table.frame[target], table)
-    if column.dtype == pl.String and _are_numbers(column):
-        column = column.set(_marks_missing(column), None)
+    if column.dtype == pl.String:
+        stripped = column.str.strip_chars()  # spaces around text go, unless two labels would become one
+        column = stripped if stripped.n_unique() == column.n_unique() else column
+        column = column.set(_marks_missing(column), None) if _are_numbers(column) else column
     if table.cells_are_text:
         column = _integers_if_plain(column)
     classes = column.drop_nulls().unique().sort()
@@ -116,15 +118,9 @@ def _require(table: Table, target: str) -> None:
 
 
 def _as_labels(column: pl.Series, table: Table) -> pl.Series:
-    """Return a column as text, truth values or whole numbers.
-
-    Spaces around text go, unless two labels would become one.
-    """
+    """Return a column as text, truth values or whole numbers."""
     kind = column.dtype
-    if kind == pl.String:
-        stripped = column.str.strip_chars()
-        return stripped if stripped.n_unique() == column.n_unique() else column
-    if kind == pl.Boolean:
+    if kind in {pl.String, pl.Boolean}:
         return column
     if kind.is_float() or kind.is_decimal():
         column = column.fill_nan(None) if kind.is_float() else column
@@ -133,8 +129,7 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
         if len(decimals):
             raise CommandError(
                 f"{table.name}: column {shown(column.name)} holds {column[decimals[0]]:g} in data row "
-                f"{decimals[0] + 1}; a "
-                "class is text, a whole number, or true or false"
+                f"{decimals[0] + 1}; a class is text, a whole number, or true or false"
             )
         column = whole
     if not (column.dtype.is_integer() or kind == pl.Null):
