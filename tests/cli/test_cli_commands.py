@@ -6,28 +6,19 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib.figure import Figure
 from sklearn.datasets import load_iris
 
-from softmaxloss.cli import main, pictures
+from softmaxloss.cli import main
 from softmaxloss.cli.data import read_table
 from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.train import split
 from softmaxloss.model_file import read_model_file
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
 RESULTS = {"model.safetensors", "metrics.json", "learning_curve.png", "confusion.png", "reliability.png"}
 IRIS = load_iris()
 NAMES = ["sl", "sw", "pl", "pw"]
 FRAME = pl.DataFrame(IRIS.data, schema=NAMES).with_columns(kind=pl.Series(IRIS.target_names[IRIS.target]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pictures_are_empty():
-    """Drawing takes three quarters of a training; test_cli_pictures.py and test_cli_process.py look at pictures."""
-    empty = pictures._png(Figure(figsize=(1, 1)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_png", lambda _: empty)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""The same table in any format reads the same; what a cell means depends on its column."""
+"""The same table in any format reads the same; what a cell means depends on its column.
+
+The file has over 300 lines, most of them tables of inputs.
+"""
 
 import csv
 import gzip
@@ -14,7 +17,8 @@ from softmaxloss.cli.columns import ColumnOptions, choose_columns
 from softmaxloss.cli.data import BUNDLED, read_table, with_points
 from softmaxloss.cli.labels import choose_target, known_labels, learned_labels
 from softmaxloss.cli.text_options import TextOptions
-from softmaxloss.preparation import TablePreparation, as_numbers
+from softmaxloss.columns import as_numbers
+from softmaxloss.preparation import TablePreparation
 
 ROWS = {"height": [1.5, -2.0, 3e-5], "width": [1, 2, 3], "kind": ["x", "y", "x"]}
 

@@ -1,4 +1,7 @@
-"""Fourteen tables as people have them: each is learned in one command, as well as scikit-learn learns it."""
+"""Fourteen tables as people have them: each is learned in one command, as well as scikit-learn learns it.
+
+The file has over 300 lines, as what can go wrong with a table is tried by the commands that the tables are for.
+"""
 
 import io
 import json
@@ -9,7 +12,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from matplotlib.figure import Figure
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -18,11 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import softmaxloss
-from softmaxloss.cli import main, pictures
+from softmaxloss.cli import main
 from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.train import split
 from tables import GAPS, make_tables
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
 # What the command is told beside the file; how pandas must be told to read it; the columns it leaves out.
 TABLES = {
     "penguins.csv": ("", {}, []),
@@ -41,14 +44,6 @@ TABLES = {
     "large.csv": ("", {}, []),
 }
 SLOW = {"classes2000.csv", "large.csv"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pictures_are_empty():
-    empty = pictures._png(Figure(figsize=(1, 1)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_png", lambda _: empty)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,7 @@ FLOORS = [
     "explanation",
     "model_file",
     "preparation",
+    "columns",
     "classifier",
     "linear_fit",
     "layers",

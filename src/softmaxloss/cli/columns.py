@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.data import Table, listing, shown, with_points
 from softmaxloss.cli.labels import Labels, known_labels, require_labels
+from softmaxloss.columns import as_dates, as_numbers, date_form, without_missing
 from softmaxloss.model_file import TableModel
-from softmaxloss.preparation import FaultyCellsError, TablePreparation, as_dates, as_numbers, date_form, without_missing
+from softmaxloss.preparation import FaultyCellsError, TablePreparation
 
 MOSTLY_NUMBERS = 0.95
 """If at least this share of the cells are numbers, the column holds numbers; its other cells are errors."""

@@ -21,8 +21,8 @@ from sklearn import datasets
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.text_files import named, read_text_table
 from softmaxloss.cli.text_options import TextOptions
+from softmaxloss.columns import as_frame, without_missing
 from softmaxloss.model_file import ModelFileError, TableModel, read_model_file
-from softmaxloss.preparation import as_frame, without_missing
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")

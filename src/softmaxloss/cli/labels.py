@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.data import Table, listing, shown
-from softmaxloss.preparation import MISSING, as_numbers
+from softmaxloss.columns import MISSING, as_numbers
 
 USUAL_TARGETS = ("target", "label", "class", "species", "y")
 MOST_CLASSES_BY_DEFAULT = 50

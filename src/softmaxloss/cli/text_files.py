@@ -12,7 +12,7 @@ import polars as pl
 
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.text_options import TextOptions
-from softmaxloss.preparation import as_numbers, is_missing
+from softmaxloss.columns import as_numbers, is_missing
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 16, 100

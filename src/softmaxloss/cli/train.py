@@ -34,8 +34,9 @@ from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.outputs import check_out, write_all
 from softmaxloss.cli.progress import Progress
 from softmaxloss.cli.text_options import TextOptions
+from softmaxloss.columns import as_numbers
 from softmaxloss.model_file import MODEL_NAME, TableModel, model_to_bytes
-from softmaxloss.preparation import TablePreparation, as_numbers
+from softmaxloss.preparation import TablePreparation
 
 RESULTS = (MODEL_NAME, "metrics.json", "learning_curve.png", "confusion.png", "reliability.png")
 C_CURVE = "regularisation.png"
