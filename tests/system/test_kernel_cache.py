@@ -89,33 +89,30 @@ def test_without_any_folder_for_the_cache_the_library_works(tmp_path):
     assert float(loss) == pytest.approx(0.6931471805599453, rel=1e-15)
 
 
-@compiles_anew
-def test_compiling_and_loading_from_the_cache_give_the_same_bits(right_digest, tmp_path):
-    """The first process compiles, the second one loads what the first has stored."""
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    assert [run("print(digest())", **cache), run("print(digest())", **cache)] == [right_digest] * 2
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory):
+    """Return a folder of kernels that one process has compiled and stored, and what it computed with them."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, run("print(digest())", NUMBA_CACHE_DIR=str(folder))
 
 
 @compiles_anew
-def test_damaged_files_in_the_cache_are_compiled_anew(right_digest, tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    run("print(digest())", **cache)
-    files = list(tmp_path.rglob("*.nbc"))
-    assert files
+def test_compiling_and_loading_from_the_cache_give_the_same_bits(right_digest, filled_cache):
+    folder, digest = filled_cache
+    assert [digest, run("print(digest())", NUMBA_CACHE_DIR=str(folder))] == [right_digest] * 2
+
+
+@compiles_anew
+def test_damaged_files_in_the_cache_are_compiled_anew(right_digest, filled_cache, tmp_path):
+    """Files are empty, cut off, or differ in one byte."""
+    folder = shutil.copytree(filled_cache[0], tmp_path / "cache")
+    files = list(folder.rglob("*.nbc"))
+    assert len(files) >= 3
     for number, file in enumerate(files):
-        file.write_bytes(file.read_bytes()[:100] if number % 2 else b"")
-    assert run("print(digest())", **cache) == right_digest
-
-
-@compiles_anew
-def test_a_changed_byte_in_the_cache_is_no_machine_code(right_digest, tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    run("print(digest())", **cache)
-    for file in tmp_path.rglob("*.nbc"):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 0xFF
-        file.write_bytes(content)
-    assert run("print(digest())", **cache) == right_digest
+        file.write_bytes([b"", content[:100], content][number % 3])
+    assert run("print(digest())", NUMBA_CACHE_DIR=str(folder)) == right_digest
 
 
 @compiles_anew
