@@ -123,6 +123,7 @@ FLOORS = [
     "functional",
     "core",
     "kernels",
+    "array",
 ]
 
 
@@ -174,11 +175,12 @@ def test_kernels_import_nothing_of_the_package_but_kernels():
     assert all(within(name, "softmaxloss.kernels") for name in own)
 
 
-def test_the_reference_imports_numpy_alone():
-    foreign = {
-        name for _, name in below("reference") if name.partition(".")[0] not in {"numpy", *sys.stdlib_module_names}
-    }
-    assert not foreign
+@pytest.mark.parametrize(("package", "library"), [("reference", "numpy"), ("array", "array_api_compat")])
+def test_these_import_one_library_and_nothing_of_the_package_but_themselves(package, library):
+    allowed = {library, *sys.stdlib_module_names}
+    imported = {name for _, name in below(package) if not within(name, f"softmaxloss.{package}")}
+    assert {name.partition(".")[0] for name in imported} - allowed == set()
+    assert any(within(name, library) for name in imported)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

@@ -1,0 +1,14 @@
+"""The loss, its gradient and softmax in operations of the Array API standard, for arrays where the kernels do not run.
+
+PyTorch tensors on any device, JAX arrays and whatever else `array_api_compat` knows get the answers of the kernels. No
+function here looks at a value to decide what to do next, and none writes into an array. So all of them can be traced,
+compiled, mapped over a batch and differentiated, twice too. Arguments are trusted: the callers check them.
+
+    rows.py    the row seen from one of its classes; softmax and its logarithms
+    loss.py    what targets and options ask for; the loss and y - t
+"""
+
+from softmaxloss.array.loss import Options, gradients, losses, losses_and_gradients
+from softmaxloss.array.rows import log_softmax, logsumexp, softmax
+
+__all__ = ["Options", "gradients", "log_softmax", "logsumexp", "losses", "losses_and_gradients", "softmax"]

@@ -1,0 +1,177 @@
+"""A row of logits seen from one of its classes: its cost, the softmax and the logarithms of both.
+
+One row of logits x at temperature T, seen from class t. All sums and the peak leave t out:
+
+    peak  = max over j != t of x_j
+    y_j   = exp((x_j - peak) / T)                     0 for t itself
+    rest  = sum_j y_j                                 >= 1: the others, relative to the best of them
+    d     = (peak - x_t) / T
+    odds  = rest exp(d)                               of the others against t
+    cost  = log1p(odds)                               -log p_t
+    miss  = odds / (1 + odds)                         1 - p_t
+    p_j   = y_j miss / rest
+
+Odds may overflow. Where the others outweigh t (`far`), small = 1 / odds takes their place, and small = odds elsewhere:
+
+    cost  = log1p(small), and where far d + log(rest) is added: no term is negative
+    miss  = small / (1 + small), or 1 / (1 + small) where far
+
+The mathematical result does not depend on peak, which only keeps exp in range. So its derivative cancels out of every
+derivative of the result, whichever of two equal logits automatic differentiation takes for the larger one.
+
+Infinite numbers are replaced before they are used, not after: a derivative passes through both branches of `where`,
+and 0 times inf would be NaN.
+"""
+
+from __future__ import annotations
+
+from math import frexp, inf, ldexp, nan
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+__all__ = ["Frame", "View", "frame_of", "log_softmax", "logsumexp", "softmax", "view"]
+
+Array = Any  # of any namespace
+
+
+class Frame(NamedTuple):
+    """Where the classes of an array of logits lie, and what computes with it."""
+
+    xp: Any  # the namespace
+    axis: int  # of the classes, counted from the front
+    row_shape: tuple[int, ...]  # of numbers per row: that of the logits, with 1 for the classes
+    dtype: Any  # of the computation
+    device: Any  # of new arrays
+    index: Array  # 0, ..., V - 1 along the axis
+
+    def numbers(self, values: float | Array) -> Array:
+        """Return an array, or a Python number, in the dtype of the computation."""
+        if isinstance(values, (int, float)):
+            return self.xp.asarray(values, dtype=self.dtype, device=self.device)
+        return self.xp.astype(values, self.dtype, copy=False)
+
+    def per_class(self, array: Array) -> Array:
+        """Return an array of shape (V,) along the axis of the classes."""
+        return self.xp.reshape(array, self.index.shape)
+
+    def per_row(self, array: Array) -> Array:
+        """Return an array of the batch's shape with an axis of length 1 for the classes."""
+        return self.xp.expand_dims(array, axis=self.axis)
+
+    def total(self, array: Array) -> Array:
+        """Return the sum over the classes."""
+        return self.xp.sum(array, axis=self.axis, keepdims=True)
+
+
+def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
+    """Return the frame of logits: half precision is computed in float32."""
+    xp = array_namespace(logits) if xp is None else xp
+    axis %= logits.ndim
+    dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
+    is_jax = xp.__name__ == "jax.numpy"  # JAX moves new arrays by itself; traced and sharded ones have no one device
+    device = None if is_jax else getattr(logits, "device", None)  # NumPy 1 has none
+    lengths = [1] * logits.ndim
+    lengths[axis] = logits.shape[axis]
+    index = xp.reshape(xp.arange(logits.shape[axis], device=device), tuple(lengths))
+    row_shape = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
+    return Frame(xp, axis, row_shape, dtype, device, index)
+
+
+class View(NamedTuple):
+    """Rows seen from one class t of each: arrays of the logits' shape, then numbers per row."""
+
+    is_t: Array  # whether this is the class t
+    gap: Array  # (x_j - peak) / T, never positive; -inf for t
+    y: Array  # exp(gap)
+    share: Array  # p_j / y_j, the same for all j but t
+    p_t: Array
+    miss: Array  # 1 - p_t
+    cost: Array  # -log p_t
+    excess: Array  # lse - peak / T, so -log p_j is excess - gap_j
+    lse: Array  # log(sum_j exp(x_j / T))
+
+
+def view(frame: Frame, x: Array, t: Array, temperature: float) -> View:
+    """Return rows of logits x seen from the classes t, one for each row; NaN where logits define no softmax."""
+    xp, where = frame.xp, frame.xp.where
+    is_t = frame.index == t
+    x_t = xp.take_along_axis(x, t, axis=frame.axis)
+    x_t = where(x_t == inf, nan, x_t)  # the others make NaN of inf by themselves: inf - inf
+    others = where(is_t, -inf, x)
+    peak = xp.max(others, axis=frame.axis, keepdims=True)
+    peak = where(peak == -inf, x_t, peak)  # t is alone
+    gap = others - peak if temperature == 1 else (others - peak) / temperature
+    y = xp.exp(gap)
+    rest = frame.total(y)
+
+    some = where(rest == 0, 1.0, rest)
+    log_rest = xp.log(some)
+    d, lost = _difference(frame, peak, x_t, temperature)
+    far = d + log_rest > 0
+    odds = xp.exp(where(far, -d, d)) * (1 + where(far, -lost, lost))  # of the best of the others
+    small = where(far, odds / some, odds * rest)
+    more = where(far, log_rest, 0.0) + xp.log1p(small)
+    return View(
+        is_t,
+        gap,
+        y,
+        share=where(far, 1 / some, odds) / (1 + small),
+        p_t=where(far, small, 1.0) / (1 + small),
+        miss=where(far, 1.0, small) / (1 + small),
+        cost=where(far, d, 0.0) + more,
+        excess=where(far, 0.0, -d) + more,
+        lse=where(far, peak, x_t) / temperature + more,
+    )
+
+
+def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
+    """Return d = (a - b) / T, and what rounding took from it; 0 where exp(d) is 0 or inf.
+
+    What is lost is small beside d, but exp(d) turns an absolute error of d into a relative one. The difference loses
+    what Knuth's two-sum finds. The quotient q loses the remainder of the division: q and T are split into halves, as
+    products of numbers with half the digits are exact.
+    """
+    xp, t = frame.xp, temperature
+    d = a - b
+    near = xp.abs(d) < 1000 * t
+    a, b = xp.where(near, a, 0.0), xp.where(near, b, 0.0)
+    s = a - b
+    back = s - a
+    lost = (a - (s - back)) - (b + back)
+    if t != 1:
+        digits = 12 if frame.dtype == xp.float32 else 27
+        mantissa, exponent = frexp(t)
+        high_t = ldexp(round(ldexp(mantissa, digits - 1)), exponent - digits + 1)
+        q = s / t
+        wide = (2.0**digits + 1) * q
+        high = wide - (wide - q)
+        lost = (((s - high * high_t) - ((q - high) * high_t + q * (t - high_t))) + lost) / t
+    return d / t, lost
+
+
+def _from_winner(logits: Array, axis: int, temperature: float, xp: Any) -> tuple[Frame, Array, View]:
+    """Return logits seen from the class of the highest one, whose log-probability may be tiny."""
+    frame = frame_of(logits, axis, xp)
+    x = frame.numbers(logits)
+    winner = frame.xp.argmax(x, axis=frame.axis, keepdims=True)
+    return frame, x, view(frame, x, winner, temperature)
+
+
+def softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
+    """Return the probabilities exp(z_j) / sum_c exp(z_c) over an axis, with z = logits / temperature."""
+    frame, _, seen = _from_winner(logits, axis, temperature, xp)
+    return frame.xp.astype(frame.xp.where(seen.is_t, seen.p_t, seen.y * seen.share), logits.dtype)
+
+
+def log_softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
+    """Return the logarithms of the softmax; both terms of each have one sign, so nothing cancels."""
+    frame, _, seen = _from_winner(logits, axis, temperature, xp)
+    return frame.xp.astype(frame.xp.where(seen.is_t, -seen.cost, seen.gap - seen.excess), logits.dtype)
+
+
+def logsumexp(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
+    """Return log(sum_j exp(z_j)) of each row: inf where a row holds inf, -inf where it holds nothing but -inf."""
+    frame, x, seen = _from_winner(logits, axis, temperature, xp)
+    top = frame.xp.max(x, axis=frame.axis, keepdims=True)
+    return frame.xp.squeeze(frame.xp.where(frame.xp.isinf(top), top, seen.lse), axis=frame.axis)
