@@ -106,6 +106,7 @@ FLOORS = [
     "cli",
     "explorer",
     "explanation",
+    "torch",
     "model_file",
     "preparation",
     "columns",

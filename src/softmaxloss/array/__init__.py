@@ -8,7 +8,16 @@ compiled, mapped over a batch and differentiated, twice too. Arguments are trust
     loss.py    what targets and options ask for; the loss and y - t
 """
 
-from softmaxloss.array.loss import Options, gradients, losses, losses_and_gradients
+from softmaxloss.array.loss import Options, gradients, losses, losses_and_gradients, row_weights
 from softmaxloss.array.rows import log_softmax, logsumexp, softmax
 
-__all__ = ["Options", "gradients", "log_softmax", "logsumexp", "losses", "losses_and_gradients", "softmax"]
+__all__ = [
+    "Options",
+    "gradients",
+    "log_softmax",
+    "logsumexp",
+    "losses",
+    "losses_and_gradients",
+    "row_weights",
+    "softmax",
+]

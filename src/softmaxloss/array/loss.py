@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from softmaxloss.array.rows import Array, Frame, View, frame_of, view
 
-__all__ = ["Options", "gradients", "losses", "losses_and_gradients"]
+__all__ = ["Options", "gradients", "losses", "losses_and_gradients", "row_weights"]
 
 
 class Options(NamedTuple):
@@ -82,6 +82,18 @@ def gradients(logits: Array, targets: Array, *, upstream: float | Array | None =
     return _gradient(_rows(logits, targets, Options(**options)), upstream, logits.dtype)
 
 
+def row_weights(logits: Array, targets: Array, **options: Any) -> tuple[Array, Array]:
+    """Return per row its weight, which is 0 where it takes no part, and its share in what the mean divides by.
+
+    Only the shape of the logits matters.
+    """
+    chosen = Options(**options)
+    frame = frame_of(logits, chosen.axis, chosen.xp)
+    wanted = _wanted(frame, targets, _classes(frame, chosen), chosen)
+    weight, share = (frame.xp.squeeze(of, axis=frame.axis) for of in (wanted.weight, wanted.weight * wanted.unsmoothed))
+    return weight, share
+
+
 class _Classes(NamedTuple):
     """What the options say of the classes."""
 
@@ -141,6 +153,16 @@ def _of_distributions(frame: Frame, targets: Array, weight: Array, classes: _Cla
     return _Wanted(t, q_t, q, frame.total(classes.r * p), weight)
 
 
+def _wanted(frame: Frame, targets: Array, classes: _Classes, options: Options) -> _Wanted:
+    if options.sample_weight is None:
+        weight = frame.xp.ones(frame.row_shape, dtype=frame.dtype, device=frame.device)
+    else:
+        weight = frame.per_row(frame.numbers(options.sample_weight))
+    if targets.ndim < len(frame.row_shape):
+        return _of_labels(frame, targets, weight, classes, options)
+    return _of_distributions(frame, targets, weight, classes)
+
+
 class _Rows(NamedTuple):
     """Rows of logits seen from their targets, and what the loss and its gradient ask of them."""
 
@@ -157,14 +179,7 @@ class _Rows(NamedTuple):
 def _rows(logits: Array, targets: Array, options: Options) -> _Rows:
     frame = frame_of(logits, options.axis, options.xp)
     where, classes = frame.xp.where, _classes(frame, options)
-    if options.sample_weight is None:
-        weight = frame.xp.ones(frame.row_shape, dtype=frame.dtype, device=frame.device)
-    else:
-        weight = frame.per_row(frame.numbers(options.sample_weight))
-    if targets.ndim < logits.ndim:
-        wanted = _of_labels(frame, targets, weight, classes, options)
-    else:
-        wanted = _of_distributions(frame, targets, weight, classes)
+    wanted = _wanted(frame, targets, classes, options)
     weight = wanted.weight
     if options.reduction == "mean":
         own = options.normalizer is None

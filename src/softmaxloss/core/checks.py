@@ -187,8 +187,8 @@ def _of_tensor(name: str, value: Any) -> str:
     device = "" if str(value.device) == "cpu" else ".cpu()"
     dtype = ".float()" if str(value.dtype) == "torch.bfloat16" else ""
     return (
-        f"; pass {name}.detach(){device}{dtype}.numpy(): the functions on arrays do not take part in autograd, "
-        "those named *_and_grad return the gradient"
+        f"; softmaxloss.torch has losses of tensors; or pass {name}.detach(){device}{dtype}.numpy(), and take the "
+        "gradient from a function named *_and_grad"
     )
 
 

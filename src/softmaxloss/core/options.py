@@ -86,13 +86,8 @@ def describe(
     For logits of a slice, `vocabulary` is the index of its first class and the size of the whole vocabulary.
     """
     checks.no_options(unknown, RowOptions.__annotations__)
+    eps, *numbers = checked_numbers(label_smoothing, z_loss, softcap, temperature)
     checks.reduction(reduction)
-    eps = checks.fraction("label_smoothing", label_smoothing)
-    numbers = (
-        checks.non_negative("z_loss", z_loss),
-        0.0 if softcap is None else checks.positive("softcap", softcap),
-        checks.temperature(temperature),
-    )
     normalizer = checks.normalizer(normalizer, reduction)
     r = ALL_ONE if class_weight is None else checks.class_weight(class_weight, layout.n_classes)
     exists = ALL_CLASSES if class_mask is None else checks.class_mask(class_mask, layout.n_classes)
@@ -137,6 +132,18 @@ def describe(
     return rows, Reduction(reduction, layout.batch_shape, divisor)
 
 
+def checked_numbers(
+    label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float | None = None, temperature: float = 1.0
+) -> tuple[float, float, float, float]:
+    """Return the options that are one number each, as Python floats; 0 for no soft cap."""
+    return (
+        checks.fraction("label_smoothing", label_smoothing),
+        checks.non_negative("z_loss", z_loss),
+        0.0 if softcap is None else checks.positive("softcap", softcap),
+        checks.temperature(temperature),
+    )
+
+
 class Reduction(NamedTuple):
     """How the losses of rows become the result, and how a gradient from above becomes one number per row."""
 
@@ -176,8 +183,8 @@ def with_row_options(function: F, but: Collection[str] = ()) -> F:
     return function
 
 
+NUMBERS = ("label_smoothing", "z_loss", "softcap", "temperature")
 _CONSTANT = {float, int, str, NoneType}  # an array of no dimension may change later: it is not remembered
-_PER_ROW = {"sample_weight", "ignore_index"}
 
 
 Request = tuple[Array, Layout, Rows, Reduction]
@@ -219,8 +226,11 @@ def _of_labels(
 ) -> tuple[Layout, Rows, Reduction] | None:
     """Return what `request` does for plain labels, but without them; None if more than the label depends on them."""
     options: Any = dict(constants)
-    if 0 in shape or any(options.get(name) is not None for name in _PER_ROW):
+    ignored = options.pop("ignore_index", None)
+    if 0 in shape or options.get("sample_weight") is not None:
         return None
+    if ignored is not None and 0 <= checks.integer("ignore_index", ignored) < shape[axis]:
+        return None  # else no row is ignored if all labels are classes
     logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))
     layout = layout_of(shape, checks.axis(axis, logits))
     rows, reduction = describe(np.zeros(layout.batch_shape, np.int64), layout, **options)

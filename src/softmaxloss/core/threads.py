@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,43 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 T = TypeVar("T")
+Array = NDArray[Any]
 Counter = NDArray[np.int64]  # its only entry counts the rows that threads have taken
 _NOTHING, _INTEGER = object(), np.dtype(np.int64)
 _SECONDS_OF_SLEEP = 1e-4
 _busy = threading.local()  # `here` is True in threads that take part in shared work
+_hosts = threading.local()  # `now` is the Host of what this thread computes, if any
+
+
+class Host(Protocol):
+    """Another library, whose threads stay awake beside ours, so that it should do all that is shared by threads."""
+
+    def threads(self) -> int:
+        """Return how many threads it lends, the calling one included; 0 if ours are to be used."""
+
+    def run(self, work: Callable[[], None], threads: int) -> None:
+        """Call work() once in each of some threads, and return when all calls have."""
+
+    def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
+        """Write the matrix product a @ b to `out`, or add it there."""
+
+
+class hosted_by:  # noqa: N801  # a class, as a generator takes 1 us more
+    """Let another library do what this thread shares with others, within a with statement."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __enter__(self) -> None:
+        _hosts.now = self._host
+
+    def __exit__(self, *_: object) -> None:
+        _hosts.now = None
+
+
+def host() -> Host | None:
+    """Return the library that does what this thread shares with others."""
+    return getattr(_hosts, "now", None)
 
 
 class _Pool:
@@ -193,7 +226,12 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
     long. So kernels are compiled in this thread: a helper could not be interrupted. A call from within shared work asks
     no helper.
     """
-    threads = 1 if most == 1 or getattr(_busy, "here", False) else min(_pool.threads, most)
+    if most == 1 or getattr(_busy, "here", False):
+        work()
+        return
+    lender = host()
+    lent = 0 if lender is None else lender.threads()
+    threads = min(lent or _pool.threads, most)
     if threads <= 1:
         work()
         return
@@ -202,6 +240,9 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
         if begun is None or _progress().reaches(begun, 1):
             work()
 
+    if lender is not None and lent:
+        _share_with(lender, work, help_out, threads)
+        return
     job, _busy.here = _Job(help_out), True
     try:
         _pool.start(job, threads - 1)
@@ -211,6 +252,25 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
         job.close()
     if job.failures:
         raise job.failures[0]
+
+
+def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], None], threads: int) -> None:
+    """Call work() in this thread, and help_out() in others that a library lends."""
+    caller, failures = threading.get_ident(), []
+
+    def take_part() -> None:
+        here = threading.get_ident() == caller
+        before, _busy.here = getattr(_busy, "here", False), True
+        try:
+            (work if here else help_out)()
+        except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
+            failures.append(failure)
+        finally:
+            _busy.here = before
+
+    lender.run(take_part, threads)
+    if failures:
+        raise failures[0]
 
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:

@@ -1,10 +1,12 @@
-"""Matrix products, written or added to a given array: BLAS gemm without a temporary."""
+"""Matrix products, written or added to a given array: BLAS gemm without a temporary, or those of a hosting library."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
+
+from softmaxloss.core.threads import host
 
 Array = NDArray[Any]
 
@@ -19,6 +21,9 @@ def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
     if a.shape[1] == 0:
         if not add:
             out[...] = 0
+        return
+    if (library := host()) is not None:
+        library.multiply(a, b, out, add=add)
         return
     (gemm,) = get_blas_funcs(("gemm",), (out,))
     # BLAS is column-major: it sees `out` as out.T = b.T @ a.T

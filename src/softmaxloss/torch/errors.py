@@ -1,0 +1,57 @@
+"""Messages of this library in PyTorch's words, as errors that are also those that PyTorch raises."""
+
+from __future__ import annotations
+
+import re
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class TensorValueError(ValueError, RuntimeError, IndexError):
+    """A wrong shape or value: a ValueError, and what PyTorch raises for it, RuntimeError or IndexError."""
+
+
+class TensorTypeError(TypeError, RuntimeError):
+    """A wrong type or dtype: a TypeError, and what PyTorch raises for it, RuntimeError."""
+
+
+_OF_LOSS = {"logits": "input", "targets": "target", "class_weight": "weight"}
+_OF_HEAD = {"features": "input", "weight": "linear_weight", "bias": "linear_bias", "targets": "target"}
+_OF_HEAD |= {"class_weight": "weight"}
+_REMEDIES = {
+    r"(\w+)\.astype\(bool\)": r"\1.bool()",
+    r"np\.ravel\((\w+)\)": r"\1.flatten()",
+    r"np\.reshape\((\w+), (.*?\))\)": r"\1.reshape(\2)",
+    r"(\S+)\.astype\(int\)": r"\1.long()",
+    r"np\.moveaxis": "torch.movedim",
+    r"NumPy array": "tensor",
+    r"do logits have": "does input have",
+}
+
+
+def in_words_of_torch(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function raise errors that name PyTorch's arguments."""
+    names = _OF_HEAD if function.__name__.startswith("linear") else _OF_LOSS
+
+    @wraps(function)
+    def translated(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ValueError as error:
+            raise TensorValueError(_translated(str(error), names)) from None
+        except TypeError as error:
+            raise TensorTypeError(_translated(str(error), names)) from None
+
+    return translated
+
+
+def _translated(message: str, names: dict[str, str]) -> str:
+    for ours, theirs in _REMEDIES.items():
+        message = re.sub(ours, theirs, message)
+    return re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[0]], message)

@@ -1,0 +1,260 @@
+"""The functions of `softmaxloss.torch`, and which way each loss is computed.
+
+Kernels compute it, or operators of a graph that is being compiled, or operations on arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.torch as torch_namespace
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from softmaxloss import array
+from softmaxloss.core import checks
+from softmaxloss.core.options import NUMBERS
+from softmaxloss.torch import by_arrays, by_kernels, operators
+from softmaxloss.torch.errors import in_words_of_torch
+from softmaxloss.torch.internals import is_transformed, reduction_of_old_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+@in_words_of_torch
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    class_mask: Tensor | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    normalizer: float | Tensor | None = None,
+    inplace_backward: bool = False,
+) -> Tensor:
+    """Return the cross-entropy between targets and the softmax of logits, as `torch.nn.functional.cross_entropy` does.
+
+    It is exact where PyTorch rounds, several times faster on CPUs, and keeps one array of the size of the logits for
+    the backward pass, their gradient.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (C,), (N, C) or (N, C, d1, ..., dK)
+        Logits of C classes.
+    target : Tensor
+        Class indices: integers of any width, shape (), (N,) or (N, d1, ..., dK). Or distributions: bools (one-hot) or
+        floats of the shape of `input`, finite and not negative.
+    weight : Tensor of float, shape (C,), optional
+        One factor per class.
+    size_average, reduce
+        As in PyTorch, which deprecates them: `reduction` says it.
+    ignore_index : int, default -100
+        Rows with this class index are as if they were not there. Without effect on distributions.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by sum_i w_i sum_c weight_c P_ic, for indices and distributions alike; over nothing it is 0.
+    label_smoothing : float, default 0.0
+        From 0 to 1.
+    sample_weight : Tensor of float, shape of the loss without reduction, optional
+        One factor per row. A row of weight 0 is never read.
+    class_mask : Tensor of bool, shape (C,), optional
+        Whether each class exists. The logits of the others are never read, and their gradient is 0.
+    z_loss : float, default 0.0
+        Factor of logsumexp(z)**2.
+    softcap : float, optional
+        z = softcap * tanh(input / softcap), before the temperature.
+    temperature : float, default 1.0
+        z = input / temperature.
+    normalizer : float or Tensor of one number, optional
+        What the mean divides by instead.
+    inplace_backward : bool, default False
+        Put the gradient in the place of the logits: the loss takes no memory of their size. Afterwards `input` holds
+        the gradient, and this has no derivative. Kernels alone can do this; elsewhere it has no effect.
+
+    Returns
+    -------
+    Tensor
+        float64 for float64 logits, else float32.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument makes no sense; the errors are RuntimeError and IndexError as well, which PyTorch raises. Where
+        the kernels do not run, as on other devices, values are not looked at: the loss of a row whose label is no class
+        is NaN there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from softmaxloss.torch import cross_entropy
+    >>> logits = torch.tensor([[0.0, -40.0]], requires_grad=True)
+    >>> loss = cross_entropy(logits, torch.tensor([0]))
+    >>> loss.backward()
+    >>> loss.item(), logits.grad
+    (4.24835413113866e-18, tensor([[-4.2484e-18,  4.2484e-18]]))
+    """
+    tensors = (input, target, weight, sample_weight, class_mask)
+    check_tensors(input=input, target=target, weight=weight, sample_weight=sample_weight, class_mask=class_mask)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(
+            cross_entropy,
+            tensors,
+            input,
+            target,
+            weight,
+            size_average,
+            ignore_index,
+            reduce,
+            reduction,
+            label_smoothing,
+            sample_weight=sample_weight,
+            class_mask=class_mask,
+            z_loss=z_loss,
+            softcap=softcap,
+            temperature=temperature,
+            normalizer=normalizer,
+            inplace_backward=inplace_backward,
+        )
+    if size_average is not None or reduce is not None:
+        reduction = reduction_of_old_arguments(size_average, reduce)
+    options = row_options(
+        class_weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        sample_weight=sample_weight,
+        class_mask=class_mask,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        normalizer=normalizer,
+    )
+    if ignore_index < 0 and target.shape == input.shape:
+        del options["ignore_index"]  # PyTorch's default has no effect on distributions
+    axis = 1 if input.dim() > 1 else 0
+    return cross_entropy_of(input, target, axis, options, inplace_backward=inplace_backward)
+
+
+def cross_entropy_of(
+    input: Tensor, target: Tensor, axis: int, options: dict[str, Any], *, inplace_backward: bool = False
+) -> Tensor:
+    """Return the loss of logits whose classes lie on an axis, with options in this library's words."""
+    if torch.compiler.is_compiling():
+        return operators.cross_entropy(input, target, axis, options)
+    if is_plain((input,), (target, *options.values())) and input.is_cpu:
+        return by_kernels.cross_entropy(input, target, axis, options, inplace_backward=inplace_backward)
+    return by_arrays.cross_entropy(input, target, axis, options)
+
+
+def row_options(**options: Any) -> dict[str, Any]:
+    """Return the row options that are given."""
+    for name in NUMBERS:
+        if isinstance(options[name], Tensor):
+            raise TypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_tensors(**arguments: object) -> None:
+    """Refuse arguments that are not tensors."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
+    """Return whether tensors have memory of their own, and at most inputs, not others, are differentiated, once."""
+    differentiated = torch.is_grad_enabled()
+    for tensor in inputs:
+        if tensor is not None and not _has_memory(tensor):
+            return False
+    for other in others:
+        if isinstance(other, Tensor) and (not _has_memory(other) or (differentiated and other.requires_grad)):
+            return False
+    return not is_transformed()
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_meta
+
+
+@in_words_of_torch
+def softmax(input: Tensor, dim: int = -1, dtype: torch.dtype | None = None, *, temperature: float = 1.0) -> Tensor:
+    """Return the softmax over a dimension, each entry within 4 units in the last place on a CPU.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+    dim : int, default -1
+        The classes.
+    dtype : torch.dtype, optional
+        To which `input` is converted first.
+    temperature : float, default 1.0
+        Of input / temperature the softmax is taken.
+
+    Returns
+    -------
+    Tensor of the shape and dtype of the input
+        A row that holds NaN or inf, or nothing but -inf, is NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from softmaxloss.torch import softmax
+    >>> softmax(torch.tensor([0.0, 0.0, -torch.inf]))
+    tensor([0.5000, 0.5000, 0.0000])
+    """
+    return _softmax(softmax, by_kernels.softmax, array.softmax, input, dim, dtype, temperature)
+
+
+@in_words_of_torch
+def log_softmax(input: Tensor, dim: int = -1, dtype: torch.dtype | None = None, *, temperature: float = 1.0) -> Tensor:
+    """Return the logarithms of the softmax over a dimension; those near 0 keep all their digits.
+
+    Parameters
+    ----------
+    input, dim, dtype, temperature
+        As in `softmax`.
+
+    Returns
+    -------
+    Tensor of the shape and dtype of the input
+        A row that holds NaN or inf, or nothing but -inf, is NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from softmaxloss.torch import log_softmax
+    >>> log_softmax(torch.tensor([0.0, -40.0]))
+    tensor([-4.2484e-18, -4.0000e+01])
+    """
+    return _softmax(log_softmax, by_kernels.log_softmax, array.log_softmax, input, dim, dtype, temperature)
+
+
+def _softmax(
+    function: Callable[..., Tensor],
+    by_kernels: Callable[..., Tensor],
+    by_arrays: Callable[..., Tensor],
+    input: Tensor,
+    dim: int,
+    dtype: torch.dtype | None,
+    temperature: float,
+) -> Tensor:
+    if has_torch_function_variadic(input):
+        return handle_torch_function(function, (input,), input, dim, dtype, temperature=temperature)
+    input = input if dtype is None else input.to(dtype)
+    if input.dim() == 0:
+        return function(input.reshape(1), dim, temperature=temperature).reshape(())
+    if not torch.compiler.is_compiling() and is_plain((input,), ()) and input.is_cpu:
+        return by_kernels(input, dim, temperature)
+    return by_arrays(input, axis=dim, temperature=checks.temperature(temperature), xp=torch_namespace)

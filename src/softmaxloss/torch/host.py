@@ -1,0 +1,60 @@
+"""PyTorch as the host of our computations: kernels run on its threads, and matrix products are its own.
+
+After an operation PyTorch's OpenMP threads stay awake for a while. Threads of ours would share the processors with
+them, and a loss of 1024 x 1000 would take twice as long. So kernels run on these very threads where that can be had:
+with GNU's OpenMP, which PyTorch's wheels for Linux load. Elsewhere they run on threads of ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _PyTorch:
+    def __init__(self) -> None:
+        self._parallel = _openmp()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._parallel = None  # OpenMP's threads do not exist in a forked child
+
+    def threads(self) -> int:
+        """Return how many threads it lends, as `torch.set_num_threads` says; 0 if it cannot lend any."""
+        return torch.get_num_threads() if self._parallel else 0
+
+    def run(self, work: Callable[[], None], threads: int) -> None:
+        """Call work() once in each of some threads."""
+        parallel: Any = self._parallel
+        parallel(_CALLBACK(lambda _: work()), None, threads, 0)
+
+    def multiply(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], *, add: bool) -> None:
+        """Write a @ b to `out`, or add it there."""
+        left, right, result = torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(out)
+        with torch.no_grad():
+            torch.addmm(result, left, right, beta=float(add), out=result)
+
+
+def _openmp() -> Callable[..., None] | None:
+    """Return the function that starts a team of the OpenMP threads that PyTorch uses; None if it uses others."""
+    try:  # the name is looked up in the libraries that this one needs, too
+        parallel = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes, parallel.restype = [_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return parallel
+
+
+HOST = _PyTorch()

@@ -1,0 +1,41 @@
+"""What PyTorch has no public names for; all that may change with its versions is here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn import _reduction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+reduction_of_old_arguments = _reduction.legacy_get_string
+softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
+log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
+# Whether the graph outlives the backward pass that is under way. Without this function it may.
+keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+def in_forward_mode() -> bool:
+    """Return whether derivatives are computed along with values, as by `torch.func.jvp`."""
+    return forward_ad._current_level >= 0
+
+
+def is_transformed() -> bool:
+    """Return whether tensors may stand for others: in transforms of `torch.func`, traces, and forward mode."""
+    return bool(
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or in_forward_mode()
+    )
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether a tensor stands for a batch of them, as the gradient that arrives with `is_grads_batched`."""
+    kinds: Any = torch._C._functorch
+    return bool(kinds.is_batchedtensor(tensor) or kinds.is_legacy_batchedtensor(tensor))
