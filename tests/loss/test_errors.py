@@ -222,13 +222,13 @@ def test_names_of_classes_become_indices_as_the_message_says(names):
 def test_tensors_that_cannot_be_arrays_are_told_how_to_become_one():
     torch = pytest.importorskip("torch")
     with pytest.raises(
-        TypeError, match=r"logits cannot be read .*; softmaxloss.torch .*logits.detach\(\).numpy\(\), .*_and_grad"
+        TypeError, match=r"softmaxloss.torch .*logits.detach\(\).numpy\(\), .*_and_grad"
     ):
         sl.cross_entropy(torch.zeros(2, 3, requires_grad=True), LABELS)
     half = torch.zeros(2, 3, dtype=torch.bfloat16)
-    with pytest.raises(TypeError, match=r"; pass logits.detach\(\).float\(\).numpy\(\)"):
+    with pytest.raises(TypeError, match=r"; or pass logits.detach\(\).float\(\).numpy\(\)"):
         sl.cross_entropy(half, LABELS)
     elsewhere = torch.zeros(3, 5, device="meta", dtype=torch.bfloat16)
-    with pytest.raises(TypeError, match=r"; pass weight.detach\(\).cpu\(\).float\(\).numpy\(\)"):
+    with pytest.raises(TypeError, match=r"; or pass weight.detach\(\).cpu\(\).float\(\).numpy\(\)"):
         sl.linear_cross_entropy(FEATURES, elsewhere, LABELS)
     assert sl.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 2])) == sl.cross_entropy(LOGITS.astype("f"), LABELS)
