@@ -355,12 +355,12 @@ def out(value: object, like: Array) -> Array:
     flags = value.flags
     if not flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
-    if not flags.c_contiguous and _may_overlap_itself(value):
+    if not flags.c_contiguous and may_overlap_itself(value):
         raise ValueError(f"out must have a place of its own for each element, got strides {value.strides}")
     return value
 
 
-def _may_overlap_itself(array: Array) -> bool:
+def may_overlap_itself(array: Array) -> bool:
     """Return whether a step along an axis may end within the memory that axes with shorter steps cover."""
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):

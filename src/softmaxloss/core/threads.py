@@ -256,7 +256,7 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
 
 def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], None], threads: int) -> None:
     """Call work() in this thread, and help_out() in others that a library lends."""
-    caller, failures = threading.get_ident(), []
+    caller, failures, done = threading.get_ident(), [], []
 
     def take_part() -> None:
         here = threading.get_ident() == caller
@@ -267,10 +267,13 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
             failures.append(failure)
         finally:
             _busy.here = before
+        done.append(here)
 
     lender.run(take_part, threads)
     if failures:
         raise failures[0]
+    if True not in done:  # interrupted at its very beginning, where the library let the exception pass
+        raise KeyboardInterrupt
 
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:

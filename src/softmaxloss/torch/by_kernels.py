@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from softmaxloss.core import rowwise
+from softmaxloss.core import checks, rowwise
 from softmaxloss.core.options import ONE, request, request_without_targets
 from softmaxloss.core.threads import hosted_by
 from softmaxloss.torch import by_arrays
@@ -52,6 +52,7 @@ class _CrossEntropy(Function):
         ctx: Any, input: Tensor, target: Tensor, options: Options, axis: int, asked: Request, inplace: bool
     ) -> Tensor:
         z, layout, rows, reduction = asked
+        inplace = inplace and not checks.may_overlap_itself(z)
         d_z = z if inplace else np.empty(z.shape, z.dtype)  # large arrays of NumPy lie in huge pages
         with hosted_by(HOST):
             losses = rowwise.losses_and_gradients(z, rows, ONE, d_z, layout)

@@ -80,7 +80,7 @@ def cross_entropy(
         What the mean divides by instead.
     inplace_backward : bool, default False
         Put the gradient in the place of the logits: the loss takes no memory of their size. Afterwards `input` holds
-        the gradient, and this has no derivative. Kernels alone can do this; elsewhere it has no effect.
+        the gradient, and this has no derivative. Only kernels do this, and not if elements of `input` share memory.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_meta
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_neg())
 
 
 @in_words_of_torch
