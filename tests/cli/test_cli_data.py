@@ -135,6 +135,7 @@ def test_a_label_in_a_text_file_is_the_text_of_its_cell(tmp_path, cells, labels)
         pl.Series(["12345678901234567890123", "1", "2"]).cast(pl.Decimal(38, 0)),
         pl.Series([True, False, True]),
         pl.Series(["a", "b", "a"], dtype=pl.Categorical),
+        pl.Series([" a", "b ", "\u00a0c"]),
         pl.Series([1.0, 0.0, 3.0], dtype=pl.Float32),
     ],
     ids=lambda column: str(column.dtype),
@@ -151,6 +152,12 @@ def test_a_label_in_a_typed_file_comes_back_as_it_was(tmp_path, column):
 def test_decimals_in_a_typed_file_are_no_classes(tmp_path):
     pl.DataFrame({"x": [1.0, 2.0], "t": [0.5, 1.0]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(CommandError, match=r"column 't' holds 0\.5 in data row 1; a class is text"):
+        learned_labels(read_table(str(tmp_path / "t.parquet")), "t")
+
+
+def test_a_decimal_that_is_no_class_is_named_with_all_its_digits(tmp_path):
+    pl.DataFrame({"x": [1.0, 2.0], "t": [1.0, 1234567.5]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(CommandError, match=r"column 't' holds 1234567\.5 in data row 2"):
         learned_labels(read_table(str(tmp_path / "t.parquet")), "t")
 
 
@@ -226,16 +233,26 @@ def test_a_label_with_a_space_is_not_taken_for_another_that_has_none(tmp_path):
     assert classes.tolist() == ["a", "a ", "b"]
     assert known_labels(read_text(tmp_path, 't,a\n"a ",1\n"a ",2\n'), "t", classes).codes.tolist() == [1, 1]
     assert known_labels(read_text(tmp_path, 't,a\n"a",1\n"b ",2\n'), "t", classes).codes.tolist() == [0, 2]
+    with pytest.raises(CommandError, match="holds 'b ' in data row 2, a class the model does not know"):
+        known_labels(read_text(tmp_path, 't,a\n"b",1\n"b ",2\n'), "t", classes)
+    pl.DataFrame({"t": ["a", " b"]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(CommandError, match="holds ' b' in data row 2, a class the model does not know"):
+        known_labels(read_table(str(tmp_path / "t.parquet")), "t", classes)
 
 
 @pytest.mark.parametrize("size", [60, 64, 100])
 def test_whole_numbers_of_any_size_in_json_lines_are_labels(tmp_path, size):
     rows = "\n".join(f'{{"x": {k}, "t": {2**size + k}}}' for k in range(3))
-    assert [str(label) for label in labels_of(read_text(tmp_path, rows, "t.jsonl"), "t")] == [
-        str(2**size + k) for k in range(3)
-    ]
+    kind = int if size < 63 else str
+    assert labels_of(read_text(tmp_path, rows, "t.jsonl"), "t") == [kind(2**size + k) for k in range(3)]
     with pytest.raises(CommandError, match="decimals beside them would round"):
         read_text(tmp_path, rows + '\n{"x": 1, "t": 1.0}', "t.jsonl")
+
+
+def test_only_a_line_feed_ends_a_row_of_json_lines(tmp_path):
+    labels = ["a\u2028b", "a\x85b", "ab"]
+    rows = "\r\n".join(f'{{"x": 1, "t": "{label}"}}' for label in labels)
+    assert labels_of(read_text(tmp_path, rows, "t.jsonl"), "t") == labels
 
 
 @pytest.mark.parametrize(
@@ -244,6 +261,7 @@ def test_whole_numbers_of_any_size_in_json_lines_are_labels(tmp_path, size):
         (['{"x": 1, "t": 1}', '{"x": 2, "t": "1"}'], "column 't' holds text beside numbers or truth values"),
         (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
         (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
+        (['{"x": 1, "t": "\\ud83d"}'], "column 't' holds text that is no Unicode"),
         (['{"x": 1}', "[1]"], "data row 2 is not a JSON object"),
         (['{"x": 1}', "{"], "data row 2 is not a JSON object"),
     ],

@@ -28,8 +28,8 @@ BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".npz", ".parquet")
 STANDARD_INPUT = "-"
-LARGEST_EXACT = 2**53
-"""Beyond it, float64 does not hold every whole number."""
+LARGEST_EXACT, LARGEST_INTEGER = 2**53, 2**63 - 1
+"""Of the whole numbers, float64 holds all up to the first, int64 all up to the second."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _json_lines(name: str, content: bytes) -> Table:
     """Read one object per line; a column with text beside numbers is refused, as it would merge "1" and 1."""
     rows: list[dict[str, Any]] = []
     try:
-        for line in content.decode("utf-8-sig").splitlines():
+        for line in io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):
@@ -185,13 +185,15 @@ def _json_lines(name: str, content: bytes) -> Table:
         if len(kinds) > 1 or nested:
             what = "lists or objects" if nested else "text beside numbers or truth values"
             raise CommandError(f"{name}: column {shown(key)} holds {what}; write each column in one type")
-        if any(isinstance(cell, int) and abs(cell) > LARGEST_EXACT for cell in cells):
-            if any(isinstance(cell, float) for cell in cells):
-                raise CommandError(
-                    f"{name}: column {shown(key)} holds whole numbers that decimals beside them would round"
-                )
+        largest = max((abs(cell) for cell in cells if isinstance(cell, int)), default=0)
+        if largest > LARGEST_EXACT and any(isinstance(cell, float) for cell in cells):
+            raise CommandError(f"{name}: column {shown(key)} holds whole numbers that decimals beside them would round")
+        if largest > LARGEST_INTEGER:
             cells = [None if cell is None else str(cell) for cell in cells]
-        columns.append(pl.Series(key, cells, strict=False))
+        try:
+            columns.append(pl.Series(key, cells, strict=False))
+        except UnicodeEncodeError as error:
+            raise CommandError(f"{name}: column {shown(key)} holds text that is no Unicode ({error})") from error
     return _named_table(name, pl.DataFrame(columns))
 
 

@@ -1,7 +1,7 @@
 """The target of a table: which column it is, and its labels, which come back as they were.
 
-A label is the text of its cell, unless the column's type in the file says otherwise. In a text file, labels become
-integers if each reads the same when printed again: 7 does; 007 and 7.0 do not, so they stay text.
+In a text file, a label is the text of its cell, without the spaces around it. Labels become integers if each reads the
+same when printed again: 7 does; 007 and 7.0 do not, so they stay text. In other files, a label is the value.
 """
 
 from dataclasses import dataclass
@@ -61,10 +61,9 @@ def _holds_words(column: pl.Series) -> bool:
 def learned_labels(table: Table, target: str) -> Labels:
     """Return the labels to learn from."""
     column = _as_labels(table.frame[target], table)
-    if column.dtype == pl.String:
-        stripped = column.str.strip_chars()  # spaces around text go, unless two labels would become one
-        column = stripped if stripped.n_unique() == column.n_unique() else column
-        column = column.set(_marks_missing(column), None) if _are_numbers(column) else column
+    column = _without_spaces(column) if table.cells_are_text else column
+    if column.dtype == pl.String and _are_numbers(column):
+        column = column.set(_marks_missing(column), None)
     if table.cells_are_text:
         column = _integers_if_plain(column)
     classes = column.drop_nulls().unique().sort()
@@ -86,8 +85,8 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
         known, text = known.str.to_lowercase(), text.str.to_lowercase()  # True, true and TRUE are one truth value
     positions = pl.Series(range(len(known)), dtype=pl.Int64)
     codes = text.replace_strict(known, positions, default=-1)
-    stripped = text.str.strip_chars().replace_strict(known, positions, default=-1)
-    codes = codes.zip_with(codes >= 0, stripped)
+    if table.cells_are_text:
+        codes = codes.zip_with(codes >= 0, _without_spaces(text).replace_strict(known, positions, default=-1))
     unlabelled = text.is_null() | ((codes < 0) & _marks_missing(text) if numeric else pl.Series([False]))
     unknown = ((codes < 0) & ~unlabelled).arg_true()
     if len(unknown) and strict:
@@ -128,7 +127,7 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
         decimals = (column.is_not_null() & (whole.cast(kind, strict=False) != column).fill_null(value=True)).arg_true()
         if len(decimals):
             raise CommandError(
-                f"{table.name}: column {shown(column.name)} holds {column[decimals[0]]:g} in data row "
+                f"{table.name}: column {shown(column.name)} holds {_text(column)[decimals[0]]} in data row "
                 f"{decimals[0] + 1}; a class is text, a whole number, or true or false"
             )
         column = whole
@@ -138,6 +137,12 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
             "or false"
         )
     return _smallest(column)
+
+
+def _without_spaces(labels: pl.Series) -> pl.Series:
+    """Return labels without the spaces around them, unless two labels would become one."""
+    stripped = labels.str.strip_chars()
+    return stripped if stripped.n_unique() == labels.n_unique() else labels
 
 
 def _are_numbers(column: pl.Series) -> bool:
