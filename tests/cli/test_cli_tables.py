@@ -187,6 +187,14 @@ def test_a_label_of_30000_letters_costs_no_memory_beyond_its_own(tmp_path, monke
     assert max(map(len, capsys.readouterr().out.splitlines())) < 300
 
 
+def test_predictions_that_an_array_file_cannot_hold_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pl.DataFrame({"x": [1, 2, 3] * 20, "t": ["a", "a\0", "b"] * 20}).write_parquet("t.parquet")
+    assert main(["train", "t.parquet", "--target", "t", "--out", "m"]) == 0
+    assert main(["predict", "m", "t.parquet", "--out", "p.npz"]) == 2
+    assert "NPZ files drop zero characters at the end of text" in capsys.readouterr().err
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Run a command in an empty folder; return its exit code and what it printed."""
@@ -330,6 +338,14 @@ def test_all_faulty_columns_are_named_at_prediction(run):
     assert code == 2
     assert "column 'x' holds 'bad' where a number belongs in data row 2" in error
     assert "column 'z' holds 'worse' where a number belongs in data row 3" in error
+
+
+def test_explain_names_a_faulty_cell_by_the_row_of_the_file(run, tmp_path):
+    assert run("train - --out m", PLAIN)[0] == 0
+    error = run("explain --model m --data - --row 3", "x,z\n1,2\n2,3\nbad,4\n")[2]
+    assert "column 'x' holds 'bad' where a number belongs in data row 3" in error
+    pl.DataFrame({"x": [1, 2], "z": [1, 2], "label": [1.0, 0.5]}).write_parquet(tmp_path / "t.parquet")
+    assert "holds 0.5 in data row 2" in run("explain --model m --data t.parquet --row 2")[2]
 
 
 def test_whole_numbers_as_words_are_the_same_in_files_with_types(run, tmp_path):

@@ -204,8 +204,8 @@ def _named_as(table: Table, model: TableModel) -> Table:
     )
 
 
-def features_for(table: Table, model: TableModel) -> NDArray[np.float32]:
-    """Return the features that a model needs, by name, whatever the order of the columns; shape (N, D)."""
+def features_for(table: Table, model: TableModel, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    """Return the features that a model needs, by name, whatever the order of the columns; of all rows by default."""
     needed = [*model.preparation.columns, *model.id_columns]
     missing = [name for name in needed if name not in table.frame.columns]
     if missing:
@@ -213,7 +213,8 @@ def features_for(table: Table, model: TableModel) -> NDArray[np.float32]:
             f"{table.name} lacks {listing(missing)}, which the model was trained on; it has "
             f"{listing(table.frame.columns, 12)}"
         )
-    return prepared(table, np.arange(table.frame.height), model.preparation, fit=False)
+    rows = np.arange(table.frame.height) if rows is None else rows
+    return prepared(table, rows, model.preparation, fit=False)
 
 
 def notes_for(table: Table, model: TableModel) -> list[str]:

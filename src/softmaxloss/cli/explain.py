@@ -124,11 +124,10 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
     n_rows, row = table.frame.height, 1 if request.row is None else request.row
     if not 1 <= row <= n_rows:
         raise CommandError(f"--row must be from 1 to {n_rows}, the rows of {request.data}, got {row}")
-    table = table.with_frame(table.frame[row - 1 : row], table.notes)
-    x = features_for(table, model)[0].astype(np.float64)
+    x = features_for(table, model, np.array([row - 1]))[0].astype(np.float64)
     classifier, label = model.classifier, table.target or model.target_name
     has_column = label in table.frame.columns
-    target = int(known_labels(table, label, classifier.classes_, strict=False).codes[0]) if has_column else -1
+    target = int(known_labels(table, label, classifier.classes_, strict=False).codes[row - 1]) if has_column else -1
     weight, bias = all_classes(classifier.coef_.astype(np.float64), classifier.intercept_.astype(np.float64))
     names = [str(name) for name in classifier.classes_.tolist()]
     logits = weight @ x + bias
@@ -136,7 +135,7 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
     explanation = _explained(logits, winner if target < 0 else target, names, request)
     given = {f"{names[winner]}, the predicted class": weight[winner] * x}
     if target in {winner, -1}:
-        cell = table.frame[label][0] if has_column else None
+        cell = table.frame[label][row - 1] if has_column else None
         without = "which has no label" if cell is None else f"whose label {cell!r} the model does not know"
         verdict = (
             "which is right"
@@ -148,7 +147,8 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
         verdict = f"which is wrong: it is {names[target]}"
     first = f"row {row} of {request.data}: predicted {names[winner]}, {verdict}"
     features, n_numbers = model.preparation.get_feature_names_out().tolist(), model.preparation.n_numbers
-    first = "\n".join([*notes_for(table, model), first])
+    notes = notes_for(table.with_frame(table.frame[row - 1 : row], table.notes), model)
+    first = "\n".join([*notes, first])
     return explanation, ["", first, *Contributions(features, x, n_numbers, given).lines()]
 
 

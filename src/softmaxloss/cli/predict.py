@@ -103,4 +103,6 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
             f"NPZ files hold text of one width only, and the longest label has {longest} letters: write .csv or "
             ".parquet"
         )
+    if any(cell.endswith("\0") for cell in cells):
+        raise CommandError("NPZ files drop zero characters at the end of text: write .csv or .parquet")
     return np.array(cells, dtype=np.str_)
