@@ -105,17 +105,36 @@ def test_tiny_losses_keep_their_digits_in_single_precision():
     assert array.logsumexp(logits)[0] == loss[0]
 
 
+def exact_part(numbers, j):
+    return exact.Exact(numbers.high[j], numbers.low[j])
+
+
+OF_ANY_SCALE = {"class_weight": np.array([1e-4, 1e4, 1.0, 1.0, 10.0]), "label_smoothing": 0.1}
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.3])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"temperature": 3.3}, {"z_loss": 0.1}, OF_ANY_SCALE])
 @pytest.mark.parametrize("offset", [0, 1e4])
-def test_losses_are_right_to_4_ulp(dtype, temperature, offset):
-    rng = np.random.default_rng(0)
+def test_losses_and_the_gradient_at_the_label_are_right_to_4_ulp(dtype, options, offset):
+    rng, temperature = np.random.default_rng(0), options.get("temperature", 1.0)
     spread = temperature * rng.uniform(0.1, 15, (40, 1))
     logits = (offset + spread * rng.normal(size=(40, 5))).astype(dtype)
     labels = np.where(np.arange(40) % 2, logits.argmax(-1), rng.integers(0, 5, 40))
-    loss = array.losses(tensor(logits), tensor(labels), temperature=temperature, reduction="none").numpy()
-    for i, row in enumerate(logits):
-        assert exact.ulps(loss[i], exact.row(row, labels[i], temperature=temperature).loss) <= 4
+    x = tensor(logits)
+    loss, d_logits = array.losses_and_gradients(x, tensor(labels), reduction="none", **made(options, tensor))
+    lse, log_p = (f(x, temperature=temperature).numpy() for f in (array.logsumexp, array.log_softmax))
+    for i, t in enumerate(labels):
+        right = exact.row(logits[i], t, **options)
+        assert exact.ulps(loss[i].numpy(), right.loss) <= 4
+        assert exact.ulps(d_logits[i, t].numpy(), exact_part(right.d_logits, t), scale=right.d_scale[t]) <= 4
+        assert exact.ulps(lse[i], right.logsumexp) <= 4
+        assert exact.ulps(log_p[i], right.log_softmax) <= 4
+
+
+def test_the_slope_of_the_soft_cap_keeps_its_digits():
+    logits, labels = np.array([[12.0, 0.0]]), np.array([1])
+    right = reference.cross_entropy_and_grad(logits, labels, softcap=1.0)[1]
+    np.testing.assert_allclose(array.gradients(logits, labels, softcap=1.0), right, rtol=1e-14)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"label_smoothing": 0.1}])
@@ -142,7 +161,7 @@ def test_half_precision_is_computed_in_single_precision_and_rounded_once(dtype):
 def test_what_takes_no_part_leaks_neither_into_values_nor_into_derivatives(value):
     clean = torch.randn(4, 5, dtype=torch.float64, generator=torch.manual_seed(0))
     dead = torch.zeros(4, 5, dtype=torch.bool)
-    dead[0], dead[1], dead[:, 4] = True, True, True
+    dead[:2], dead[:, 0], dead[:, 4] = True, True, True
     q = torch.rand(4, 5, dtype=torch.float64) * ~dead
     weight = torch.tensor([1.0, 0.0, 2.0, 1.0])
     ignored = {"ignore_index": -100, "sample_weight": weight}
@@ -160,6 +179,7 @@ def test_what_takes_no_part_leaks_neither_into_values_nor_into_derivatives(value
             loss, d_logits = array.losses_and_gradients(x, t, **options)
             (first,) = torch.autograd.grad(loss, x, retain_graph=True)
             (second,) = torch.autograd.grad((d_logits * clean.detach().cos()).sum(), x)
+            assert loss.isfinite()
             assert not any(d[dead].any() for d in (d_logits, first, second))
             results.append((loss, d_logits, first, second))
         for right, got in zip(*results, strict=True):
@@ -177,6 +197,8 @@ def test_a_row_without_a_softmax_is_nan_and_alone(bad, soft):
     assert d_logits[1].isnan().all()
     assert_close(loss, right[0], 1e-6)
     assert_close(d_logits, right[1], 1e-6)
+    exists = torch.tensor([True, True, False])
+    assert not array.gradients(logits, targets, class_mask=exists)[:, 2].any()
     for function in SOFTMAX_FUNCTIONS:
         assert_close(getattr(array, function)(logits), getattr(reference, function)(logits.numpy()), 1e-6)
 
@@ -189,6 +211,12 @@ def test_a_target_at_minus_infinity_costs_infinity_and_has_a_finite_gradient():
     assert torch.autograd.grad(loss, logits)[0].tolist() == d_logits.tolist()
     assert array.losses(logits, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(0.3132617)
     assert array.losses(logits, torch.tensor([[0.5, 0.5, 0.0]])) == INF
+
+
+def test_a_loss_beyond_the_largest_number_is_infinite_and_its_gradient_finite():
+    loss, d_logits = array.losses_and_gradients(torch.tensor([0.0, 1e10]), torch.tensor(0), temperature=1e-30)
+    assert loss == INF
+    assert d_logits.tolist() == pytest.approx([-1e30, 1e30])
 
 
 @pytest.mark.parametrize("label", [-1, 3, 255, -100])
@@ -207,7 +235,10 @@ def test_the_mean_over_nothing_is_0():
         loss, d_logits = array.losses_and_gradients(logits, labels, **options)
         assert loss == 0
         assert not d_logits.any()
-    assert array.losses(torch.zeros(2, 3), torch.tensor([0, 1]), class_weight=torch.tensor([0.0, 0.0, 1.0])) == 0
+    weight = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
+    loss = array.losses(torch.zeros(2, 3), torch.tensor([0, 1]), class_weight=weight)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, weight)[0].any()
 
 
 def test_divisor_and_upstream_may_be_tensors():

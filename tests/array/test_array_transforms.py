@@ -40,7 +40,7 @@ def problem(batch=(4,), *, soft=False):
     rng = np.random.default_rng(0)
     logits = torch.tensor(2 * rng.normal(size=(*batch, 5)))
     logits[..., 1, 2] = logits[..., 1, 3] = 4.0
-    logits[..., 2, :4] = 0.5
+    logits[..., 2, :4] = 0.0
     if not soft:
         labels = torch.tensor(rng.integers(0, 4, batch))
         labels[..., 0] = -100

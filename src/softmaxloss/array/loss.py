@@ -23,7 +23,10 @@ __all__ = ["Options", "gradients", "losses", "losses_and_gradients", "row_weight
 
 
 class Options(NamedTuple):
-    """The options of the loss, which `softmaxloss.cross_entropy` documents; arrays are of one namespace and device."""
+    """The options of the loss, which `softmaxloss.cross_entropy` documents.
+
+    Arrays are of the namespace and on the device of the logits. Numbers are Python's, as they decide what is computed.
+    """
 
     axis: int = -1
     class_weight: Array | None = None
@@ -78,7 +81,7 @@ def losses_and_gradients(
 
 
 def gradients(logits: Array, targets: Array, *, upstream: float | Array | None = None, **options: Any) -> Array:
-    """Return the gradient alone; its derivatives are those of a formula without cancellation, again."""
+    """Return the gradient alone; its derivatives are products with the Hessian."""
     return _gradient(_rows(logits, targets, Options(**options)), upstream, logits.dtype)
 
 

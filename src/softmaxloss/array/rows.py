@@ -109,14 +109,14 @@ def view(frame: Frame, x: Array, t: Array, temperature: float) -> View:
     log_rest = xp.log(some)
     d, lost = _difference(frame, peak, x_t, temperature)
     far = d + log_rest > 0
-    odds = xp.exp(where(far, -d, d)) * (1 + where(far, -lost, lost))  # of the best of the others
-    small = where(far, odds / some, odds * rest)
+    ratio = xp.exp(where(far, -d, d)) * (1 + where(far, -lost, lost))  # exp(d), or exp(-d) where far
+    small = where(far, ratio / some, ratio * rest)
     more = where(far, log_rest, 0.0) + xp.log1p(small)
     return View(
         is_t,
         gap,
         y,
-        share=where(far, 1 / some, odds) / (1 + small),
+        share=where(far, 1 / some, ratio) / (1 + small),
         p_t=where(far, small, 1.0) / (1 + small),
         miss=where(far, 1.0, small) / (1 + small),
         cost=where(far, d, 0.0) + more,
