@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -29,12 +28,11 @@ from softmaxloss.classifier import SoftmaxClassifier
 from softmaxloss.preparation import TablePreparation
 
 FORMAT = "softmaxloss"
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 MODEL_NAME = "model.safetensors"
 ESTIMATORS = {
     kind.__name__: kind
     for kind in (
-        ColumnTransformer,
         MissingIndicator,
         OneHotEncoder,
         Pipeline,

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from softmaxloss.columns import as_dates, as_frame, as_numbers, as_words, date_form, without_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +31,8 @@ RARE = 5
 """Words in fewer training rows than this are pooled, together with words that training never saw."""
 MOST_WORDS = 100
 """At most this many words of a column get a feature of their own."""
+AT_ONCE = 16
+"""Columns of numbers are prepared in groups of this size, as finding the medians takes five times their memory."""
 
 
 class FaultyCell(NamedTuple):
@@ -69,8 +70,8 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     date_forms_ : dict
         How the dates of each column are written, as `strptime` calls it.
-    transformer_ : ColumnTransformer
-        The fitted transformers.
+    parts_ : list of (columns, Pipeline)
+        The fitted transformers: of some numbers and dates at a time, then of all words.
     """
 
     def __init__(self, numbers: Sequence[str] = (), words: Sequence[str] = (), dates: Sequence[str] = ()) -> None:
@@ -93,46 +94,26 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         table = as_frame(X, self.columns)
         self.date_forms_ = {name: date_form(table[name]) for name in self.dates if name in table.columns}
         frame = self._frame(table)
-        dates = [name for name in frame.columns if name not in {*self.numbers, *self.words}]
-        numbers = make_pipeline(
-            SimpleImputer(strategy="median", add_indicator=True, copy=False), StandardScaler(copy=False)
-        )
-        words = make_pipeline(
-            SimpleImputer(strategy="most_frequent", missing_values=None),
-            OneHotEncoder(
-                min_frequency=RARE,
-                max_categories=MOST_WORDS,
-                handle_unknown="infrequent_if_exist",
-                sparse_output=False,
-                dtype=np.float32,
-            ),
-        )
-        parts = [("numbers", numbers, [*self.numbers, *dates]), ("words", words, [*self.words])]
-        self.transformer_ = ColumnTransformer([part for part in parts if part[2]], verbose_feature_names_out=False)
-        with np.errstate(all="ignore"):
-            features = self.transformer_.fit_transform(frame)
-        return self._checked(frame, features)
+        numbers = [name for name in frame.columns if name not in self.words]
+        self.parts_ = [(numbers[k : k + AT_ONCE], _for_numbers()) for k in range(0, len(numbers), AT_ONCE)]
+        if self.words:
+            self.parts_.append(([*self.words], _for_words()))
+        return self._features(frame, Pipeline.fit_transform)
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """Return the features of a table, shape (rows, features)."""
         check_is_fitted(self)
-        frame = self._frame(X)
-        with np.errstate(all="ignore"):
-            return self._checked(frame, self.transformer_.transform(frame))
+        return self._features(self._frame(X), Pipeline.transform)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         """Return the names of the features: the column, and for words what it holds."""
         names: list[str] = []
-        for part, pipeline, columns in self.transformer_.transformers_:
-            if part == "numbers":
-                imputer = pipeline[0]
+        for columns, (imputer, last) in self.parts_:
+            if isinstance(last, StandardScaler):
                 gaps = [] if imputer.indicator_ is None else [columns[k] for k in imputer.indicator_.features_]
                 names += [*columns, *(f"{column} is missing" for column in gaps)]
-            elif part == "words":
-                encoder = pipeline[-1]
-                for column, known, rare in zip(
-                    columns, encoder.categories_, encoder.infrequent_categories_, strict=True
-                ):
+            else:
+                for column, known, rare in zip(columns, last.categories_, last.infrequent_categories_, strict=True):
                     pooled = set() if rare is None else set(rare)
                     names += [f"{column} = {word}" for word in known if word not in pooled]
                     names += [f"{column} = other"] if pooled else []
@@ -141,18 +122,22 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def n_numbers(self) -> int:
         """The number of features from numbers and dates, with those that mark gaps; words come after."""
-        indices = self.transformer_.output_indices_.get("numbers", slice(0, 0))
-        return int(indices.stop)
+        return sum(last.n_features_in_ for _, (_, last) in self.parts_ if isinstance(last, StandardScaler))
+
+    @property
+    def known_words(self) -> dict[str, list[str]]:
+        """The words of each column that training saw."""
+        known = self.parts_[-1][1][-1].categories_ if self.words else []
+        return {name: words.tolist() for name, words in zip(self.words, known, strict=True)}
 
     def unseen_words(self, X: Any) -> dict[str, int]:
         """Return for each column of words how many cells hold a word that training never saw."""
         if not self.words:
             return {}
-        encoder = self.transformer_.named_transformers_["words"][-1]
         columns = self._read(X)
         counts = {
-            name: int((~columns[name].is_in(pl.Series(known.tolist()).implode())).fill_null(value=False).sum())
-            for name, known in zip(self.words, encoder.categories_, strict=True)
+            name: int((~columns[name].is_in(pl.Series(known).implode())).fill_null(value=False).sum())
+            for name, known in self.known_words.items()
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -192,18 +177,38 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise FaultyCellsError(faults)
         return columns
 
-    def _checked(self, frame: pl.DataFrame, features: NDArray[Any]) -> NDArray[np.float32]:
+    def _features(self, frame: pl.DataFrame, step: Callable[[Pipeline, pl.DataFrame], Any]) -> NDArray[np.float32]:
+        """Return the features that fit_transform or transform of the parts gives."""
         with np.errstate(all="ignore"):
-            result = features.astype(np.float32, order="C")
+            result = np.hstack(
+                [step(part, frame.select(names)).astype(np.float32, order="C") for names, part in self.parts_]
+            )
         wrong = ~(np.abs(result) <= FARTHEST)
         if wrong.any():
             feature = int(wrong.any(0).argmax())
-            name = [column for column in frame.columns if column not in self.words][feature]
+            name = self.get_feature_names_out()[feature]
             row = int(np.where(wrong[:, feature], np.abs(frame[name].fill_null(0.0).to_numpy()), -1.0).argmax())
             cell = frame[name][row]
             fault = f"holds {cell:g}, too large or too far from the values in training,"
             raise FaultyCellsError([FaultyCell(name, row, fault)])
         return result
+
+
+def _for_numbers() -> Pipeline:
+    return make_pipeline(SimpleImputer(strategy="median", add_indicator=True, copy=False), StandardScaler(copy=False))
+
+
+def _for_words() -> Pipeline:
+    return make_pipeline(
+        SimpleImputer(strategy="most_frequent", missing_values=None),
+        OneHotEncoder(
+            min_frequency=RARE,
+            max_categories=MOST_WORDS,
+            handle_unknown="infrequent_if_exist",
+            sparse_output=False,
+            dtype=np.float32,
+        ),
+    )
 
 
 def _of_date(dates: pl.Series) -> list[pl.Series]:

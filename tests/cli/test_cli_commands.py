@@ -45,7 +45,7 @@ def run(trained, tmp_path, monkeypatch, capsys):
 
 
 def scaler_of(model):
-    return model.preparation.transformer_.named_transformers_["numbers"][-1]
+    return model.preparation.parts_[0][1][-1]
 
 
 def predictions(text):

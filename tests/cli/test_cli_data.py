@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import sys
+import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from softmaxloss.cli.data import BUNDLED, read_table, with_points
 from softmaxloss.cli.labels import choose_target, known_labels, learned_labels
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.columns import as_numbers
-from softmaxloss.preparation import TablePreparation
+from softmaxloss.preparation import FaultyCellsError, TablePreparation
 
 ROWS = {"height": [1.5, -2.0, 3e-5], "width": [1, 2, 3], "kind": ["x", "y", "x"]}
 
@@ -308,6 +309,36 @@ def test_memory_goes_with_the_file_even_if_one_label_is_long(tmp_path):
     labels = learned_labels(table, "t")
     assert labels.classes.nbytes + labels.codes.nbytes < 1e6
     assert known_labels(table, "t", labels.classes).codes.tolist() == labels.codes.tolist()
+
+
+def test_preparing_numbers_takes_at_most_four_times_the_memory_of_their_features():
+    table = pl.DataFrame({f"x{k}": np.random.default_rng(k).normal(size=5000) for k in range(100)})
+    preparation = TablePreparation(table.columns)
+    tracemalloc.start()
+    features = preparation.fit_transform(table)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert features.flags.c_contiguous
+    assert peak < 4 * features.nbytes
+
+
+def test_each_of_many_features_stands_under_its_name():
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({f"x{k}": [None, *rng.normal(size=49)] if k % 3 else rng.normal(size=50) for k in range(40)})
+    preparation = TablePreparation(table.columns[:39], [table.columns[39]])
+    table = table.with_columns(x39=pl.Series(["a", "b"] * 25))
+    features = preparation.fit_transform(table)
+    names = preparation.get_feature_names_out().tolist()
+    assert (len(names), preparation.n_numbers) == (features.shape[1], features.shape[1] - 2)
+    for k in range(39):
+        column = table[f"x{k}"].fill_null(table[f"x{k}"].median()).to_numpy()
+        np.testing.assert_allclose(
+            features[:, names.index(f"x{k}")], (column - column.mean()) / column.std(), rtol=1e-5
+        )
+        if k % 3:
+            assert features[:, names.index(f"x{k} is missing")].argmax() == 0
+    with pytest.raises(FaultyCellsError, match=r"column 'x20' holds 1e\+30, too large .* in data row 8"):
+        preparation.transform(table.with_columns(x20=pl.Series([*[0.0] * 7, 1e30, *[0.0] * 42])))
 
 
 def test_columns_are_sorted_by_what_they_hold(tmp_path):

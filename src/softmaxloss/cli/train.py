@@ -182,8 +182,7 @@ def _features(columns: Columns, model: TableModel, frame: pl.DataFrame) -> str:
     counts = {"number": len(columns.numbers), "text": len(columns.words), "date": len(columns.dates)}
     kinds = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
     if columns.words:
-        encoder = model.preparation.transformer_.named_transformers_["words"][-1]
-        kinds[1 if columns.numbers else 0] += f" with {sum(map(len, encoder.categories_))} values"
+        kinds[1 if columns.numbers else 0] += f" with {sum(map(len, model.preparation.known_words.values()))} values"
     gaps = model.preparation.count_gaps(frame)
     filled = f"; {gaps} gap{'s' if gaps > 1 else ''} filled" if gaps else ""
     n_columns = len(columns.names)
