@@ -195,7 +195,8 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _for_numbers() -> Pipeline:
-    return make_pipeline(SimpleImputer(strategy="median", add_indicator=True, copy=False), StandardScaler(copy=False))
+    imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True, copy=False)
+    return make_pipeline(imputer, StandardScaler(copy=False))
 
 
 def _for_words() -> Pipeline:

@@ -341,6 +341,15 @@ def test_each_of_many_features_stands_under_its_name():
         preparation.transform(table.with_columns(x20=pl.Series([*[0.0] * 7, 1e30, *[0.0] * 42])))
 
 
+def test_numbers_that_training_never_saw_become_a_feature_that_says_nothing():
+    table = pl.DataFrame({"a": [None] * 9, "b": range(9)}, schema={"a": pl.Float64, "b": pl.Float64})
+    preparation = TablePreparation(["a", "b"])
+    features = preparation.fit_transform(table)
+    assert preparation.get_feature_names_out().tolist() == ["a", "b", "a is missing"]
+    np.testing.assert_array_equal(features[:, [0, 2]], np.zeros((9, 2)))
+    assert features[:, 1].std() == pytest.approx(1)
+
+
 def test_columns_are_sorted_by_what_they_hold(tmp_path):
     n = 40
     columns = {
