@@ -53,15 +53,16 @@ class hosted_by:  # noqa: N801  # a class, as a generator takes 1 us more
         self._host = host
 
     def __enter__(self) -> None:
+        self._before = getattr(_hosts, "now", None)
         _hosts.now = self._host
 
     def __exit__(self, *_: object) -> None:
-        _hosts.now = None
+        _hosts.now = self._before
 
 
 def host() -> Host | None:
-    """Return the library that does what this thread shares with others."""
-    return getattr(_hosts, "now", None)
+    """Return the library that does what this thread shares with others: in a forked child none, as its threads died."""
+    return None if _pool.forked else getattr(_hosts, "now", None)
 
 
 class _Pool:
@@ -69,6 +70,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self._threads: int | None = None
+        self.forked = False
         self.forget()
 
     @property
@@ -82,6 +84,10 @@ class _Pool:
         self._lock = threading.Lock()
         self._helpers = 0
         self._asked = SimpleQueue[_Job | None]()
+
+    def after_fork(self) -> None:
+        self.forked = True
+        self.forget()
 
     def resize(self, threads: int) -> None:
         with self._lock:
@@ -176,7 +182,7 @@ def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
 
 _pool = _Pool()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.forget)
+    os.register_at_fork(after_in_child=_pool.after_fork)
 
 
 def set_num_threads(n: int) -> None:
@@ -271,7 +277,10 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
 
     lender.run(take_part, threads)
     if failures:
-        raise failures[0]
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()  # the failure would hold this frame, and the frame the failure
     if True not in done:  # interrupted at its very beginning, where the library let the exception pass
         raise KeyboardInterrupt
 

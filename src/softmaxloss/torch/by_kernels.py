@@ -18,27 +18,30 @@ from softmaxloss.core import checks, rowwise
 from softmaxloss.core.options import ONE, request, request_without_targets
 from softmaxloss.core.threads import hosted_by
 from softmaxloss.torch import by_arrays
+from softmaxloss.torch.arguments import joined, split
 from softmaxloss.torch.host import HOST
 from softmaxloss.torch.internals import is_batched, keeps_graph, log_softmax_backward, softmax_backward
 from softmaxloss.torch.storage import as_array, as_loss, as_tensor
 
 if TYPE_CHECKING:
     from softmaxloss.core.options import Request
-
-    Options = dict[str, Any]
+    from softmaxloss.torch.arguments import Options
 
 _HALF = {torch.float16, torch.bfloat16}
 
 
 def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options, *, inplace_backward: bool) -> Tensor:
     """Return the loss of logits, whose options may be tensors."""
-    asked = request(as_array(input), as_array(target), axis, as_arrays(options))  # type: ignore[arg-type]
+    asked = requested(input, target, axis, options)
     if input.requires_grad and torch.is_grad_enabled():
-        return _CrossEntropy.apply(input, target, options, axis, asked, inplace_backward)  # type: ignore[no-any-return, no-untyped-call]
-    z, layout, rows, reduction = asked
-    with hosted_by(HOST):
-        losses = rowwise.losses(z, rows, layout)
-    return as_loss(reduction.result(losses, z.dtype), z)
+        inplace = inplace_backward and not input.is_leaf and not checks.may_overlap_itself(asked[0])
+        return _CrossEntropy.apply(input, target, axis, options, asked, inplace)  # type: ignore[no-any-return, no-untyped-call]
+    return loss_and_gradient(asked)[0]
+
+
+def requested(input: Tensor, target: Tensor, axis: int, options: Options) -> Request:
+    """Return what is asked of the kernels; ValueError or TypeError if it makes no sense."""
+    return request(as_array(input), as_array(target), axis, as_arrays(options))  # type: ignore[arg-type]
 
 
 def as_arrays(options: Options) -> Options:
@@ -46,60 +49,64 @@ def as_arrays(options: Options) -> Options:
     return {name: as_array(value) if isinstance(value, Tensor) else value for name, value in options.items()}
 
 
+def loss_and_gradient(asked: Request, place: Any = None, d_loss: Tensor | None = None) -> tuple[Tensor, Any]:
+    """Return the loss, and its gradient times the one that arrives, written to an array if there is one for it."""
+    z, layout, rows, reduction = asked
+    with hosted_by(HOST):
+        if place is None:
+            losses = rowwise.losses(z, rows, layout)
+        else:
+            upstream = ONE if d_loss is None else reduction.upstream(as_array(d_loss))
+            losses = rowwise.losses_and_gradients(z, rows, upstream, place, layout)
+    return as_loss(reduction.result(losses, z.dtype), z), place
+
+
 class _CrossEntropy(Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, target: Tensor, options: Options, axis: int, asked: Request, inplace: bool
+        ctx: Any, input: Tensor, target: Tensor, axis: int, options: Options, asked: Request, inplace: bool
     ) -> Tensor:
-        z, layout, rows, reduction = asked
-        inplace = inplace and not checks.may_overlap_itself(z)
-        d_z = z if inplace else np.empty(z.shape, z.dtype)  # large arrays of NumPy lie in huge pages
-        with hosted_by(HOST):
-            losses = rowwise.losses_and_gradients(z, rows, ONE, d_z, layout)
+        z = asked[0]
         if inplace:
             torch.autograd.graph.increment_version(input)
-        names = [name for name, value in options.items() if isinstance(value, Tensor)]
-        ctx.save_for_backward(
-            as_tensor(d_z), *((None, None) if inplace else (input, target)), *(options[name] for name in names)
-        )
-        ctx.more = asked, axis, options, names
-        return as_loss(reduction.result(losses, z.dtype), z)
+        # large arrays of NumPy lie in huge pages
+        loss, d_z = loss_and_gradient(asked, z if inplace else np.empty(z.shape, z.dtype))
+        numbers, names, tensors = split(options)
+        if inplace:
+            ctx.save_for_backward(input.detach(), None, target, *tensors)
+        else:
+            ctx.save_for_backward(as_tensor(d_z), input, target, *tensors)
+        ctx.more = axis, numbers, names
+        return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
         d_input, input, target, *tensors = ctx.saved_tensors
-        asked, axis, options, names = ctx.more
+        axis, numbers, names = ctx.more
         if torch.is_grad_enabled():
             if input is None:
                 raise RuntimeError("inplace_backward=True left no logits of which the gradient could be differentiated")
-            options = options | dict(zip(names, tensors, strict=True))
-            d_input = by_arrays.gradient(input, target, d_loss, axis, options)
-        elif d_input.dtype in _HALF and input is not None and not is_one(d_loss):
-            d_input = _computed_anew(asked, d_loss, d_input)
+            d_input = by_arrays.gradient(input, target, d_loss, axis, joined(numbers, names, tensors))
+        elif d_input.dtype in _HALF and input is not None and needs_product(d_loss):
+            # of the logits once more: a product of numbers in half precision is rounded twice, and small ones are lost
+            asked = requested(input, target, axis, joined(numbers, names, tensors))
+            place = np.empty(d_input.shape, asked[0].dtype) if keeps_graph() else as_array(d_input)
+            d_input = as_tensor(loss_and_gradient(asked, place, d_loss)[1])
         else:
             d_input = times(d_input, d_loss.unsqueeze(axis) if d_loss.dim() > 0 else d_loss)
         return d_input, None, None, None, None, None
 
 
-def is_one(d_loss: Tensor) -> bool:
-    """Return whether the gradient that arrives is the number 1, or one of a batch of them, which has no number."""
-    return is_batched(d_loss) or (d_loss.dim() == 0 and d_loss.item() == 1.0)
+def needs_product(d_loss: Tensor) -> bool:
+    """Return whether the gradient that arrives is one of numbers, not a batch of such gradients, and not just 1."""
+    return not is_batched(d_loss) and (d_loss.dim() > 0 or d_loss.item() != 1.0)
 
 
 def times(gradient: Tensor, d_loss: Tensor) -> Tensor:
     """Return a gradient times the one that arrives, in its place if nobody needs it again."""
     if keeps_graph() or is_batched(d_loss):
         return gradient * d_loss
-    return gradient if d_loss.dim() == 0 and d_loss.item() == 1.0 else gradient.mul_(d_loss)
-
-
-def _computed_anew(asked: Request, d_loss: Tensor, place: Tensor) -> Tensor:
-    """Return the gradient in half precision times the one that arrives, rounded once; small ones would be lost."""
-    z, layout, rows, reduction = asked
-    d_input = np.empty(z.shape, z.dtype) if keeps_graph() else as_array(place)
-    with hosted_by(HOST):
-        rowwise.losses_and_gradients(z, rows, reduction.upstream(as_array(d_loss)), d_input, layout)
-    return as_tensor(d_input)
+    return gradient.mul_(d_loss) if needs_product(d_loss) else gradient
 
 
 def softmax(input: Tensor, dim: int, temperature: float) -> Tensor:

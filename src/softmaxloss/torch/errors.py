@@ -32,6 +32,8 @@ _REMEDIES = {
     r"np\.moveaxis": "torch.movedim",
     r"NumPy array": "tensor",
     r"do logits have": "does input have",
+    r"targets are": "target is",
+    r"class-index targets": "class indices",
 }
 
 
@@ -54,4 +56,5 @@ def in_words_of_torch(function: Callable[P, T]) -> Callable[P, T]:
 def _translated(message: str, names: dict[str, str]) -> str:
     for ours, theirs in _REMEDIES.items():
         message = re.sub(ours, theirs, message)
-    return re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[0]], message)
+    # not in shapes, such as (classes, features)
+    return re.sub(rf"\b({'|'.join(names)})\b(?!\))", lambda found: names[found[0]], message)

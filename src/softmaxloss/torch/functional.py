@@ -5,7 +5,7 @@ Kernels compute it, or operators of a graph that is being compiled, or operation
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import array_api_compat.torch as torch_namespace
 import torch
@@ -14,15 +14,15 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from softmaxloss import array
 from softmaxloss.core import checks
-from softmaxloss.core.options import NUMBERS
 from softmaxloss.torch import by_arrays, by_kernels, operators
+from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
 from softmaxloss.torch.errors import in_words_of_torch
-from softmaxloss.torch.internals import is_transformed, reduction_of_old_arguments
+from softmaxloss.torch.internals import reduction_of_old_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-_PLAIN = {Tensor, torch.nn.Parameter}
+    from softmaxloss.torch.arguments import Options
 
 
 @in_words_of_torch
@@ -46,8 +46,8 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy between targets and the softmax of logits, as `torch.nn.functional.cross_entropy` does.
 
-    It is exact where PyTorch rounds, several times faster on CPUs, and keeps one array of the size of the logits for
-    the backward pass, their gradient.
+    It is exact where PyTorch rounds, and several times faster on CPUs. It allocates one array of the size of the
+    logits, their gradient. For a second derivative it also keeps a reference to the logits until the backward pass.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def cross_entropy(
         What the mean divides by instead.
     inplace_backward : bool, default False
         Put the gradient in the place of the logits: the loss takes no memory of their size. Afterwards `input` holds
-        the gradient, and this has no derivative. Only kernels do this, and not if elements of `input` share memory.
+        the gradient, and this has no derivative. It has an effect on logits that were computed, on a CPU, outside of
+        compiled graphs.
 
     Returns
     -------
@@ -105,7 +106,6 @@ def cross_entropy(
     (4.24835413113866e-18, tensor([[-4.2484e-18,  4.2484e-18]]))
     """
     tensors = (input, target, weight, sample_weight, class_mask)
-    check_tensors(input=input, target=target, weight=weight, sample_weight=sample_weight, class_mask=class_mask)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             cross_entropy,
@@ -126,9 +126,11 @@ def cross_entropy(
             normalizer=normalizer,
             inplace_backward=inplace_backward,
         )
+    check_tensors(input=input, target=target, weight=weight, sample_weight=sample_weight, class_mask=class_mask)
     if size_average is not None or reduce is not None:
         reduction = reduction_of_old_arguments(size_average, reduce)
     options = row_options(
+        target,
         class_weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -140,56 +142,25 @@ def cross_entropy(
         temperature=temperature,
         normalizer=normalizer,
     )
-    if ignore_index < 0 and target.shape == input.shape:
-        del options["ignore_index"]  # PyTorch's default has no effect on distributions
     axis = 1 if input.dim() > 1 else 0
     return cross_entropy_of(input, target, axis, options, inplace_backward=inplace_backward)
 
 
 def cross_entropy_of(
-    input: Tensor, target: Tensor, axis: int, options: dict[str, Any], *, inplace_backward: bool = False
+    input: Tensor, target: Tensor, axis: int, options: Options, *, inplace_backward: bool = False
 ) -> Tensor:
     """Return the loss of logits whose classes lie on an axis, with options in this library's words."""
+    if not (input.is_cpu and is_plain((input,), (target, *options.values()))):
+        return by_arrays.cross_entropy(input, target, axis, options)
     if torch.compiler.is_compiling():
         return operators.cross_entropy(input, target, axis, options)
-    if is_plain((input,), (target, *options.values())) and input.is_cpu:
-        return by_kernels.cross_entropy(input, target, axis, options, inplace_backward=inplace_backward)
-    return by_arrays.cross_entropy(input, target, axis, options)
-
-
-def row_options(**options: Any) -> dict[str, Any]:
-    """Return the row options that are given."""
-    for name in NUMBERS:
-        if isinstance(options[name], Tensor):
-            raise TypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def check_tensors(**arguments: object) -> None:
-    """Refuse arguments that are not tensors."""
-    for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-
-
-def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
-    """Return whether tensors have memory of their own, and at most inputs, not others, are differentiated, once."""
-    differentiated = torch.is_grad_enabled()
-    for tensor in inputs:
-        if tensor is not None and not _has_memory(tensor):
-            return False
-    for other in others:
-        if isinstance(other, Tensor) and (not _has_memory(other) or (differentiated and other.requires_grad)):
-            return False
-    return not is_transformed()
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_neg())
+    return by_kernels.cross_entropy(input, target, axis, options, inplace_backward=inplace_backward)
 
 
 @in_words_of_torch
-def softmax(input: Tensor, dim: int = -1, dtype: torch.dtype | None = None, *, temperature: float = 1.0) -> Tensor:
+def softmax(
+    input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None, *, temperature: float = 1.0
+) -> Tensor:
     """Return the softmax over a dimension, each entry within 4 units in the last place on a CPU.
 
     Parameters
@@ -218,7 +189,9 @@ def softmax(input: Tensor, dim: int = -1, dtype: torch.dtype | None = None, *, t
 
 
 @in_words_of_torch
-def log_softmax(input: Tensor, dim: int = -1, dtype: torch.dtype | None = None, *, temperature: float = 1.0) -> Tensor:
+def log_softmax(
+    input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None, *, temperature: float = 1.0
+) -> Tensor:
     """Return the logarithms of the softmax over a dimension; those near 0 keep all their digits.
 
     Parameters
@@ -251,8 +224,9 @@ def _softmax(
     temperature: float,
 ) -> Tensor:
     if has_torch_function_variadic(input):
-        return handle_torch_function(function, (input,), input, dim, dtype, temperature=temperature)
-    input = input if dtype is None else input.to(dtype)
+        return handle_torch_function(function, (input,), input, dim, dtype=dtype, temperature=temperature)
+    input = input if dtype is None or not isinstance(input, Tensor) else input.to(dtype)
+    check_tensors(input=input)
     if input.dim() == 0:
         return function(input.reshape(1), dim, temperature=temperature).reshape(())
     if not torch.compiler.is_compiling() and is_plain((input,), ()) and input.is_cpu:

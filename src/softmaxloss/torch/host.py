@@ -8,7 +8,7 @@ with GNU's OpenMP, which PyTorch's wheels for Linux load. Elsewhere they run on 
 from __future__ import annotations
 
 import ctypes
-import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,11 @@ _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 class _PyTorch:
     def __init__(self) -> None:
         self._parallel = _openmp()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._parallel = None  # OpenMP's threads do not exist in a forked child
 
     def threads(self) -> int:
         """Return how many threads it lends, as `torch.set_num_threads` says; 0 if it cannot lend any."""
-        return torch.get_num_threads() if self._parallel else 0
+        # while the interpreter ends, threads of others are not let in, and the team would wait for them
+        return torch.get_num_threads() if self._parallel and not sys.is_finalizing() else 0
 
     def run(self, work: Callable[[], None], threads: int) -> None:
         """Call work() once in each of some threads."""

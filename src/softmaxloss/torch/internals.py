@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.nn import _reduction
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 reduction_of_old_arguments = _reduction.legacy_get_string
 softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
 log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
+TRACED: set[type] = {FakeTensor, FunctionalTensor}  # what exporting puts in the place of tensors
 # Whether the graph outlives the backward pass that is under way. Without this function it may.
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
@@ -25,14 +28,14 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def is_mapped() -> bool:
+    """Return whether a transform of `torch.func` is at work."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
 def is_transformed() -> bool:
     """Return whether tensors may stand for others: in transforms of `torch.func`, traces, and forward mode."""
-    return bool(
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()
-        or in_forward_mode()
-    )
+    return bool(is_mapped() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing() or in_forward_mode())
 
 
 def is_batched(tensor: Tensor) -> bool:

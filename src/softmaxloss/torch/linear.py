@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from softmaxloss.core import checks
+from softmaxloss.head import Sampled
 from softmaxloss.torch import head, operators
+from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
+from softmaxloss.torch.by_arrays import logits_of
 from softmaxloss.torch.errors import in_words_of_torch
-from softmaxloss.torch.functional import check_tensors, cross_entropy_of, is_plain, row_options
-
-if TYPE_CHECKING:
-    from softmaxloss.head import Sampled
+from softmaxloss.torch.functional import cross_entropy_of
 
 
 @in_words_of_torch
@@ -26,7 +24,7 @@ def linear_cross_entropy(
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
     reduction: str = "mean",
-    ignore_index: int | None = -100,
+    ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: object = None,
     sample_weight: Tensor | None = None,
@@ -41,7 +39,8 @@ def linear_cross_entropy(
     """Return ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`` without holding the logits.
 
     The gradients of input, weight and bias are made in the forward pass, some rows at a time, and only those that are
-    asked for: a frozen head costs one product less.
+    asked for: a frozen head costs one product less. The logits are held for second derivatives, under the transforms of
+    `torch.func`, and where targets or options have derivatives.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ def linear_cross_entropy(
         One row per class. With more dimensions than two the logits are held.
     target, weight, reduction, ignore_index, label_smoothing, sample_weight, class_mask, z_loss, softcap, temperature, \
 normalizer
-        As in `cross_entropy`.
+        As in `cross_entropy`; for class indices None means -100.
     linear_bias : Tensor of the shape of `linear_weight` without D, optional
     options : optional
         Taken for the sake of PyTorch's signature, and not needed: `max_memory` says how many rows to take at a time.
@@ -81,15 +80,6 @@ normalizer
     torch.Size([50000, 2])
     """
     tensors = (input, linear_weight, target, linear_bias, weight, sample_weight, class_mask)
-    check_tensors(
-        input=input,
-        linear_weight=linear_weight,
-        target=target,
-        linear_bias=linear_bias,
-        weight=weight,
-        sample_weight=sample_weight,
-        class_mask=class_mask,
-    )
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             linear_cross_entropy,
@@ -112,10 +102,20 @@ normalizer
             max_memory=max_memory,
             backward=backward,
         )
+    check_tensors(
+        input=input,
+        linear_weight=linear_weight,
+        target=target,
+        linear_bias=linear_bias,
+        weight=weight,
+        sample_weight=sample_weight,
+        class_mask=class_mask,
+    )
     asked = row_options(
+        target,
         class_weight=weight,
         reduction=reduction,
-        ignore_index=None if target.is_floating_point() else ignore_index,
+        ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         sample_weight=sample_weight,
         class_mask=class_mask,
@@ -124,14 +124,26 @@ normalizer
         temperature=temperature,
         normalizer=normalizer,
     )
+    _check_shapes(input, linear_weight, linear_bias)
+    if max_memory is not None:
+        checks.memory("max_memory", max_memory)
+    if backward != "exact" and not isinstance(backward, Sampled):
+        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {checks.shown(backward)}')
     more = {"max_memory": max_memory, "backward": backward}
-    layer, others = (input, linear_weight, linear_bias), (target, *asked.values())
+    layer = (input, linear_weight, linear_bias)
     compiling = torch.compiler.is_compiling()
-    at_once = operators.for_kernels(layer, others) if compiling else is_plain(layer, others)
-    if linear_weight.dim() > 2 or not at_once:
-        logits = linear(input, linear_weight.flatten(0, -2), None if linear_bias is None else linear_bias.flatten())
-        logits = logits.reshape(*input.shape[:-1], *linear_weight.shape[:-1])
-        return cross_entropy_of(logits, target, input.dim() - 1, asked)
+    if linear_weight.dim() > 2 or not is_plain(layer, (target, *asked.values())) or (compiling and not input.is_cpu):
+        return cross_entropy_of(logits_of(*layer), target, input.dim() - 1, asked)
     if compiling:
-        return operators.linear_cross_entropy(*layer, target, asked, more)
+        return operators.linear_cross_entropy(layer, target, asked, more)
     return head.linear_cross_entropy(layer, target, asked, more)
+
+
+def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.dim() < 2:
+        raise ValueError(f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {tuple(weight.shape)}")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
+        wanted = f"(..., {weight.shape[-1]}) to fit linear_weight"
+        raise ValueError(f"input must have shape {wanted}, got {tuple(input.shape)}")
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise ValueError(f"linear_bias must have shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}")

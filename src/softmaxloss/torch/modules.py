@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -174,6 +174,6 @@ class LinearCrossEntropyLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what `repr` shows beside the linear layer."""
-        shown: dict[str, Any] = {"num_classes": self.num_classes, "out_features": self.out_features}
-        shown |= {"reduction": self.reduction, "label_smoothing": self.label_smoothing}
+        names = ("in_features", "num_classes", "out_features", "reduction", "ignore_index", "label_smoothing")
+        shown = {name: getattr(self, name) for name in names}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())

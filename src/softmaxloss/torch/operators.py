@@ -1,55 +1,53 @@
-"""Operators of compiled and exported graphs: on CPU tensors they are opaque to the compiler, and run the kernels."""
+"""Operators of compiled and exported graphs: on CPU tensors they are opaque to the compiler, and run the kernels.
 
-from collections.abc import Iterable, Sequence  # an operator's schema is made of its annotations
+Their gradients are outputs that backward multiplies. Where an operator runs outside of a compiled graph, and a
+derivative of the gradient is asked for, backward is made of operations on arrays, as in `by_kernels`.
+"""
+
+from collections.abc import Sequence  # an operator's schema is made of its annotations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from softmaxloss.core import rowwise
-from softmaxloss.core.options import ONE, request
-from softmaxloss.core.threads import hosted_by
 from softmaxloss.head import Sampled
 from softmaxloss.torch import by_arrays
-from softmaxloss.torch.by_kernels import as_arrays
+from softmaxloss.torch.arguments import Layer, Options
+from softmaxloss.torch.by_kernels import loss_and_gradient, requested
 from softmaxloss.torch.head import losses_and_gradients
-from softmaxloss.torch.host import HOST
-from softmaxloss.torch.storage import as_array, as_loss, as_tensor, loss_dtype
+from softmaxloss.torch.storage import as_tensor, loss_dtype
 
-Options = dict[str, Any]
-Gradients = tuple[Tensor, Tensor, Tensor]
-_ROW_OPTIONS = ["class_weight", "sample_weight", "class_mask", "ignore_index", "label_smoothing", "z_loss", "softcap"]
-_ROW_OPTIONS += ["temperature", "reduction", "normalizer"]
+_TENSORS = ("class_weight", "sample_weight", "class_mask", "normalizer")
+_NUMBERS = ("reduction", "ignore_index", "label_smoothing", "z_loss", "softcap", "temperature")
+
+
+def _given(options: Options) -> list[Any]:
+    """Return row options as operators take them."""
+    if not isinstance(options.get("normalizer"), Tensor | None):
+        options = options | {"normalizer": torch.as_tensor(options["normalizer"], dtype=torch.float64)}
+    return [options.get(name) for name in _TENSORS + _NUMBERS]
+
+
+def _options(*given: Any) -> Options:
+    return {name: value for name, value in zip(_TENSORS + _NUMBERS, given, strict=True) if value is not None}
 
 
 def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) -> Tensor:
     """Return the loss of logits in a graph that is being compiled."""
-    if not for_kernels((input,), (target, *options.values())):
-        return by_arrays.cross_entropy(input, target, axis, options)
     with_gradient = input.requires_grad and torch.is_grad_enabled()
-    given = [options.get(name) for name in _ROW_OPTIONS]
-    loss, _ = torch.ops.softmaxloss.cross_entropy(input, target, axis, with_gradient, *given)
+    loss, _ = torch.ops.softmaxloss.cross_entropy(input, target, axis, with_gradient, *_given(options))
     return loss  # type: ignore[no-any-return]
 
 
-def linear_cross_entropy(
-    input: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, options: Options, more: Options
-) -> Tensor:
-    """Return the loss of a linear layer in a graph that is being compiled; None if it must be made of its logits."""
-    wanted = [t is not None and t.requires_grad and torch.is_grad_enabled() for t in (input, weight, bias)]
-    sampled = more["backward"] if isinstance(more["backward"], Sampled) else None
+def linear_cross_entropy(layer: Layer, target: Tensor, options: Options, more: Options) -> Tensor:
+    """Return the loss of a linear layer in a graph that is being compiled."""
+    wanted = [tensor is not None and tensor.requires_grad and torch.is_grad_enabled() for tensor in layer]
     memory = None if more["max_memory"] is None else str(more["max_memory"])
-    how = (memory, sampled.threshold if sampled else 0.0, sampled.seed if sampled else 0)
-    given = [options.get(name) for name in _ROW_OPTIONS]
-    loss, *_ = torch.ops.softmaxloss.linear_cross_entropy(input, weight, bias, target, None, wanted, *how, *given)
+    sampled = more["backward"]
+    how = (sampled.threshold, sampled.seed) if isinstance(sampled, Sampled) else (0.0, 0)
+    loss, *_ = torch.ops.softmaxloss.linear_cross_entropy(*layer, target, None, wanted, memory, *how, *_given(options))
     return loss  # type: ignore[no-any-return]
-
-
-def for_kernels(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
-    """Return whether kernels can compute the loss of tensors in a graph, and its derivative by the inputs."""
-    on_cpu = all(tensor is None or tensor.device.type == "cpu" for tensor in inputs)
-    return on_cpu and not any(isinstance(other, Tensor) and other.requires_grad for other in others)
 
 
 @torch.library.custom_op("softmaxloss::cross_entropy", mutates_args=(), device_types="cpu")
@@ -61,46 +59,70 @@ def _cross_entropy(
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
     class_mask: Tensor | None,
+    normalizer: Tensor | None,
+    reduction: str,
     ignore_index: int | None,
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
     temperature: float,
-    reduction: str,
-    normalizer: float | None,
 ) -> tuple[Tensor, Tensor]:
-    given = (class_weight, sample_weight, class_mask, ignore_index, label_smoothing, z_loss, softcap, temperature)
-    options = _named(*given, reduction, normalizer)
-    z, layout, rows, reduced = request(as_array(input), as_array(target), axis, as_arrays(options))  # type: ignore[arg-type]
-    d_z = np.empty(z.shape if with_gradient else 0, z.dtype)
-    with hosted_by(HOST):
-        if with_gradient:
-            losses = rowwise.losses_and_gradients(z, rows, ONE, d_z, layout)
-        else:
-            losses = rowwise.losses(z, rows, layout)
-    return as_loss(reduced.result(losses, z.dtype), z), as_tensor(d_z)
+    tensors = (class_weight, sample_weight, class_mask, normalizer)
+    options = _options(*tensors, reduction, ignore_index, label_smoothing, z_loss, softcap, temperature)
+    asked = requested(input, target, axis, options)
+    z = asked[0]
+    loss, d_z = loss_and_gradient(asked, np.empty(z.shape, z.dtype) if with_gradient else None)
+    return loss, input.new_empty(0) if d_z is None else as_tensor(d_z)
 
 
 @_cross_entropy.register_fake
-def _(input: Tensor, target: Tensor, axis: int, with_gradient: bool, *options: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    shape = input.shape[:axis] + input.shape[axis + 1 :] if "none" in options else ()
+def _(
+    input: Tensor,
+    target: Tensor,  # noqa: ARG001
+    axis: int,
+    with_gradient: bool,
+    *given: Any,
+) -> tuple[Tensor, Tensor]:
+    per_row = _options(*given)["reduction"] == "none"
+    shape = input.shape[:axis] + input.shape[axis + 1 :] if per_row else ()
     d_input = input.new_empty(input.shape if with_gradient else 0)
     return input.new_empty(shape, dtype=loss_dtype(input.dtype)), d_input
 
 
-def _keep_gradient(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-    ctx.axis = inputs[2]
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
+def _keep(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
+    """Keep inputs and gradients; of those that backward does not need, a compiled graph keeps none."""
+    _, *gradients = output
+    ctx.mark_non_differentiable(*gradients)
+    tensors = [k for k, value in enumerate(inputs) if isinstance(value, Tensor)]
+    ctx.save_for_backward(*gradients, *(inputs[k] for k in tensors))
+    ctx.more = len(gradients), tensors, [None if k in tensors else value for k, value in enumerate(inputs)]
+
+
+def _kept(ctx: Any) -> tuple[list[Tensor], list[Any]]:
+    """Return the gradients and the inputs."""
+    n_gradients, tensors, inputs = ctx.more
+    inputs = list(inputs)
+    for k, tensor in zip(tensors, ctx.saved_tensors[n_gradients:], strict=True):
+        inputs[k] = tensor
+    return list(ctx.saved_tensors[:n_gradients]), inputs
+
+
+def _product(gradient: Tensor, d_loss: Tensor, like: Tensor) -> Tensor:
+    if gradient.shape != like.shape:
+        raise RuntimeError("this graph was made without a gradient: export it with an input that requires one")
+    return (gradient * d_loss).to(gradient.dtype)
 
 
 def _backward(ctx: Any, d_loss: Tensor, _: Tensor) -> Any:
-    (d_input,) = ctx.saved_tensors
-    d_loss = d_loss.unsqueeze(ctx.axis) if d_loss.dim() > 0 else d_loss
-    return (d_input * d_loss).to(d_input.dtype), *(None,) * (3 + len(_ROW_OPTIONS))
+    (d_input,), (input, target, axis, _, *given) = _kept(ctx)
+    if torch.is_grad_enabled():
+        d_input = by_arrays.gradient(input, target, d_loss, axis, _options(*given))
+    else:
+        d_input = _product(d_input, d_loss.unsqueeze(axis) if d_loss.dim() > 0 else d_loss, input)
+    return d_input, *(None,) * (3 + len(given))
 
 
-_cross_entropy.register_autograd(_backward, setup_context=_keep_gradient)
+_cross_entropy.register_autograd(_backward, setup_context=_keep)
 
 
 @torch.library.custom_op("softmaxloss::linear_cross_entropy", mutates_args=(), device_types="cpu")
@@ -117,23 +139,31 @@ def _linear_cross_entropy(
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
     class_mask: Tensor | None,
+    normalizer: Tensor | None,
+    reduction: str,
     ignore_index: int | None,
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
     temperature: float,
-    reduction: str,
-    normalizer: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    given = (class_weight, sample_weight, class_mask, ignore_index, label_smoothing, z_loss, softcap, temperature)
-    options = _named(*given, reduction, normalizer)
+    tensors = (class_weight, sample_weight, class_mask, normalizer)
+    options = _options(*tensors, reduction, ignore_index, label_smoothing, z_loss, softcap, temperature)
     memory = int(max_memory) if max_memory is not None and max_memory.isdecimal() else max_memory
     more = {"max_memory": memory, "backward": Sampled(threshold, seed) if threshold else "exact"}
     layer = (input, linear_weight, linear_bias)
-    at_once = wanted if reduction != "none" or d_loss is not None else ()
-    loss, gradients = losses_and_gradients(layer, target, options, more, at_once, d_loss)
-    d_input, d_weight, d_bias = (input.new_empty(0) if gradient is None else gradient for gradient in gradients)
-    return loss, d_input, d_weight, d_bias
+    loss, gradients = losses_and_gradients(layer, target, options, more, _made(wanted, d_loss, reduction), d_loss)
+    made = [of if of is not None else _or(t, input).new_empty(0) for t, of in zip(layer, gradients, strict=True)]
+    return loss, made[0], made[1], made[2]
+
+
+def _made(wanted: Sequence[bool], d_loss: Tensor | None, reduction: str) -> list[bool]:
+    """Return which gradients are made now: without a reduction those of parameters depend on those of all losses."""
+    return [asked and (reduction != "none" or d_loss is not None) for asked in wanted]
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    return other if tensor is None else tensor
 
 
 @_linear_cross_entropy.register_fake
@@ -144,44 +174,34 @@ def _(
     target: Tensor,  # noqa: ARG001
     d_loss: Tensor | None,
     wanted: Sequence[bool],
-    *options: Any,
+    max_memory: str | None,  # noqa: ARG001
+    threshold: float,  # noqa: ARG001
+    seed: int,  # noqa: ARG001
+    *given: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    per_row = "none" in options
-    layer = (input, linear_weight, linear_bias)
-    made = [asked and (not per_row or d_loss is not None) for asked in wanted]
-    shapes = (t.shape if t is not None and is_made else 0 for t, is_made in zip(layer, made, strict=True))
-    d_input, d_weight, d_bias = (input.new_empty(shape) for shape in shapes)
-    loss = input.new_empty(input.shape[:-1] if per_row else (), dtype=loss_dtype(input.dtype))
-    return loss, d_input, d_weight, d_bias
-
-
-def _keep_gradients(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    _, *gradients = output
-    ctx.mark_non_differentiable(*gradients)
-    ctx.wanted, ctx.per_row = inputs[5], "none" in inputs[6:]
-    if ctx.per_row:  # the gradients of parameters depend on those of all losses
-        ctx.names = [k for k, value in enumerate(inputs) if isinstance(value, Tensor)]
-        ctx.inputs = [None if isinstance(value, Tensor) else value for value in inputs]
-        ctx.save_for_backward(*(inputs[k] for k in ctx.names))
-    else:
-        ctx.save_for_backward(*gradients)
+    reduction = _options(*given)["reduction"]
+    layer = [_or(tensor, input) for tensor in (input, linear_weight, linear_bias)]
+    made = _made(wanted, d_loss, reduction)
+    gradients = [t.new_empty(t.shape if is_made else 0) for t, is_made in zip(layer, made, strict=True)]
+    loss = input.new_empty(input.shape[:-1] if reduction == "none" else (), dtype=loss_dtype(input.dtype))
+    return loss, gradients[0], gradients[1], gradients[2]
 
 
 def _backward_of_layer(ctx: Any, d_loss: Tensor, *_: Tensor) -> Any:
-    if ctx.per_row:
-        inputs = list(ctx.inputs)
-        for k, tensor in zip(ctx.names, ctx.saved_tensors, strict=True):
-            inputs[k] = tensor
+    gradients, inputs = _kept(ctx)
+    layer, (target, _, wanted), given = inputs[:3], inputs[3:6], inputs[9:]
+    options = _options(*given)
+    found: list[Tensor | None]
+    if torch.is_grad_enabled():
+        found = by_arrays.gradients_of_layer(tuple(layer), target, options, wanted, d_loss)
+    elif options["reduction"] == "none":
         inputs[4] = d_loss
-        _, *gradients = torch.ops.softmaxloss.linear_cross_entropy(*inputs)
+        _, *found = torch.ops.softmaxloss.linear_cross_entropy(*inputs)
     else:
-        gradients = [(gradient * d_loss).to(gradient.dtype) for gradient in ctx.saved_tensors]
-    found = (g if asked else None for g, asked in zip(gradients, ctx.wanted, strict=True))
-    return *found, *(None,) * (6 + len(_ROW_OPTIONS))
+        of_inputs = zip(gradients, layer, wanted, strict=True)
+        found = [_product(of, d_loss, tensor) if asked else None for of, tensor, asked in of_inputs]
+    found = [of if asked else None for of, asked in zip(found, wanted, strict=True)]
+    return *found, *(None,) * (6 + len(given))
 
 
-_linear_cross_entropy.register_autograd(_backward_of_layer, setup_context=_keep_gradients)
-
-
-def _named(*options: Any) -> Options:
-    return {name: value for name, value in zip(_ROW_OPTIONS, options, strict=True) if value is not None}
+_linear_cross_entropy.register_autograd(_backward_of_layer, setup_context=_keep)

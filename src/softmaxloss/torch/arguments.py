@@ -1,0 +1,84 @@
+"""The arguments of losses: checked, and with the row options in words of this library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from softmaxloss.core.options import NUMBERS
+from softmaxloss.torch.internals import TRACED, is_mapped, is_transformed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Options = dict[str, Any]
+Layer = tuple[Tensor, Tensor, Tensor | None]  # input, weight and bias
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+IGNORED = -100  # PyTorch's default for class indices
+
+
+def check_tensors(**arguments: object) -> None:
+    """Refuse arguments that are not tensors, and inputs that are not floats."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        if name in {"input", "linear_weight", "linear_bias"} and value is not None and value.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def row_options(target: Tensor, **options: Any) -> Options:
+    """Return the row options that are given; `ignore_index` has an effect on class indices alone."""
+    for name in NUMBERS:
+        if isinstance(options[name], Tensor):
+            raise TypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+    normalizer, ignored = options["normalizer"], options["ignore_index"]
+    if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
+        raise ValueError(f"normalizer must be a single number, got shape {tuple(normalizer.shape)}")
+    if isinstance(normalizer, Tensor) and options["reduction"] != "mean":
+        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', got {options['reduction']!r}")
+    if target.is_floating_point() or target.dtype is torch.bool:
+        if isinstance(ignored, int) and ignored >= 0:
+            message = "ignore_index belongs to class indices, but target holds distributions"
+            raise ValueError(f"{message}: give such rows sample_weight 0 instead")
+        options["ignore_index"] = None
+    elif ignored is None:
+        options["ignore_index"] = IGNORED
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def split(options: Options) -> tuple[Options, list[str], list[Tensor]]:
+    """Return the options that are no tensors, and the names and values of those that are; see `joined`."""
+    names = [name for name, value in options.items() if isinstance(value, Tensor)]
+    return {name: v for name, v in options.items() if name not in names}, names, [options[name] for name in names]
+
+
+def joined(numbers: Options, names: Iterable[str], tensors: Iterable[Tensor]) -> Options:
+    """Return the options that `split` took apart."""
+    return numbers | dict(zip(names, tensors, strict=True))
+
+
+def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
+    """Return whether tensors have memory of their own, and at most inputs, not others, are differentiated, once.
+
+    Those of a graph that is being compiled will have memory when it runs.
+    """
+    differentiated = torch.is_grad_enabled()
+    for tensor in inputs:
+        if tensor is not None and not _has_memory(tensor):
+            return False
+    for other in others:
+        if isinstance(other, Tensor) and (not _has_memory(other) or (differentiated and other.requires_grad)):
+            return False
+    return not (is_mapped() if torch.compiler.is_compiling() else is_transformed())
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
+        return False
+    if torch.compiler.is_compiling():
+        return type(tensor) in _PLAIN or type(tensor) in TRACED
+    return type(tensor) in _PLAIN and not tensor.is_neg()
