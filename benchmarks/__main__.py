@@ -116,7 +116,7 @@ def _options() -> argparse.Namespace:
         parser.error(f"--threads must be from 1 to {_cores()}, the processors of this process")
     if options.quick:
         vars(options).update(QUICK)
-    options.contenders = list(dict.fromkeys([OURS, *options.contenders]))
+    options.contenders = {name: CONTENDERS[name] for name in (OURS, *options.contenders)}
     return options
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     """Measure, write and print."""
     options = _options()
     results: dict[str, Any] = {"machine": machine(), "records": []}
-    for record in measure_starts(options.contenders, options.repeats) if options.start else measure(options):
+    for record in measure_starts(list(options.contenders), options.repeats) if options.start else measure(options):
         results["records"].append(record)
         if options.json:  # each time, so that nothing is lost
             options.json.write_text(json.dumps(results, indent=1) + "\n")

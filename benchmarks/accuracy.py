@@ -1,6 +1,6 @@
 """Worst errors in ulp against exact arithmetic: this library and others, on the same inputs.
 
-python benchmarks/accuracy.py [--write docs/accuracy.md] [--dtypes float32 ...] fails where a guarantee is broken.
+python -m benchmarks.accuracy [--write docs/accuracy.md] [--dtypes float32 ...] fails where a guarantee is broken.
 The file has over 300 lines: the inputs, the exact answers and the tables belong together.
 """
 

@@ -7,6 +7,7 @@ call: it returns the loss, or loss and gradient. Each one runs in a process of i
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,19 @@ def memory(problem: Problem, threads: int) -> Runs:
     return {LOSS: fastest(read_part), LOSS_AND_GRADIENT: fastest(copy_part)}
 
 
-def pytorch(problem: Problem, threads: int, *, compiled: bool = False) -> Runs:
-    """Return PyTorch's function; it has no place for a gradient, but the allocator keeps the memory for the next."""
+def pytorch(
+    problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional", **options: Any
+) -> Runs:
+    """Return PyTorch's function, or that of a library with the same signature.
+
+    It has no place for a gradient, but the allocator keeps the memory for the next.
+    """
     import torch
 
+    cross_entropy = import_module(library).cross_entropy
+
     def mean_loss(z: Any, t: Any) -> Any:
-        return torch.nn.functional.cross_entropy(z, t)
+        return cross_entropy(z, t, **options)
 
     torch.set_num_threads(threads)
     if compiled:

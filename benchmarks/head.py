@@ -7,10 +7,11 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,6 +30,8 @@ TOLERANCE = 1e-4  # of the loss, and of the gradients in the Frobenius norm; sam
 LARGE = (8192, 128_256, 256)
 SEEDS = 64
 PARTS = (*HEADS, "seeds", "memory")
+# For processes of ours: Ctrl-C is the business of the one that waits for them.
+IGNORE_INTERRUPTS: dict[str, Any] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
 BEGIN = "<!-- written by benchmarks/head.py -->"
 
 
@@ -62,29 +65,36 @@ def pytorch(head: Head, *, compiled: bool = False, chunked: bool | str = False) 
     import torch
 
     functional = torch.nn.functional
-    x, w, t = (torch.from_numpy(array) for array in head[:3])
-    b = None if head.bias is None else torch.from_numpy(head.bias)
-    leaves = [x.requires_grad_(), w.requires_grad_()]
 
-    def layers(x: Any, w: Any) -> Any:
-        return functional.cross_entropy(functional.linear(x, w, b), t)
-
-    def fused(x: Any, w: Any, options: Any) -> Any:
-        return functional.linear_cross_entropy(x, w, t, linear_bias=b, options=options)
-
-    def with_gradients(loss: Callable[..., Any]) -> Any:
-        value = loss(x, w)
-        return value.detach(), torch.autograd.grad(value, leaves)
+    def layers(x: Any, w: Any, t: Any, *, linear_bias: Any) -> Any:
+        return functional.cross_entropy(functional.linear(x, w, linear_bias), t)
 
     if chunked:
         sizes = CHUNKS if chunked == "best" else [None]
         all_options = [torch.nn.LinearCrossEntropyOptions(batch_chunk_size=size) for size in sizes]
-        runs = [partial(with_gradients, partial(fused, options=options)) for options in all_options]
+        fused = functional.linear_cross_entropy
+        runs = [with_gradients(head, partial(fused, options=options)) for options in all_options]
         return min(runs, key=seconds_per_call) if len(runs) > 1 else runs[0]
-    return partial(with_gradients, torch.compile(layers, dynamic=False) if compiled else layers)
+    return with_gradients(head, torch.compile(layers, dynamic=False) if compiled else layers)
 
 
-CONTENDERS: dict[str, Callable[[Head], Run]] = {
+def with_gradients(head: Head, loss: Callable[..., Any]) -> Run:
+    """Return a loss of PyTorch's tensors with its gradients with respect to features and weight."""
+    import torch
+
+    x, w, t = (torch.from_numpy(array) for array in head[:3])
+    b = None if head.bias is None else torch.from_numpy(head.bias)
+    leaves = [x.requires_grad_(), w.requires_grad_()]
+
+    def run() -> Any:
+        value = loss(x, w, t, linear_bias=b)
+        return value.detach(), torch.autograd.grad(value, leaves)
+
+    return run
+
+
+Contender = Callable[[Head], Run]
+CONTENDERS: dict[str, Contender] = {
     OURS: softmaxloss,
     SAMPLED: partial(softmaxloss, sampled=True),
     BARE: bare_products,
@@ -95,48 +105,47 @@ CONTENDERS: dict[str, Callable[[Head], Run]] = {
 }
 
 
-@cache
-def _run(contender: str, path: str) -> Run:
-    """Return what to call in this process, made once."""
+_made: list[Run] = []  # what this process is asked to call
+
+
+def _answer(contender: Contender, path: str) -> Any:
+    """Make what this process will call; return its loss and gradients, or None."""
     with np.load(path) as arrays:
         head = Head(*(arrays.get(name) for name in Head._fields))
-    return CONTENDERS[contender](head)
-
-
-def _seconds(contender: str, path: str) -> float:
-    return seconds_per_call(_run(contender, path))
-
-
-def _answer(contender: str, path: str) -> Any:
-    """Return the loss and the gradients, or None."""
-    result = _run(contender, path)()
+    _made.append(contender(head))
+    result = _made[0]()
     return None if result is None else (float(result[0]), *(np.asarray(gradient) for gradient in result[1][:2]))
 
 
-def measure(name: str, n_rows: int, repeats: int, contenders: list[str]) -> str:
+def _seconds() -> float:
+    return seconds_per_call(_made[0])
+
+
+def measure(name: str, head: Head, repeats: int, contenders: dict[str, Contender]) -> str:
     """Return a table of how long the contenders take for a head, each in a process of its own, taking turns."""
     folder = TemporaryDirectory()
-    path, head = Path(folder.name, "head.npz"), HEADS[name](n_rows)
+    path = Path(folder.name, "head.npz")
     np.savez(path, **{field: array for field, array in head._asdict().items() if array is not None})
     context = multiprocessing.get_context("spawn")
-    pools = {contender: ProcessPoolExecutor(1, context) for contender in contenders}
+    pools = {contender: ProcessPoolExecutor(1, context, **IGNORE_INTERRUPTS) for contender in contenders}
     seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
     notes: dict[str, str] = {}
+    right: Any = None
     try:
-        right = pools[OURS].submit(_answer, OURS, str(path)).result()
-        for contender, pool in pools.items():
+        for contender, pool in pools.items():  # the first is OURS
             try:
-                answer = pool.submit(_answer, contender, str(path)).result()
+                answer = pool.submit(_answer, contenders[contender], str(path)).result()
             except ModuleNotFoundError as error:
                 notes[contender] = f"{error.name} is not installed"
                 continue
+            right = answer if contender == OURS else right
             if answer is not None and contender != SAMPLED:
                 errors = [abs(answer[0] / right[0] - 1), *map(_distance, answer[1:], right[1:])]
                 if not max(errors) <= TOLERANCE:
                     notes[contender] = f"is off by {max(errors):.0e}"
         for _ in range(repeats):
             for contender in (name for name in contenders if name not in notes):
-                seconds[contender].append(pools[contender].submit(_seconds, contender, str(path)).result())
+                seconds[contender].append(pools[contender].submit(_seconds).result())
     finally:
         folder.cleanup()
         for pool in pools.values():
@@ -209,10 +218,16 @@ def _extra_memory(limit: str | None) -> int:
     targets = rng.integers(0, n_classes, n_rows)
     # compiles, and BLAS takes the memory that it keeps: some 26 MiB per thread for products of this size
     sl.linear_cross_entropy_and_grad(features[:512], weight, targets[:512], max_memory=limit)
+    call = partial(sl.linear_cross_entropy_and_grad, features, weight, targets, max_memory=limit)
+    return peak_memory(call) - features.nbytes - weight.nbytes  # as much as their gradients
+
+
+def peak_memory(run: Run) -> int:
+    """Return how much more memory the process holds during a call than before, at most (Linux)."""
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    _, gradients = sl.linear_cross_entropy_and_grad(features, weight, targets, max_memory=limit)
-    return _memory("VmHWM") - before - sum(array.nbytes for array in gradients if array is not None)
+    run()
+    return _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:
@@ -230,12 +245,12 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="the document that holds the tables")
     options = parser.parse_args()
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    contenders = list(dict.fromkeys([OURS, BARE, *options.contenders]))
+    contenders = {name: CONTENDERS[name] for name in (OURS, BARE, *options.contenders)}
     sections = []
     for part in options.parts:
         print(part, file=sys.stderr)
         if part in HEADS:
-            sections.append(measure(part, options.rows, options.repeats, contenders))
+            sections.append(measure(part, HEADS[part](options.rows), options.repeats, contenders))
         else:
             sections.append(mean_over_seeds(options.rows) if part == "seeds" else measure_memory())
     text = "\n\n".join(sections)

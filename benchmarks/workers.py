@@ -3,15 +3,16 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Self
+from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, Runs
-from benchmarks.shapes import SHAPES, Array
+from benchmarks.contenders import Runs
+from benchmarks.shapes import SHAPES, Array, Problem
 from benchmarks.timing import seconds_per_call
 
 # Freed memory is kept for the next call: without this, more than half of PyTorch's time with large logits goes into
@@ -25,6 +26,7 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA's messages on how long it compiles
 }
+Contender = Callable[[Problem, int], Runs]
 
 
 class Failed(Exception):  # noqa: N818 - it is an answer
@@ -41,7 +43,7 @@ class Answer(NamedTuple):
 class Worker:
     """The near end of the pipe."""
 
-    def __init__(self, contender: str, threads: int) -> None:
+    def __init__(self, contender: Contender, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, far_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(far_end, contender, threads), daemon=True)
@@ -76,14 +78,13 @@ class Worker:
 
 
 @contextmanager
-def workers(contenders: Iterable[str], threads: int) -> Any:
+def workers(contenders: Mapping[str, Contender], threads: int) -> Any:
     """Start a worker for each contender, and end them all."""
-    os.environ.update(ENVIRONMENT)
-    with ExitStack() as stack:
-        yield {name: stack.enter_context(Worker(name, threads)) for name in contenders}
+    with patch.dict(os.environ, ENVIRONMENT), ExitStack() as stack:
+        yield {name: stack.enter_context(Worker(contender, threads)) for name, contender in contenders.items()}
 
 
-def _serve(connection: Connection, contender: str, threads: int) -> None:
+def _serve(connection: Connection, contender: Contender, threads: int) -> None:
     """Answer orders until the process is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setaffinity"):
@@ -99,7 +100,7 @@ def _serve(connection: Connection, contender: str, threads: int) -> None:
             shape, dtype = order
             problem = SHAPES[shape].problem(dtype)
             probes = problem.probes()
-            runs.update(CONTENDERS[contender](problem, threads))
+            runs.update(contender(problem, threads))
             del problem
             connection.send({task: _answer(run(), probes) for task, run in runs.items()})
         except ModuleNotFoundError as error:
