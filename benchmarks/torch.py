@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import contenders, head
 from benchmarks.__main__ import _cores, machine, measure
-from benchmarks.contenders import LOSS_AND_GRADIENT, OURS, Runs
+from benchmarks.contenders import LOSS_AND_GRADIENT, OURS, TASKS, Runs
 from benchmarks.head import BARE, SAMPLED, Run, peak_memory
 from benchmarks.markdown import replace_between, table
 from benchmarks.real_heads import Head
@@ -56,7 +56,7 @@ LOSSES: dict[str, Callable[[Problem, int], Runs]] = {
 def losses(options: argparse.Namespace) -> str:
     """Return the tables of the loss with its gradient, and of the loss alone."""
     options.contenders = LOSSES
-    return "\n\n".join(reversed(tables(sorted(measure(options), key=lambda record: record["task"]))))
+    return "\n\n".join(tables(sorted(measure(options), key=lambda record: TASKS.index(record["task"]), reverse=True)))
 
 
 def ours(layer: Head, *, sampled: bool = False) -> Run:

@@ -3,6 +3,7 @@
 python docs/figures.py
 """
 
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -110,6 +111,27 @@ def numbers_of(summary: softmaxloss.RowSummary) -> str:
     return f"peak {peak:g},  rest {rest:.3f}\ntarget_logit {target_logit:g},  q_target {q_target:g}"
 
 
+def torch_memory() -> None:
+    """Draw the memory of loss and gradient of tensors, as the table in pytorch.md has it."""
+    text = (HERE / "pytorch.md").read_text()
+    (logits,) = map(int, re.findall(r"besides the logits of (\d+) MiB", text))
+    beyond = {}
+    for name in ("PyTorch", "torch.compile", "softmaxloss", "softmaxloss, inplace_backward"):
+        beyond[name] = int(re.findall(rf"\| {name} +\| (\d+) MiB", text)[0])
+    _, axes = plt.subplots(figsize=(8, 2.9), layout="constrained")
+    place = np.arange(len(beyond))
+    axes.barh(place, logits, 0.6, color=GREY, label="the logits")
+    axes.barh(place, list(beyond.values()), 0.6, left=logits, color=BLUE, label="what loss and gradient need besides")
+    for y, more in zip(place, beyond.values(), strict=True):
+        axes.text(logits + more + 8, y, f"+ {more} MiB", color=BLUE, va="center", fontweight="bold")
+    axes.set_yticks(place, [name.replace(", ", ",\n") for name in beyond])
+    axes.set(
+        xlim=(0, 1.2 * (logits + max(beyond.values()))), xlabel="MiB at the peak: 1,024 rows, 32,000 classes, float32"
+    )
+    axes.invert_yaxis()
+    save(axes, "torch_memory", legend="lower right")
+
+
 def row_travels() -> None:
     """Draw the way of a row of logits through the files, down to the algebra and back."""
     _, axes = plt.subplots(figsize=(8.4, 7.2), layout="constrained")
@@ -176,5 +198,6 @@ if __name__ == "__main__":
     descent()
     monoid()
     row_travels()
+    torch_memory()
     softmaxloss.explain(LOGITS, TARGET, labels=LABELS).save(HERE / "graph.svg")
     softmaxloss.explain(LOGITS, TARGET, labels=LABELS).save(HERE / "graph.png")

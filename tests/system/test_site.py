@@ -10,17 +10,32 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-import softmaxloss
 from softmaxloss.cli import main
 from thorough import thorough
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["explained", "numpy", "classifier", "options", "head", "differences", "api", "accuracy", "speed", "inside"]
+PAGES = [
+    "explained",
+    "numpy",
+    "pytorch",
+    "classifier",
+    "options",
+    "head",
+    "differences",
+    "api",
+    "accuracy",
+    "speed",
+    "inside",
+]
 
 
-def test_every_public_name_is_in_the_reference():
-    listed = re.findall(r"auto(?:function|class):: (\w+)", (DOCS / "api.md").read_text())
-    assert sorted(listed) == sorted(softmaxloss.__all__)
+@pytest.mark.parametrize("module", ["softmaxloss", "softmaxloss.torch"])
+def test_every_public_name_is_in_the_reference(module):
+    public = pytest.importorskip(module).__all__
+    _, *sections = re.split(r"currentmodule:: (\S+)", (DOCS / "api.md").read_text())
+    text = dict(zip(sections[::2], sections[1::2], strict=True))[module]
+    listed = re.findall(r"auto(?:function|class):: (\w+)", text)
+    assert sorted(listed) == sorted(public)
 
 
 @pytest.fixture(scope="module")
