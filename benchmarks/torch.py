@@ -30,7 +30,7 @@ from benchmarks.timing import After
 DOCUMENT = Path(__file__).parents[1] / "docs" / "pytorch.md"
 BEGIN = "<!-- written by benchmarks/torch.py -->"
 LIBRARY = "softmaxloss.torch"
-SIZE = 384  # of the matrices whose product comes before each loss and takes about 1 ms
+SIZE = 448  # of the matrices whose product comes before each loss and takes about 1 ms
 N_CLASSES, N_FEATURES = 49_152, 576  # the output layer of SmolLM2
 LARGE = "1024x32000"
 PARTS = ("loss", "head", "memory")

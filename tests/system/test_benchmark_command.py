@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ pytest.importorskip("ml_dtypes")
 
 from benchmarks import __main__ as command
 from benchmarks import markdown, report
+from benchmarks.timing import After, seconds_per_call
 from benchmarks.workers import Answer
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +78,15 @@ def test_the_report_is_put_into_the_documents_as_often_as_wanted(measured, tmp_p
     assert [document.read_text() for document in documents] == once
     assert all("| 8x21x256x256 | " in text and text.count(markdown.END) == 1 for text in once)
     assert {path.name for path in documents[1].parent.glob("*.png")} == {"speed_time.png", "speed_copy.png"}
+
+
+def test_an_operation_before_a_call_is_not_timed():
+    order = []
+
+    def before():
+        order.append("before")
+        time.sleep(0.005)
+
+    assert seconds_per_call(After(before, lambda: order.append("call"))) < 0.005
+    assert order == ["before", "call"] * (len(order) // 2)
+    assert len(order) > 20
