@@ -60,20 +60,14 @@ def memory(problem: Problem, threads: int) -> Runs:
     return {LOSS: fastest(read_part), LOSS_AND_GRADIENT: fastest(copy_part)}
 
 
-def pytorch(
-    problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional", **options: Any
-) -> Runs:
+def pytorch(problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional") -> Runs:
     """Return PyTorch's function, or that of a library with the same signature.
 
     It has no place for a gradient, but the allocator keeps the memory for the next.
     """
     import torch
 
-    cross_entropy = import_module(library).cross_entropy
-
-    def mean_loss(z: Any, t: Any) -> Any:
-        return cross_entropy(z, t, **options)
-
+    mean_loss = import_module(library).cross_entropy
     torch.set_num_threads(threads)
     if compiled:
         torch.compiler.reset()

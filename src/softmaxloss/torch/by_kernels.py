@@ -20,7 +20,13 @@ from softmaxloss.core.threads import hosted_by
 from softmaxloss.torch import by_arrays
 from softmaxloss.torch.arguments import joined, split
 from softmaxloss.torch.host import HOST
-from softmaxloss.torch.internals import is_batched, keeps_graph, log_softmax_backward, softmax_backward
+from softmaxloss.torch.internals import (
+    is_batched,
+    keeps_graph,
+    log_softmax_backward,
+    may_be_overwritten,
+    softmax_backward,
+)
 from softmaxloss.torch.storage import as_array, as_loss, as_tensor
 
 if TYPE_CHECKING:
@@ -34,7 +40,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options, *,
     """Return the loss of logits, whose options may be tensors."""
     asked = requested(input, target, axis, options)
     if input.requires_grad and torch.is_grad_enabled():
-        inplace = inplace_backward and not input.is_leaf and not checks.may_overlap_itself(asked[0])
+        inplace = inplace_backward and may_be_overwritten(input) and not checks.may_overlap_itself(asked[0])
         return _CrossEntropy.apply(input, target, axis, options, asked, inplace)  # type: ignore[no-any-return, no-untyped-call]
     return loss_and_gradient(asked)[0]
 

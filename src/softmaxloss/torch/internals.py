@@ -23,6 +23,12 @@ TRACED: set[type] = {FakeTensor, FunctionalTensor}  # what exporting puts in the
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
+def may_be_overwritten(tensor: Tensor) -> bool:
+    """Return whether a tensor is no leaf, nor a view of one, whose values its gradient must not replace."""
+    root = tensor if tensor._base is None else tensor._base
+    return not (root.is_leaf and root.requires_grad)
+
+
 def in_forward_mode() -> bool:
     """Return whether derivatives are computed along with values, as by `torch.func.jvp`."""
     return forward_ad._current_level >= 0
