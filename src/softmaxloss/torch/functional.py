@@ -130,7 +130,7 @@ def cross_entropy(
         reduction = reduction_of_old_arguments(size_average, reduce)
     options = row_options(
         class_weight=weight,
-        ignore_index=ignore_index,
+        ignore_index=ignored(ignore_index, is_label=target.dim() < input.dim()),
         reduction=reduction,
         label_smoothing=label_smoothing,
         sample_weight=sample_weight,
@@ -140,8 +140,6 @@ def cross_entropy(
         temperature=temperature,
         normalizer=normalizer,
     )
-    if ignore_index < 0 and target.shape == input.shape:
-        del options["ignore_index"]  # PyTorch's default has no effect on distributions
     axis = 1 if input.dim() > 1 else 0
     return cross_entropy_of(input, target, axis, options, inplace_backward=inplace_backward)
 
@@ -155,6 +153,13 @@ def cross_entropy_of(
     if is_plain((input,), (target, *options.values())) and input.is_cpu:
         return by_kernels.cross_entropy(input, target, axis, options, inplace_backward=inplace_backward)
     return by_arrays.cross_entropy(input, target, axis, options)
+
+
+def ignored(index: int | None, *, is_label: bool) -> int | None:
+    """Return what PyTorch ignores: -100 unless told otherwise, and nothing below 0 where targets are distributions."""
+    if index is None:
+        return -100 if is_label else None
+    return index if is_label or checks.integer("ignore_index", index) >= 0 else None
 
 
 def row_options(**options: Any) -> dict[str, Any]:

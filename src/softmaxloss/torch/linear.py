@@ -11,7 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from softmaxloss.torch import head, operators
 from softmaxloss.torch.errors import in_words_of_torch
-from softmaxloss.torch.functional import check_tensors, cross_entropy_of, is_plain, row_options
+from softmaxloss.torch.functional import check_tensors, cross_entropy_of, ignored, is_plain, row_options
 
 if TYPE_CHECKING:
     from softmaxloss.head import Sampled
@@ -26,7 +26,7 @@ def linear_cross_entropy(
     linear_bias: Tensor | None = None,
     weight: Tensor | None = None,
     reduction: str = "mean",
-    ignore_index: int | None = -100,
+    ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: object = None,
     sample_weight: Tensor | None = None,
@@ -49,9 +49,10 @@ def linear_cross_entropy(
         Inputs of the layer.
     linear_weight : Tensor, shape (C, D), or (C, d1, ..., dK, D) with input of shape (N, D)
         One row per class. With more dimensions than two the logits are held.
-    target, weight, reduction, ignore_index, label_smoothing, sample_weight, class_mask, z_loss, softcap, temperature, \
-normalizer
+    target, weight, reduction, label_smoothing, sample_weight, class_mask, z_loss, softcap, temperature, normalizer
         As in `cross_entropy`.
+    ignore_index : int, optional
+        As in `cross_entropy`: -100 if not given.
     linear_bias : Tensor of the shape of `linear_weight` without D, optional
     options : optional
         Taken for the sake of PyTorch's signature, and not needed: `max_memory` says how many rows to take at a time.
@@ -115,7 +116,7 @@ normalizer
     asked = row_options(
         class_weight=weight,
         reduction=reduction,
-        ignore_index=None if target.is_floating_point() else ignore_index,
+        ignore_index=ignored(ignore_index, is_label=target.dim() < input.dim() + linear_weight.dim() - 2),
         label_smoothing=label_smoothing,
         sample_weight=sample_weight,
         class_mask=class_mask,
