@@ -18,6 +18,8 @@ from torch.nn.functional import linear
 from softmaxloss import array
 from softmaxloss.core import checks, target_checks
 from softmaxloss.core.options import NUMBERS, checked_numbers
+from softmaxloss.head.linear import is_sampled
+from softmaxloss.torch.errors import TensorValueError
 from softmaxloss.torch.internals import in_forward_mode
 from softmaxloss.torch.storage import loss_dtype, numpy_dtype
 
@@ -52,7 +54,8 @@ def _check(input: Tensor, target: Tensor, axis: int, options: Options) -> None:
     numbers = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
     checks.reduction(numbers["reduction"])
     checked_numbers(**{name: numbers[name] for name in NUMBERS if name in numbers})
-    checks.normalizer(numbers.get("normalizer"), numbers["reduction"])
+    divisor = options.get("normalizer")
+    checks.normalizer(_like(divisor) if isinstance(divisor, Tensor) else divisor, numbers["reduction"])  # type: ignore[arg-type]
     logits = checks.logits(_like(input))
     checks.axis(axis, logits)
     batch = logits.shape[:axis] + logits.shape[axis + 1 :]
@@ -125,6 +128,22 @@ def _loss_of_others(input: Tensor, axis: int, numbers: Options, names: list[str]
     return loss
 
 
+def check_layer(layer: Layer, max_memory: int | str | None, backward: object) -> None:
+    """Refuse shapes of input, weight and bias that do not fit, and ways to compute that are none."""
+    input, weight, bias = layer
+    if max_memory is not None:
+        checks.memory("max_memory", max_memory)
+    is_sampled(backward)
+    classes, features = tuple(weight.shape[:-1]), tuple(weight.shape[-1:])
+    if not classes:
+        raise TensorValueError(f"linear_weight must have shape (C, ..., D), got {tuple(weight.shape)}")
+    if tuple(input.shape[-1:]) != features or (len(classes) > 1 and input.dim() != 2):
+        expected = f"(..., {features[0]})" if len(classes) == 1 else f"(N, {features[0]})"
+        raise TensorValueError(f"input must have shape {expected} to fit linear_weight, got {tuple(input.shape)}")
+    if bias is not None and tuple(bias.shape) != classes:
+        raise TensorValueError(f"linear_bias must have shape {classes} to fit linear_weight, got {tuple(bias.shape)}")
+
+
 def losses_and_gradients_of_layer(
     layer: Layer,
     target: Tensor,
@@ -136,6 +155,7 @@ def losses_and_gradients_of_layer(
     """Return the loss of a linear layer and the gradients that are wanted, some rows at a time."""
     input, weight, bias = layer[0].detach(), layer[1].detach(), None if layer[2] is None else layer[2].detach()
     n_classes, n_features = weight.shape
+    _check(input.new_empty(()).expand(*input.shape[:-1], n_classes), target, input.dim() - 1, options)
     options, reduction = {**options, "axis": 1, "xp": torch_namespace}, options["reduction"]
     normalizer = options.pop("normalizer", None)
     options["reduction"] = "none" if reduction == "none" else "sum"

@@ -32,6 +32,8 @@ _REMEDIES = {
     r"np\.moveaxis": "torch.movedim",
     r"NumPy array": "tensor",
     r"do logits have": "does input have",
+    r"; pass axis=\d+ if that is the axis.*": "",  # PyTorch's losses have the classes on axis 1
+    r"^targets are": "target holds",
 }
 
 
@@ -43,6 +45,8 @@ def in_words_of_torch(function: Callable[P, T]) -> Callable[P, T]:
     def translated(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
+        except (TensorValueError, TensorTypeError):
+            raise  # in PyTorch's words already
         except ValueError as error:
             raise TensorValueError(_translated(str(error), names)) from None
         except TypeError as error:

@@ -16,8 +16,9 @@ from softmaxloss import array
 from softmaxloss.core import checks
 from softmaxloss.core.options import NUMBERS
 from softmaxloss.torch import by_arrays, by_kernels, operators
-from softmaxloss.torch.errors import in_words_of_torch
+from softmaxloss.torch.errors import TensorTypeError, TensorValueError, in_words_of_torch
 from softmaxloss.torch.internals import is_transformed, reduction_of_old_arguments
+from softmaxloss.torch.storage import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -105,7 +106,8 @@ def cross_entropy(
     (4.24835413113866e-18, tensor([[-4.2484e-18,  4.2484e-18]]))
     """
     tensors = (input, target, weight, sample_weight, class_mask)
-    check_tensors(input=input, target=target, weight=weight, sample_weight=sample_weight, class_mask=class_mask)
+    others = {"target": target, "weight": weight, "sample_weight": sample_weight, "class_mask": class_mask}
+    check_tensors({"input": input}, others)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             cross_entropy,
@@ -159,22 +161,35 @@ def ignored(index: int | None, *, is_label: bool) -> int | None:
     """Return what PyTorch ignores: -100 unless told otherwise, and nothing below 0 where targets are distributions."""
     if index is None:
         return -100 if is_label else None
-    return index if is_label or checks.integer("ignore_index", index) >= 0 else None
+    number = index if type(index) is int else checks.integer("ignore_index", index)
+    return number if is_label or number >= 0 else None
 
 
 def row_options(**options: Any) -> dict[str, Any]:
     """Return the row options that are given."""
-    for name in NUMBERS:
-        if isinstance(options[name], Tensor):
-            raise TypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+    check_numbers(**{name: options[name] for name in NUMBERS})
     return {name: value for name, value in options.items() if value is not None}
 
 
-def check_tensors(**arguments: object) -> None:
-    """Refuse arguments that are not tensors."""
+def check_numbers(**arguments: object) -> None:
+    """Refuse tensors in the place of numbers."""
     for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        if isinstance(value, Tensor):
+            raise TensorTypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+
+
+def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
+    """Refuse arguments that are not tensors, or lie on different devices, and those of `floats` that are no floats."""
+    arguments = [(name, value) for name, value in (floats | others).items() if value is not None]
+    for name, value in arguments:
+        if not isinstance(value, Tensor):
+            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        if value.device != arguments[0][1].device:
+            raise TensorValueError(
+                f"{name} must be on the device of input, {arguments[0][1].device}, got {value.device}"
+            )
+        if name in floats and value.dtype not in FLOATS:
+            raise TensorTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
 
 def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
@@ -257,7 +272,12 @@ def _softmax(
 ) -> Tensor:
     if has_torch_function_variadic(input):
         return handle_torch_function(function, (input,), input, dim, dtype, temperature=temperature)
-    input = input if dtype is None else input.to(dtype)
+    check_numbers(temperature=temperature)
+    input = input.to(dtype) if dtype is not None and isinstance(input, Tensor) else input
+    check_tensors({"input": input}, {})
+    lowest, highest = (-input.dim(), input.dim() - 1) if input.dim() else (-1, 0)
+    if not lowest <= dim <= highest:
+        raise TensorValueError(f"dim must lie between {lowest} and {highest}, got {dim}")
     if input.dim() == 0:
         return function(input.reshape(1), dim, temperature=temperature).reshape(())
     if not torch.compiler.is_compiling() and is_plain((input,), ()) and input.is_cpu:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from softmaxloss.torch import head, operators
+from softmaxloss.torch import by_arrays, head, operators
 from softmaxloss.torch.errors import in_words_of_torch
 from softmaxloss.torch.functional import check_tensors, cross_entropy_of, ignored, is_plain, row_options
 
@@ -83,13 +83,8 @@ def linear_cross_entropy(
     """
     tensors = (input, linear_weight, target, linear_bias, weight, sample_weight, class_mask)
     check_tensors(
-        input=input,
-        linear_weight=linear_weight,
-        target=target,
-        linear_bias=linear_bias,
-        weight=weight,
-        sample_weight=sample_weight,
-        class_mask=class_mask,
+        {"input": input, "linear_weight": linear_weight, "linear_bias": linear_bias},
+        {"target": target, "weight": weight, "sample_weight": sample_weight, "class_mask": class_mask},
     )
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
@@ -128,6 +123,8 @@ def linear_cross_entropy(
     more = {"max_memory": max_memory, "backward": backward}
     layer, others = (input, linear_weight, linear_bias), (target, *asked.values())
     compiling = torch.compiler.is_compiling()
+    if not compiling:
+        by_arrays.check_layer(layer, max_memory, backward)
     at_once = operators.for_kernels(layer, others) if compiling else is_plain(layer, others)
     if linear_weight.dim() > 2 or not at_once:
         logits = linear(input, linear_weight.flatten(0, -2), None if linear_bias is None else linear_bias.flatten())

@@ -28,7 +28,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) ->
     if not for_kernels((input,), (target, *options.values())):
         return by_arrays.cross_entropy(input, target, axis, options)
     with_gradient = input.requires_grad and torch.is_grad_enabled()
-    given = [options.get(name) for name in _ROW_OPTIONS]
+    given = _as_given(options)
     loss, _ = torch.ops.softmaxloss.cross_entropy(input, target, axis, with_gradient, *given)
     return loss  # type: ignore[no-any-return]
 
@@ -41,9 +41,17 @@ def linear_cross_entropy(
     sampled = more["backward"] if isinstance(more["backward"], Sampled) else None
     memory = None if more["max_memory"] is None else str(more["max_memory"])
     how = (memory, sampled.threshold if sampled else 0.0, sampled.seed if sampled else 0)
-    given = [options.get(name) for name in _ROW_OPTIONS]
+    given = _as_given(options)
     loss, *_ = torch.ops.softmaxloss.linear_cross_entropy(input, weight, bias, target, None, wanted, *how, *given)
     return loss  # type: ignore[no-any-return]
+
+
+def _as_given(options: Options) -> list[Any]:
+    """Return the row options in the order of the operators, which take the normalizer as a tensor."""
+    normalizer = options.get("normalizer")
+    if normalizer is not None and not isinstance(normalizer, Tensor):
+        options = options | {"normalizer": torch.tensor(normalizer, dtype=torch.float64)}
+    return [options.get(name) for name in _ROW_OPTIONS]
 
 
 def for_kernels(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
@@ -67,7 +75,7 @@ def _cross_entropy(
     softcap: float | None,
     temperature: float,
     reduction: str,
-    normalizer: float | None,
+    normalizer: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     given = (class_weight, sample_weight, class_mask, ignore_index, label_smoothing, z_loss, softcap, temperature)
     options = _named(*given, reduction, normalizer)
@@ -123,7 +131,7 @@ def _linear_cross_entropy(
     softcap: float | None,
     temperature: float,
     reduction: str,
-    normalizer: float | None,
+    normalizer: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = (class_weight, sample_weight, class_mask, ignore_index, label_smoothing, z_loss, softcap, temperature)
     options = _named(*given, reduction, normalizer)

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-_FLOATS = (torch.float16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-_OF_NUMPY = {dtype: torch.ones((), dtype=dtype).numpy().dtype for dtype in (*_FLOATS, torch.bool, *_INTEGERS)}
-_OF_NUMPY[torch.bfloat16] = _BFLOAT16
+_OF_NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.bfloat16: _BFLOAT16}
+for _dtype in (torch.float16, torch.float32, torch.float64, torch.bool, *_INTEGERS):
+    _OF_NUMPY[_dtype] = torch.ones((), dtype=_dtype).numpy().dtype
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
