@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
 
 import softmaxloss.torch as slt
 from tensors import layer_problem, problem
@@ -13,6 +12,9 @@ from thorough import parametrize
 
 # PyTorch warns of itself when it first computes forward derivatives
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+gradcheck = partial(torch.autograd.gradcheck, rtol=1e-5, atol=1e-7)
+gradgradcheck = partial(torch.autograd.gradgradcheck, rtol=1e-5, atol=1e-7)
 
 MASK = torch.tensor([True, True, False, True, True])
 OPTIONS = {

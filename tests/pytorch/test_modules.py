@@ -58,6 +58,12 @@ def test_states_go_to_pytorchs_module_and_back(pair):
     torch.testing.assert_close(b(logits, labels), a(logits, labels))
 
 
+def test_a_class_mask_is_no_part_of_the_state():
+    mask = torch.tensor([True] * 5)
+    assert not slt.CrossEntropyLoss(class_mask=mask).state_dict()
+    assert list(slt.LinearCrossEntropyLoss(5, 5, class_mask=mask).state_dict()) == ["linear.weight"]
+
+
 def test_the_module_is_pytorchs_loss_with_its_attributes():
     module = slt.CrossEntropyLoss(ignore_index=3, label_smoothing=0.2, reduction="sum")
     assert isinstance(module, nn.CrossEntropyLoss)
@@ -112,6 +118,23 @@ def test_workers_forked_after_a_loss_was_computed_compute_losses():
     want = torch.stack([Losses()[k] for k in range(8)])
     loader = DataLoader(Losses(), batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=120)
     assert_same(torch.cat(list(loader)), want)
+
+
+FORKED = """
+    import torch, softmaxloss.torch as slt
+
+    torch.set_num_threads(4)
+    z, labels_there = torch.from_numpy(logits), torch.from_numpy(labels)
+    loss = slt.cross_entropy(z, labels_there)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(slt.cross_entropy(z, labels_there), loss) else 3)
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_child_computes_on_several_threads():
+    assert run(FORKED, timeout=60) == "0"
 
 
 TRAINING = """
