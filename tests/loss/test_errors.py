@@ -221,9 +221,7 @@ def test_names_of_classes_become_indices_as_the_message_says(names):
 
 def test_tensors_that_cannot_be_arrays_are_told_how_to_become_one():
     torch = pytest.importorskip("torch")
-    with pytest.raises(
-        TypeError, match=r"softmaxloss.torch .*logits.detach\(\).numpy\(\), .*_and_grad"
-    ):
+    with pytest.raises(TypeError, match=r"softmaxloss.torch .*logits.detach\(\).numpy\(\), .*_and_grad"):
         sl.cross_entropy(torch.zeros(2, 3, requires_grad=True), LABELS)
     half = torch.zeros(2, 3, dtype=torch.bfloat16)
     with pytest.raises(TypeError, match=r"; or pass logits.detach\(\).float\(\).numpy\(\)"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 import numpy as np
 
@@ -139,11 +139,18 @@ def linear_cross_entropy_and_grad(
         return reduction.result(losses, layer.dtype), total.gradients()
 
 
-def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) -> Accumulated:
+def is_sampled(backward: object) -> TypeGuard[Sampled]:
+    """Return whether a backward pass is sampled, else exact; refuse what is neither."""
     if isinstance(backward, Sampled):
-        return SampledSum(layer, wrt, backward)
+        return True
     if not isinstance(backward, str) or backward != "exact":
         raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {checks.shown(backward)}')
+    return False
+
+
+def _accumulated(layer: Layer, wrt: Collection[str], backward: str | Sampled) -> Accumulated:
+    if is_sampled(backward):
+        return SampledSum(layer, wrt, backward)
     return Accumulated(layer, wrt)
 
 

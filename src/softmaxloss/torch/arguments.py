@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softmaxloss.core import checks
 from softmaxloss.core.options import NUMBERS
+from softmaxloss.torch.errors import TensorTypeError, TensorValueError
 from softmaxloss.torch.internals import TRACED, is_mapped, is_transformed
 
 if TYPE_CHECKING:
@@ -21,27 +23,39 @@ _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 IGNORED = -100  # PyTorch's default for class indices
 
 
-def check_tensors(**arguments: object) -> None:
-    """Refuse arguments that are not tensors, and inputs that are not floats."""
+def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
+    """Refuse arguments that are not tensors, or lie on different devices, and those of `floats` that are no floats."""
+    arguments = [(name, value) for name, value in (floats | others).items() if value is not None]
+    for name, value in arguments:
+        if not isinstance(value, Tensor):
+            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        if value.device != arguments[0][1].device:
+            raise TensorValueError(
+                f"{name} must be on the device of input, {arguments[0][1].device}, got {value.device}"
+            )
+        if name in floats and value.dtype not in _FLOATS:
+            raise TensorTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def check_numbers(**arguments: object) -> None:
+    """Refuse tensors in the place of numbers."""
     for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-        if name in {"input", "linear_weight", "linear_bias"} and value is not None and value.dtype not in _FLOATS:
-            raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+        if isinstance(value, Tensor):
+            raise TensorTypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
 
 
 def row_options(target: Tensor, **options: Any) -> Options:
     """Return the row options that are given; `ignore_index` has an effect on class indices alone."""
-    for name in NUMBERS:
-        if isinstance(options[name], Tensor):
-            raise TypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+    check_numbers(**{name: options[name] for name in NUMBERS})
     normalizer, ignored = options["normalizer"], options["ignore_index"]
     if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
         raise ValueError(f"normalizer must be a single number, got shape {tuple(normalizer.shape)}")
     if isinstance(normalizer, Tensor) and options["reduction"] != "mean":
         raise ValueError(f"normalizer replaces the divisor of reduction 'mean', got {options['reduction']!r}")
+    if ignored is not None and type(ignored) is not int:
+        ignored = options["ignore_index"] = checks.integer("ignore_index", ignored)
     if target.is_floating_point() or target.dtype is torch.bool:
-        if isinstance(ignored, int) and ignored >= 0:
+        if ignored is not None and ignored >= 0:
             message = "ignore_index belongs to class indices, but target holds distributions"
             raise ValueError(f"{message}: give such rows sample_weight 0 instead")
         options["ignore_index"] = None

@@ -47,7 +47,8 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int,
     numbers, _, _ = split(options)
     checks.reduction(numbers["reduction"])
     checked_numbers(**{name: numbers[name] for name in NUMBERS if name in numbers})
-    checks.normalizer(numbers.get("normalizer"), numbers["reduction"])
+    divisor = options.get("normalizer")
+    checks.normalizer(1.0 if isinstance(divisor, Tensor) else divisor, numbers["reduction"])
     logits = checks.logits(_like(shape, dtype))
     checks.axis(axis, logits)
     batch = shape[:axis] + shape[axis + 1 :]

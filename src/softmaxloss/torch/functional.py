@@ -15,8 +15,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from softmaxloss import array
 from softmaxloss.core import checks
 from softmaxloss.torch import by_arrays, by_kernels, operators
-from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
-from softmaxloss.torch.errors import in_words_of_torch
+from softmaxloss.torch.arguments import check_numbers, check_tensors, is_plain, row_options
+from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
 from softmaxloss.torch.internals import reduction_of_old_arguments
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def cross_entropy(
             normalizer=normalizer,
             inplace_backward=inplace_backward,
         )
-    check_tensors(input=input, target=target, weight=weight, sample_weight=sample_weight, class_mask=class_mask)
+    others = {"target": target, "weight": weight, "sample_weight": sample_weight, "class_mask": class_mask}
+    check_tensors({"input": input}, others)
     if size_average is not None or reduce is not None:
         reduction = reduction_of_old_arguments(size_average, reduce)
     options = row_options(
@@ -225,8 +226,12 @@ def _softmax(
 ) -> Tensor:
     if has_torch_function_variadic(input):
         return handle_torch_function(function, (input,), input, dim, dtype=dtype, temperature=temperature)
-    input = input if dtype is None or not isinstance(input, Tensor) else input.to(dtype)
-    check_tensors(input=input)
+    check_numbers(temperature=temperature)
+    input = input.to(dtype) if dtype is not None and isinstance(input, Tensor) else input
+    check_tensors({"input": input}, {})
+    lowest, highest = (-input.dim(), input.dim() - 1) if input.dim() else (-1, 0)
+    if not lowest <= dim <= highest:
+        raise TensorValueError(f"dim must lie between {lowest} and {highest}, got {dim}")
     if input.dim() == 0:
         return function(input.reshape(1), dim, temperature=temperature).reshape(())
     if not torch.compiler.is_compiling() and is_plain((input,), ()) and input.is_cpu:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from softmaxloss.core import checks
-from softmaxloss.head import Sampled
+from softmaxloss.head.linear import is_sampled
 from softmaxloss.torch import head, operators
 from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
 from softmaxloss.torch.by_arrays import logits_of
-from softmaxloss.torch.errors import in_words_of_torch
+from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
 from softmaxloss.torch.functional import cross_entropy_of
+
+if TYPE_CHECKING:
+    from softmaxloss.head import Sampled
 
 
 @in_words_of_torch
@@ -102,15 +107,9 @@ normalizer
             max_memory=max_memory,
             backward=backward,
         )
-    check_tensors(
-        input=input,
-        linear_weight=linear_weight,
-        target=target,
-        linear_bias=linear_bias,
-        weight=weight,
-        sample_weight=sample_weight,
-        class_mask=class_mask,
-    )
+    floats = {"input": input, "linear_weight": linear_weight, "linear_bias": linear_bias}
+    others = {"target": target, "weight": weight, "sample_weight": sample_weight, "class_mask": class_mask}
+    check_tensors(floats, others)
     asked = row_options(
         target,
         class_weight=weight,
@@ -127,8 +126,7 @@ normalizer
     _check_shapes(input, linear_weight, linear_bias)
     if max_memory is not None:
         checks.memory("max_memory", max_memory)
-    if backward != "exact" and not isinstance(backward, Sampled):
-        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {checks.shown(backward)}')
+    is_sampled(backward)
     more = {"max_memory": max_memory, "backward": backward}
     layer = (input, linear_weight, linear_bias)
     compiling = torch.compiler.is_compiling()
@@ -141,9 +139,11 @@ normalizer
 
 def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if weight.dim() < 2:
-        raise ValueError(f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {tuple(weight.shape)}")
+        raise TensorValueError(
+            f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {tuple(weight.shape)}"
+        )
     if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
         wanted = f"(..., {weight.shape[-1]}) to fit linear_weight"
-        raise ValueError(f"input must have shape {wanted}, got {tuple(input.shape)}")
+        raise TensorValueError(f"input must have shape {wanted}, got {tuple(input.shape)}")
     if bias is not None and bias.shape != weight.shape[:-1]:
-        raise ValueError(f"linear_bias must have shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}")
+        raise TensorValueError(f"linear_bias must have shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}")

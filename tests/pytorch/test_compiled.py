@@ -1,0 +1,187 @@
+"""Compiled and exported graphs hold the loss as one operator, or as operations, without a break."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import softmaxloss as sl
+import softmaxloss.torch as slt
+from softmaxloss.torch import operators
+from tensors import assert_same, layer_problem, problem
+
+# PyTorch's compiler warns of what it does itself
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+OPTIONS = {
+    "mean": {},
+    "none": {"reduction": "none"},
+    "weight": {"weight": torch.tensor([0.5, 1, 2, 0, 3])},
+    "normalizer": {"normalizer": 2.5},
+    "normalizer as a tensor": {"normalizer": torch.tensor(2.5)},
+    "all": {
+        "weight": torch.tensor([0.5, 1, 2, 0, 3]),
+        "class_mask": torch.tensor([True] * 5),
+        "ignore_index": 1,
+        "label_smoothing": 0.1,
+        "z_loss": 0.1,
+        "softcap": 5.0,
+        "temperature": 0.7,
+        "reduction": "sum",
+    },
+}
+over_options = pytest.mark.parametrize("option", OPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def _afresh():
+    torch._dynamo.reset()
+
+
+def of_logits(x, w, b, target, **options):
+    return slt.cross_entropy(torch.nn.functional.linear(x, w, b), target, **options)
+
+
+def of_layer(x, w, b, target, **options):
+    return slt.linear_cross_entropy(x, w, target, linear_bias=b, **options)
+
+
+over_losses = pytest.mark.parametrize("loss", [of_logits, of_layer])
+
+
+def with_gradients(loss, leaves):
+    upstream = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    return loss.detach(), *torch.autograd.grad(loss, leaves, upstream)
+
+
+def assert_compiles(loss, option, *, rows=(6,), soft=False, backend="aot_eager", dynamic=None, again=0):
+    """Compare a compiled loss and its gradients with what is computed at once, and count further compilations."""
+    counts, counter = [], CompileCounterWithBackend(backend)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend=counter)
+    for n in rows:
+        x, w, b, target = layer_problem(n, dtype=torch.float32, seed=n)
+        leaves = [x, w, b]
+        if soft:
+            target = torch.rand(n, 5).requires_grad_()
+            leaves.append(target)
+        got, want = (with_gradients(f(x, w, b, target, **OPTIONS[option]), leaves) for f in (compiled, loss))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        counts.append(counter.frame_count)
+    assert counts[-1] - counts[0] == again
+
+
+@over_losses
+@over_options
+def test_a_compiled_loss_equals_one_computed_at_once(loss, option):
+    assert_compiles(loss, option)
+
+
+@over_losses
+@pytest.mark.parametrize("option", ["mean", "none"])
+def test_a_loss_of_any_number_of_rows_is_compiled_once(loss, option):
+    assert_compiles(loss, option, rows=(6, 7, 9, 30), dynamic=True)
+
+
+@over_losses
+def test_a_loss_of_another_number_of_rows_is_compiled_once_more_for_all(loss):
+    assert_compiles(loss, "mean", rows=(6, 7, 9, 30), again=1)
+
+
+@over_losses
+def test_a_compiled_loss_has_derivatives_by_soft_targets(loss):
+    assert_compiles(loss, "weight", soft=True)
+
+
+@over_losses
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize("option", ["mean", "all"])
+def test_the_operations_on_arrays_are_compiled_without_a_break(loss, option):
+    assert_compiles(loss, option)
+
+
+@pytest.mark.thorough
+@over_losses
+def test_inductor_compiles_the_operators(loss):
+    assert_compiles(loss, "all", rows=(6, 7), backend="inductor", dynamic=True)
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("without_kernels")
+def test_inductor_compiles_the_operations_on_arrays():
+    assert_compiles(of_logits, "mean", backend="inductor")
+
+
+def test_kernels_compute_in_a_compiled_graph():
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    x, w, b, labels = layer_problem(dtype=torch.float32)
+    torch.compile(of_logits, fullgraph=True, backend=keep)(x, w, b, labels)
+    torch.compile(of_layer, fullgraph=True, backend=keep)(x, w, b, labels)
+    used = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    assert [name for name in used if "softmaxloss" in name] == [
+        "softmaxloss.cross_entropy",
+        "softmaxloss.linear_cross_entropy",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_compiled_loss_of_half_precision_is_a_float32(dtype):
+    logits, labels = problem(dtype=dtype)
+    compiled = torch.compile(slt.cross_entropy, fullgraph=True, backend="aot_eager")
+    got, want = (with_gradients(f(logits, labels), [logits]) for f in (compiled, slt.cross_entropy))
+    assert_same(got[0], want[0])
+    torch.testing.assert_close(got[1], want[1], rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_a_compiled_loss_without_gradients_makes_none():
+    logits, labels = problem()
+    loss = torch.compile(slt.cross_entropy, fullgraph=True, backend="aot_eager")(logits.detach(), labels)
+    assert_same(loss, slt.cross_entropy(logits.detach(), labels))
+
+
+def test_the_sampled_backward_pass_is_compiled():
+    x, w, _, labels = layer_problem(64, 8, 300, dtype=torch.float32)
+    how = sl.Sampled(0.1, seed=3)
+
+    def loss(x, w):
+        return slt.linear_cross_entropy(x, w, labels, backward=how)
+
+    got, want = (
+        with_gradients(f(x, w), [x, w]) for f in (torch.compile(loss, fullgraph=True, backend="aot_eager"), loss)
+    )
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [slt.CrossEntropyLoss, slt.LinearCrossEntropyLoss])
+def test_modules_are_exported_for_any_number_of_rows(module):
+    made = module() if module is slt.CrossEntropyLoss else module(5, 5)
+    logits, labels = problem(dtype=torch.float32)
+    rows = {0: torch.export.Dim("rows", min=2, max=1000)}
+    exported = torch.export.export(made, (logits.detach(), labels), dynamic_shapes=(rows, rows)).module()
+    for n in (6, 11):
+        logits, labels = problem(n, dtype=torch.float32)
+        torch.testing.assert_close(exported(logits, labels), made(logits, labels))
+
+
+def given(option):
+    options = {"reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "temperature": 1.0} | OPTIONS[option]
+    options["class_weight"] = options.pop("weight", None)
+    return operators._given(options)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("option", ["mean", "none", "all"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operators_keep_pytorchs_promises(option, dtype):
+    logits, labels = problem(dtype=dtype)
+    for leaf in (logits, logits.detach()):
+        arguments = (leaf, labels, 1, leaf.requires_grad, *given(option))
+        torch.library.opcheck(torch.ops.softmaxloss.cross_entropy.default, arguments)
+    x, w, b, labels = layer_problem(dtype=dtype)
+    how = (None, 0.0, 0, *given(option))
+    for bias, wanted in ((b, [True, True, True]), (None, [True, True, False])):
+        arguments = (x, w, bias, labels, None, wanted, *how)
+        torch.library.opcheck(torch.ops.softmaxloss.linear_cross_entropy.default, arguments)
