@@ -6,6 +6,7 @@ functions, the same formulas run as PyTorch's operations.
 
 from softmaxloss.torch.errors import TensorTypeError, TensorValueError
 from softmaxloss.torch.functional import cross_entropy, log_softmax, softmax
+from softmaxloss.torch.fuse import fuse_head, unfuse_head
 from softmaxloss.torch.linear import linear_cross_entropy
 from softmaxloss.torch.modules import CrossEntropyLoss, LinearCrossEntropyLoss
 
@@ -15,7 +16,9 @@ __all__ = [
     "TensorTypeError",
     "TensorValueError",
     "cross_entropy",
+    "fuse_head",
     "linear_cross_entropy",
     "log_softmax",
     "softmax",
+    "unfuse_head",
 ]

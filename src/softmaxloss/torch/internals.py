@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch._subclasses import FakeTensor
@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+T = TypeVar("T", bound=torch.Tensor)
 reduction_of_old_arguments = _reduction.legacy_get_string
 softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
 log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
 TRACED: set[type] = {FakeTensor, FunctionalTensor}  # what exporting puts in the place of tensors
 # Whether the graph outlives the backward pass that is under way. Without this function it may.
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+without_torch_function = torch._C.DisableTorchFunctionSubclass
+
+
+def new_without_memory(cls: type[T], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T:
+    """Return a tensor of a subclass that has a shape and a dtype, but no memory."""
+    tensor: T = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
+    return tensor
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:

@@ -1,0 +1,251 @@
+"""The loss of any language model without its logits: the head returns logits that exist only if somebody looks.
+
+`fuse_head` lets the linear layers of a model's head return `HeadLogits`: hidden states and weights, not yet multiplied.
+What models do to logits on the way to their loss is noted: rows are taken or reshaped, logits are scaled, capped, or
+those of an adapter are added. At `torch.nn.functional.cross_entropy` the notes become one call of
+`linear_cross_entropy`. Any other use, such as sampling the next token, computes the logits as the model would have.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import signature
+from math import inf
+from types import MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+from torch.utils._pytree import tree_map_only
+
+from softmaxloss.torch.internals import new_without_memory, without_torch_function
+from softmaxloss.torch.linear import linear_cross_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
+    """Let a causal language model compute its loss without holding the logits.
+
+    It works for every model of Hugging Face with `get_output_embeddings`, adapters on the head included, and changes
+    neither parameters nor what is saved. The logits in the model's output are computed when they are first used.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model whose method `get_output_embeddings` returns its head.
+    max_memory : int or str, optional
+        As in `linear_cross_entropy`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    TypeError
+        If the model has no head of linear layers.
+
+    See Also
+    --------
+    unfuse_head
+    """
+    for layer in _layers(model):
+        layer.__dict__.update(forward=MethodType(_fused_forward, layer), max_memory_of_loss=max_memory)
+    return model
+
+
+def unfuse_head(model: Model) -> Model:
+    """Let the head of a model return logits again, as before `fuse_head`; return the model."""
+    for layer in _layers(model):
+        for name in ("forward", "max_memory_of_loss"):
+            layer.__dict__.pop(name, None)
+    return model
+
+
+def _layers(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a model's head that have one output per class: more than one if it has adapters."""
+    get_head = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head is not None else None
+    found = [m for m in head.modules() if isinstance(m, nn.Linear)] if isinstance(head, nn.Module) else []
+    n_classes = max((layer.out_features for layer in found), default=0)
+    layers = [layer for layer in found if layer.out_features == n_classes]
+    if not layers:
+        raise TypeError(f"model must have a head of linear layers, got {type(model).__name__} with {head!r}")
+    return layers
+
+
+def _fused_forward(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    notes = _Notes(((hidden, layer.weight),), layer.bias, None, layer.__dict__["max_memory_of_loss"])
+    return HeadLogits(notes, partial(linear, hidden, layer.weight, layer.bias), hidden.dtype)
+
+
+class _Notes(NamedTuple):
+    """How logits are made: the sum of hidden @ weight.T over the terms, plus bias; then capped * tanh of all that."""
+
+    terms: tuple[tuple[Tensor, Tensor], ...]
+    bias: Tensor | None
+    capped: float | None  # None where there is no tanh
+    max_memory: int | str | None
+
+    def of_rows(self, function: Callable[[Tensor], Tensor]) -> _Notes:
+        """Return the notes of other rows, given what to do with the hidden states."""
+        return self._replace(terms=tuple((function(hidden), weight) for hidden, weight in self.terms))
+
+    def times(self, factor: float) -> _Notes:
+        """Return the notes of logits times a number."""
+        if self.capped is not None:
+            return self._replace(capped=self.capped * factor)
+        bias = None if self.bias is None else self.bias * factor
+        return self.of_rows(lambda hidden: hidden * factor)._replace(bias=bias)
+
+    def plus(self, other: _Notes) -> _Notes | None:
+        """Return the notes of a sum of logits; None where there are none."""
+        biases = [notes.bias for notes in (self, other) if notes.bias is not None]
+        if self.capped is not None or other.capped is not None or len(biases) > 1:
+            return None
+        return self._replace(terms=self.terms + other.terms, bias=biases[0] if biases else None)
+
+    def loss(self, target: Tensor, **options: Any) -> Tensor:
+        """Return the cross-entropy of such logits."""
+        hidden, weight = self.terms[0]
+        if len(self.terms) > 1:
+            hidden = torch.cat([hidden for hidden, _ in self.terms], -1)
+            weight = torch.cat([weight for _, weight in self.terms], 1)
+        if self.capped is not None:
+            options |= {"softcap": 1.0, "temperature": 1 / self.capped}
+        return linear_cross_entropy(
+            hidden, weight, target, linear_bias=self.bias, max_memory=self.max_memory, **options
+        )
+
+
+class HeadLogits(Tensor):
+    """Logits that are computed when they are first used, other than for a loss."""
+
+    notes: _Notes
+    make: Callable[[], Tensor]
+    made: Tensor | None
+
+    def __new__(cls, notes: _Notes, make: Callable[[], Tensor], dtype: torch.dtype) -> Self:
+        """Return logits of a dtype that are noted, and what computes them."""
+        hidden, weight = notes.terms[0]
+        logits = new_without_memory(cls, (*hidden.shape[:-1], len(weight)), dtype, hidden.device)
+        logits.notes, logits.make, logits.made = notes, make, None
+        return logits
+
+    def value(self) -> Tensor:
+        """Return the logits, as the model would have computed them."""
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer what a function asks of the logits without computing them, where that can be done."""
+        kwargs = kwargs or {}
+        if function in _OF_SHAPE_AND_DTYPE:
+            with without_torch_function():
+                return function(*args, **kwargs)
+        if function is cross_entropy:
+            given = {name: v for name, v in _CROSS_ENTROPY.bind(*args, **kwargs).arguments.items() if v is not None}
+            logits = given.pop("input")
+            if isinstance(logits, HeadLogits) and logits.dim() <= 2 and given.keys().isdisjoint(_OLD):
+                return logits.notes.loss(**given)
+        noted = _noted(function, args, kwargs)
+        if noted is not None:
+            return noted
+        args, kwargs = _computed(args, kwargs)
+        return function(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        """Compute the logits for whatever did not come by way of Python."""
+        args, kwargs = _computed(args, kwargs or {})
+        return function(*args, **kwargs)
+
+
+def _computed(*arguments: Any) -> Any:
+    return tree_map_only(HeadLogits, HeadLogits.value, arguments)
+
+
+_CROSS_ENTROPY, _OLD = signature(cross_entropy), ("size_average", "reduce")
+_OF_SHAPE_AND_DTYPE = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
+_OF_SHAPE_AND_DTYPE |= {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout")}
+
+
+def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
+    """Return what a function makes of logits as notes; None where they do not tell it."""
+    note = _NOTES_OF.get(function)
+    if note is None or not isinstance(args[0], HeadLogits) or args[0].made is not None:
+        return None
+    found = note(function, *args, **kwargs)
+    if found is None:
+        return None
+
+    def make() -> Tensor:
+        values, names = _computed(args, kwargs)
+        return function(*values, **names)  # type: ignore[no-any-return]
+
+    notes, dtype = (found, args[0].dtype) if isinstance(found, _Notes) else found
+    return HeadLogits(notes, make, dtype)
+
+
+def _of_tanh(_: Any, logits: HeadLogits) -> _Notes | None:
+    return logits.notes._replace(capped=1.0) if logits.notes.capped is None else None
+
+
+def _of_product(_: Any, logits: HeadLogits, factor: Any, **more: Any) -> _Notes | None:
+    return logits.notes.times(factor) if _is_factor(factor) and not more else None
+
+
+def _of_quotient(_: Any, logits: HeadLogits, divisor: Any, **more: Any) -> _Notes | None:
+    return logits.notes.times(1 / divisor) if _is_factor(divisor) and not more else None
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < inf
+
+
+def _of_sum(_: Any, logits: HeadLogits, other: Any, **more: Any) -> _Notes | None:
+    added = isinstance(other, HeadLogits) and other.made is None and other.shape == logits.shape and not more
+    return logits.notes.plus(other.notes) if added else None
+
+
+def _of_new_shape(function: Any, logits: HeadLogits, *args: Any, **kwargs: Any) -> _Notes | None:
+    shape = function(torch.empty(logits.shape, device="meta"), *args, **kwargs).shape
+    if shape[-1:] != logits.shape[-1:]:
+        return None
+    return logits.notes.of_rows(lambda hidden: hidden.reshape(*shape[:-1], hidden.shape[-1]))
+
+
+def _of_new_dtype(function: Any, logits: HeadLogits, *args: Any, **kwargs: Any) -> tuple[_Notes, torch.dtype] | None:
+    like = function(torch.empty(0, dtype=logits.dtype, device=logits.device), *args, **kwargs)
+    return (logits.notes, like.dtype) if like.is_floating_point() and like.device == logits.device else None
+
+
+def _of_rows(_: Any, logits: HeadLogits, index: Any) -> _Notes | None:
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, bool) or (isinstance(part, Tensor) and part.dtype is torch.bool) for part in parts):
+        return None
+    axes = [part for part in parts if part is not None and part is not Ellipsis]
+    skips = any(part is Ellipsis for part in parts)
+    names_classes = len(axes) == logits.dim() or (skips and parts[-1] is not Ellipsis)
+    if names_classes and not (isinstance(parts[-1], slice) and parts[-1] == slice(None)):
+        return None
+    return logits.notes.of_rows(lambda hidden: hidden[index])
+
+
+_NOTES_OF: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys((Tensor.tanh, torch.tanh), _of_tanh),
+    **dict.fromkeys((Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul), _of_product),
+    **dict.fromkeys((Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide), _of_quotient),
+    **dict.fromkeys((Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add), _of_sum),
+    **dict.fromkeys((Tensor.view, Tensor.reshape, Tensor.flatten), _of_new_shape),
+    **dict.fromkeys((Tensor.float, Tensor.to, Tensor.contiguous), _of_new_dtype),
+    Tensor.__getitem__: _of_rows,
+}

@@ -1,0 +1,244 @@
+"""`fuse_head`: language models of every family lose nothing but their logits."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from softmaxloss.torch import fuse, fuse_head, unfuse_head
+from softmaxloss.torch.fuse import HeadLogits
+from thorough import thorough
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+QUICK = ["llama", "gemma2", "gpt2", "cohere"]
+OTHERS = [
+    *("mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi", "phi3", "gpt_neox", "gptj", "gpt_neo"),
+    *("opt", "bloom", "falcon", "olmo", "olmo2", "stablelm", "cohere2", "granite", "smollm3", "starcoder2", "mpt"),
+    *("codegen", "deepseek_v2", "deepseek_v3", "nemotron", "bart", "persimmon", "xglm", "glm", "helium", "qwen2_moe"),
+    *("olmoe", "mamba"),
+]
+# What the families call a model of two tiny layers; each takes the names that it knows.
+TINY = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("attention_heads", "decoder_attention_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim"), 48),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 64),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts", "state_size"), 4),
+    **dict.fromkeys(("moe_intermediate_size", "q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rotary_dim"), 8),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "bos_token_id"), 1),
+    "vocab_size": 99,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "attention_types": [[["global", "local"], 1]],
+}
+
+
+def model_of(family, **more):
+    known = transformers.AutoConfig.for_model(family)
+    chosen = {name: value for name, value in TINY.items() if hasattr(known, name)}
+    if family in {"gemma", "gemma2", "gemma3_text", "qwen3", "helium", "glm"}:
+        chosen["head_dim"] = 8
+    config = transformers.AutoConfig.for_model(family, **chosen, **more)
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Return a list that grows with each array of logits that is computed."""
+    made, value = [], HeadLogits.value
+
+    def counted(logits):
+        made.extend([logits.shape] * (logits.made is None))
+        return value(logits)
+
+    monkeypatch.setattr(HeadLogits, "value", counted)
+    return made
+
+
+def tokens():
+    ids = torch.randint(3, 99, (2, 12), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[0, :3] = -100
+    return ids, labels
+
+
+def loss_and_gradients(model, **more):
+    ids, labels = tokens()
+    model.zero_grad()
+    loss = model(input_ids=ids, labels=labels, **more).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=0)
+    assert found[1].keys() == expected[1].keys()
+    largest = max(gradient.abs().max() for gradient in expected[1].values())
+    for name, gradient in expected[1].items():
+        # the gradient of some biases of attention is 0 but for rounding
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=float(2e-6 * largest))
+
+
+@pytest.mark.parametrize("family", [*QUICK, *map(thorough, OTHERS)])
+def test_a_model_has_the_same_loss_and_gradients_without_its_logits(family, made):
+    model = model_of(family)
+    expected = loss_and_gradients(model)
+    assert fuse_head(model) is model
+    assert_same(loss_and_gradients(model), expected)
+    assert made == []
+    ids, _ = tokens()
+    generated = model.generate(ids, max_new_tokens=4, do_sample=False)
+    unfuse_head(model)
+    assert torch.equal(generated, model.generate(ids, max_new_tokens=4, do_sample=False))
+    assert not isinstance(model(input_ids=ids).logits, HeadLogits)
+
+
+def test_the_logits_of_the_output_are_those_of_the_model_once_somebody_looks(made):
+    model = model_of("gemma2")
+    ids, labels = tokens()
+    expected = model(input_ids=ids).logits
+    output = fuse_head(model)(input_ids=ids, labels=labels)
+    assert output.logits.shape == expected.shape
+    assert output.logits.dtype == expected.dtype
+    assert made == []
+    assert torch.equal(output.logits.argmax(-1), expected.argmax(-1))
+    assert torch.equal(output.logits + 0, expected)
+    output.logits.sum().backward()
+    assert model.get_output_embeddings().weight.grad is not None
+
+
+def test_num_items_shifted_labels_and_bfloat16_are_those_of_the_model(made):
+    _ids, labels = tokens()
+    shifted = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:].contiguous()
+    for more in ({"num_items_in_batch": torch.tensor(7)}, {"num_items_in_batch": 7}, {"shift_labels": shifted}):
+        model = model_of("llama")
+        expected = loss_and_gradients(model, **more)
+        assert_same(loss_and_gradients(fuse_head(model), **more), expected)
+    model = model_of("llama").to(torch.bfloat16)
+    expected, _ = loss_and_gradients(model)
+    found, _ = loss_and_gradients(fuse_head(model))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+    assert made == []
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_adapters_on_the_head_are_part_of_the_loss(dropout, made):
+    targets = ["q_proj", "lm_head"]
+    options = peft.LoraConfig(r=4, target_modules=targets, lora_dropout=dropout, init_lora_weights=False)
+    model = peft.get_peft_model(model_of("llama", tie_word_embeddings=False), options).train()
+
+    def run():
+        torch.manual_seed(3)
+        return loss_and_gradients(model)
+
+    expected = run()
+    fuse_head(model)
+    assert_same(run(), expected)
+    assert made == []
+    unfuse_head(model)
+    assert_same(run(), expected)
+
+
+def test_what_is_saved_copied_and_loaded_is_the_model_as_it_was(tmp_path):
+    model = model_of("gpt2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fuse_head(model)
+    assert model.state_dict().keys() == before.keys()
+    model.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    assert twin(input_ids=tokens()[0]).logits.abs().max() > 0
+    torch.save(model.state_dict(), io.BytesIO())
+
+
+def test_a_compiled_body_trains_like_the_model(made):
+    model = fuse_head(model_of("llama"))
+    expected = loss_and_gradients(model)
+    model.model = torch.compile(model.model, backend="aot_eager")
+    found = loss_and_gradients(model)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=0)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    "index", [0, (0, 1), slice(1), (..., slice(None, -1), slice(None)), (slice(None), -1), (None, 0), torch.tensor([1])]
+)
+def test_rows_are_taken_without_computing_logits(index, made):
+    hidden, head = torch.randn(2, 3, 4), fuse._fused_forward
+    layer = torch.nn.Linear(4, 5)
+    layer.__dict__["max_memory_of_loss"] = None
+    logits = head(layer, hidden)[index]
+    assert isinstance(logits, HeadLogits)
+    assert made == []
+    expected = layer(hidden)[index]
+    assert logits.shape == expected.shape
+    hidden_states, weight = logits.notes.terms[0]
+    torch.testing.assert_close(hidden_states @ weight.T + layer.bias, expected)
+
+
+@pytest.mark.parametrize("index", [(..., 0), (..., slice(3)), (0, 1, 2), (slice(None), slice(None), [1]), (..., None)])
+def test_what_says_something_of_classes_is_done_to_the_logits(index):
+    layer, hidden = torch.nn.Linear(4, 5), torch.randn(2, 3, 4)
+    layer.__dict__["max_memory_of_loss"] = None
+    taken = fuse._fused_forward(layer, hidden)[index]
+    assert torch.equal(taken + 0, layer(hidden)[index])
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(TypeError, match="model must have a head of linear layers, got Linear"):
+        fuse_head(torch.nn.Linear(2, 3))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("more", [{}, {"bf16": True}, {"label_smoothing_factor": 0.1}, {"gradient_checkpointing": True}])
+def test_a_trainer_sees_the_same_losses(more, tmp_path):
+    def dataset(first, count):
+        return [
+            {"input_ids": ids, "labels": ids}
+            for seed in range(first, first + count)
+            for ids in [torch.randint(3, 99, (12,), generator=torch.Generator().manual_seed(seed))]
+        ]
+
+    def losses(fused):
+        model = model_of("llama").train()
+        arguments = transformers.TrainingArguments(
+            str(tmp_path / str(fused)),
+            max_steps=4,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+            logging_steps=1,
+            learning_rate=1e-2,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            **more,
+        )
+        trainer = transformers.Trainer(
+            fuse_head(model) if fused else model, arguments, train_dataset=dataset(0, 32), eval_dataset=dataset(50, 6)
+        )
+        trainer.train()
+        history = [(entry.get("loss"), entry.get("eval_loss")) for entry in trainer.state.log_history]
+        return [value for pair in history for value in pair if value is not None]
+
+    found, expected = losses(fused=True), losses(fused=False)
+    assert len(expected) == 6
+    assert found == pytest.approx(expected, rel=2e-3 if "bf16" in more else 1e-5)
