@@ -206,7 +206,9 @@ def test_a_model_without_a_head_is_refused():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("more", [{}, {"bf16": True}, {"label_smoothing_factor": 0.1}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "more", [{}, {"bf16": True}, {"label_smoothing_factor": 0.1}, {"gradient_checkpointing": True}]
+)
 def test_a_trainer_sees_the_same_losses(more, tmp_path):
     def dataset(first, count):
         return [
