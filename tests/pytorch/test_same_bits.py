@@ -91,7 +91,7 @@ def test_an_in_place_gradient_marks_the_logits_as_changed():
 def test_an_in_place_gradient_cannot_be_differentiated_and_says_so():
     logits, labels = problem()
     loss = slt.cross_entropy(logits * 1.0, labels, inplace_backward=True)
-    with pytest.raises(RuntimeError, match="inplace_backward=True left no logits"):
+    with pytest.raises(RuntimeError, match="inplace_backward=True overwrote the logits"):
         torch.autograd.grad(loss, logits, create_graph=True)
 
 

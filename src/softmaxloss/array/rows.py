@@ -1,4 +1,4 @@
-"""A row of logits seen from one of its classes: its cost, the softmax and the logarithms of both.
+"""A row of logits seen from one of its classes: its cost, the softmax and the log-softmax.
 
 One row of logits x at temperature T, seen from class t. All sums and the peak leave t out:
 

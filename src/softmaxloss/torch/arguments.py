@@ -45,7 +45,7 @@ def check_numbers(**arguments: object) -> None:
 
 
 def row_options(target: Tensor, **options: Any) -> Options:
-    """Return the row options that are given; `ignore_index` has an effect on class indices alone."""
+    """Return the row options that are given; a negative `ignore_index` beside distributions is left out."""
     check_numbers(**{name: options[name] for name in NUMBERS})
     normalizer, ignored = options["normalizer"], options["ignore_index"]
     if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
@@ -76,9 +76,10 @@ def joined(numbers: Options, names: Iterable[str], tensors: Iterable[Tensor]) ->
 
 
 def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
-    """Return whether tensors have memory of their own, and at most inputs, not others, are differentiated, once.
+    """Return whether kernels can take these tensors, as far as their device allows it.
 
-    Those of a graph that is being compiled will have memory when it runs.
+    All must have memory, none of `others` may require a gradient, and no transform may be active. Tensors in a graph
+    that is being compiled count as having memory.
     """
     differentiated = torch.is_grad_enabled()
     for tensor in inputs:

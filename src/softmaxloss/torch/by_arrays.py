@@ -1,7 +1,7 @@
 """Losses of tensors wherever kernels cannot run, by `softmaxloss.array`.
 
-This is so on other devices, under the transforms of `torch.func`, where tensors are traced, and where a derivative by
-the targets or by weights is wanted.
+They are used on other devices, under the transforms of `torch.func`, in traces, and for derivatives with respect to
+targets or weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) ->
         check(tuple(input.shape), input.dtype, target, axis, options)
     numbers, names, tensors = split(options)
     refuses = torch.compiler.is_compiling() and (is_mapped() or any(t.requires_grad for t in (target, *tensors)))
-    if in_forward_mode() or refuses:  # a Function with rules for this
+    if in_forward_mode() or refuses:  # no Function is supported here: plain operations
         return _loss_of_others(input, axis, numbers, names)(target, *tensors)
     return _CrossEntropy.apply(input, target, axis, numbers, names, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -66,7 +66,7 @@ def _like(shape: Iterable[int], dtype: torch.dtype) -> NDArray[Any]:
 
 
 def gradient(input: Tensor, target: Tensor, d_loss: Tensor, axis: int, options: Options) -> Tensor:
-    """Return the gradient by the logits, times the one that arrives, made of differentiable operations."""
+    """Return d_loss times the gradient with respect to the logits, in differentiable operations."""
     d_input: Tensor = array.gradients(input, target, xp=torch_namespace, axis=axis, upstream=d_loss, **options)
     return d_input
 

@@ -52,7 +52,7 @@ def losses_and_gradients(
         none = x.new_zeros((), dtype=loss_dtype(x.dtype))
         options["normalizer"] = sum((row_weights(part)[1].sum() for part in parts), none)
 
-    # sums over rows are as wide as they are computed
+    # sums over rows accumulate in float32 or float64, not in half precision
     d_x, d_weight, d_bias = (
         torch.zeros_like(t, dtype=loss_dtype(t.dtype)) if t is not None and asked else None
         for t, asked in zip((x, weight, bias), wanted, strict=True)

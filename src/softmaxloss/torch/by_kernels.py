@@ -91,10 +91,12 @@ class _CrossEntropy(Function):
         axis, numbers, names = ctx.more
         if torch.is_grad_enabled():
             if input is None:
-                raise RuntimeError("inplace_backward=True left no logits of which the gradient could be differentiated")
+                raise RuntimeError(
+                    "inplace_backward=True overwrote the logits, so the gradient cannot be differentiated"
+                )
             d_input = by_arrays.gradient(input, target, d_loss, axis, joined(numbers, names, tensors))
         elif d_input.dtype in _HALF and input is not None and needs_product(d_loss):
-            # of the logits once more: a product of numbers in half precision is rounded twice, and small ones are lost
+            # compute it from the logits again: scaling the stored one would round twice and lose small entries
             asked = requested(input, target, axis, joined(numbers, names, tensors))
             place = np.empty(d_input.shape, asked[0].dtype) if keeps_graph() else as_array(d_input)
             d_input = as_tensor(loss_and_gradient(asked, place, d_loss)[1])
@@ -104,7 +106,7 @@ class _CrossEntropy(Function):
 
 
 def needs_product(d_loss: Tensor) -> bool:
-    """Return whether the gradient that arrives is one of numbers, not a batch of such gradients, and not just 1."""
+    """Return whether the upstream gradient is other than the number 1; False for a batch of such gradients."""
     return not is_batched(d_loss) and (d_loss.dim() > 0 or d_loss.item() != 1.0)
 
 

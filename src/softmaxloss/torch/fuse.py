@@ -31,8 +31,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
     """Let a causal language model compute its loss without holding the logits.
 
-    It works for every model of Hugging Face with `get_output_embeddings`, adapters on the head included, and changes
-    neither parameters nor what is saved. The logits in the model's output are computed when they are first used.
+    It works for models of Hugging Face whose `get_output_embeddings()` returns a linear layer, with or without
+    adapters. Parameters and checkpoints stay the same. The logits in the model's output are computed when they are
+    first used.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ class _Notes(NamedTuple):
         return self.of_rows(lambda hidden: hidden * factor)._replace(bias=bias)
 
     def plus(self, other: _Notes) -> _Notes | None:
-        """Return the notes of a sum of logits; None where there are none."""
+        """Return the notes of a sum of logits; None if notes cannot express it."""
         biases = [notes.bias for notes in (self, other) if notes.bias is not None]
         if self.capped is not None or other.capped is not None or len(biases) > 1:
             return None
@@ -132,7 +133,7 @@ class HeadLogits(Tensor):
     made: Tensor | None
 
     def __new__(cls, notes: _Notes, make: Callable[[], Tensor], dtype: torch.dtype) -> Self:
-        """Return logits of a dtype that are noted, and what computes them."""
+        """Return lazy logits, given the notes of how they are made and the function that computes them."""
         hidden, weight = notes.terms[0]
         logits = new_without_memory(cls, (*hidden.shape[:-1], len(weight)), dtype, hidden.device)
         logits.notes, logits.make, logits.made = notes, make, None
@@ -179,7 +180,7 @@ _OF_SHAPE_AND_DTYPE |= {getattr(Tensor, name).__get__ for name in ("shape", "ndi
 
 
 def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
-    """Return what a function makes of logits as notes; None where they do not tell it."""
+    """Return lazy logits for the result of a function; None if notes cannot express it."""
     note = _NOTES_OF.get(function)
     if note is None or not isinstance(args[0], HeadLogits) or args[0].made is not None:
         return None

@@ -1,8 +1,8 @@
 """PyTorch as the host of our computations: kernels run on its threads, and matrix products are its own.
 
 After an operation PyTorch's OpenMP threads stay awake for a while. Threads of ours would share the processors with
-them, and a loss of 1024 x 1000 would take twice as long. So kernels run on these very threads where that can be had:
-with GNU's OpenMP, which PyTorch's wheels for Linux load. Elsewhere they run on threads of ours.
+them, and a loss of 1024 x 1000 would take twice as long. So kernels run on these very threads if PyTorch uses
+GNU's OpenMP, as its wheels for Linux do. Elsewhere they run on threads of ours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _PyTorch:
 
     def threads(self) -> int:
         """Return how many threads it lends, as `torch.set_num_threads` says; 0 if it cannot lend any."""
-        # while the interpreter ends, threads of others are not let in, and the team would wait for them
+        # while the interpreter ends, other threads cannot take the GIL, and the team would wait for them forever
         return torch.get_num_threads() if self._parallel and not sys.is_finalizing() else 0
 
     def run(self, work: Callable[[], None], threads: int) -> None:

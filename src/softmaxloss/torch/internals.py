@@ -1,4 +1,4 @@
-"""What PyTorch has no public names for; all that may change with its versions is here."""
+"""Private names of PyTorch, which may change between versions."""
 
 from __future__ import annotations
 

@@ -43,9 +43,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`` without holding the logits.
 
-    The gradients of input, weight and bias are made in the forward pass, some rows at a time, and only those that are
-    asked for: a frozen head costs one product less. The logits are held for second derivatives, under the transforms of
-    `torch.func`, and where targets or options have derivatives.
+    The forward pass already computes the gradients, some rows at a time; with reduction "none" the backward pass does.
+    Only required gradients are computed, so a frozen head saves one matrix product. The logits are held for second
+    derivatives, under the transforms of `torch.func`, in traces, in compiled graphs of other devices than the CPU, and
+    where targets or options have derivatives.
 
     Parameters
     ----------
@@ -58,11 +59,12 @@ normalizer
         As in `cross_entropy`; for class indices None means -100.
     linear_bias : Tensor of the shape of `linear_weight` without D, optional
     options : optional
-        Taken for the sake of PyTorch's signature, and not needed: `max_memory` says how many rows to take at a time.
+        Accepted for compatibility with PyTorch, and ignored; use `max_memory`.
     max_memory : int or str, optional
-        Memory for everything besides inputs and results, in bytes or as text such as "64MiB".
+        Memory for everything besides inputs and results, in bytes or as text such as "64MiB". By default it
+        is chosen on a CPU, and 256 MiB elsewhere.
     backward : "exact" or softmaxloss.Sampled, default "exact"
-        With ``Sampled(threshold, seed)`` the gradients are random, with the exact ones as their mean, and cost less.
+        With ``Sampled(threshold, seed)`` the gradients are random, unbiased, and cost less. It has an effect on a CPU.
 
     Returns
     -------

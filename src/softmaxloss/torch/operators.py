@@ -90,7 +90,7 @@ def _(
 
 
 def _keep(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-    """Keep inputs and gradients; of those that backward does not need, a compiled graph keeps none."""
+    """Save inputs and gradients; the compiler drops what backward does not use."""
     _, *gradients = output
     ctx.mark_non_differentiable(*gradients)
     tensors = [k for k, value in enumerate(inputs) if isinstance(value, Tensor)]
@@ -158,7 +158,7 @@ def _linear_cross_entropy(
 
 
 def _made(wanted: Sequence[bool], d_loss: Tensor | None, reduction: str) -> list[bool]:
-    """Return which gradients are made now: without a reduction those of parameters depend on those of all losses."""
+    """Return which gradients are computed now; with reduction "none" backward computes them."""
     return [asked and (reduction != "none" or d_loss is not None) for asked in wanted]
 
 
