@@ -69,7 +69,7 @@ def ours(layer: Head, *, sampled: bool = False) -> Run:
 
 def bare_products(layer: Head) -> Run:
     """Return the three products with all logits at once, by PyTorch, into arrays that are there."""
-    from softmaxloss.core.threads import hosted_by
+    from softmaxloss.core.hosts import hosted_by
     from softmaxloss.torch.host import HOST
 
     products = head.bare_products(layer)

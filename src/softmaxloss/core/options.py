@@ -185,8 +185,6 @@ def with_row_options(function: F, but: Collection[str] = ()) -> F:
 
 NUMBERS = ("label_smoothing", "z_loss", "softcap", "temperature")
 _CONSTANT = {float, int, str, NoneType}  # an array of no dimension may change later: it is not remembered
-
-
 Request = tuple[Array, Layout, Rows, Reduction]
 
 

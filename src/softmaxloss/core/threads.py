@@ -15,54 +15,24 @@ import threading
 import time
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
+    from softmaxloss.core.hosts import Host
+
 T = TypeVar("T")
-Array = NDArray[Any]
 Counter = NDArray[np.int64]  # its only entry counts the rows that threads have taken
 _NOTHING, _INTEGER = object(), np.dtype(np.int64)
 _SECONDS_OF_SLEEP = 1e-4
 _busy = threading.local()  # `here` is True in threads that take part in shared work
-_hosts = threading.local()  # `now` is the Host of what this thread computes, if any
-
-
-class Host(Protocol):
-    """Another library, whose threads stay awake beside ours, so that it should do all that is shared by threads."""
-
-    def threads(self) -> int:
-        """Return how many threads it lends, the calling one included; 0 if ours are to be used."""
-
-    def run(self, work: Callable[[], None], threads: int) -> None:
-        """Call work() once in each of some threads, and return when all calls have."""
-
-    def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        """Write the matrix product a @ b to `out`, or add it there."""
-
-
-class hosted_by:  # noqa: N801  # a class, as a generator takes 1 us more
-    """Let another library do what this thread shares with others, within a with statement."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def __enter__(self) -> None:
-        self._before = getattr(_hosts, "now", None)
-        _hosts.now = self._host
-
-    def __exit__(self, *_: object) -> None:
-        _hosts.now = self._before
-
-
-def host() -> Host | None:
-    """Return the library that does what this thread shares with others: in a forked child none, as its threads died."""
-    return None if _pool.forked else getattr(_hosts, "now", None)
 
 
 class _Pool:
@@ -70,7 +40,6 @@ class _Pool:
 
     def __init__(self) -> None:
         self._threads: int | None = None
-        self.forked = False
         self.forget()
 
     @property
@@ -84,10 +53,6 @@ class _Pool:
         self._lock = threading.Lock()
         self._helpers = 0
         self._asked = SimpleQueue[_Job | None]()
-
-    def after_fork(self) -> None:
-        self.forked = True
-        self.forget()
 
     def resize(self, threads: int) -> None:
         with self._lock:
@@ -182,7 +147,7 @@ def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
 
 _pool = _Pool()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.after_fork)
+    os.register_at_fork(after_in_child=_pool.forget)
 
 
 def set_num_threads(n: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
 
-from softmaxloss.core.threads import host
+from softmaxloss.core.hosts import host
 
 Array = NDArray[Any]
 

@@ -48,9 +48,9 @@ def losses_and_gradients(
         weight, share = array.row_weights(like, **options, **{name: of[part] for name, of in of_rows.items()})
         return weight, share
 
+    weights, zero = [row_weights(part) for part in parts], x.new_zeros((), dtype=loss_dtype(x.dtype))
     if options["reduction"] == "mean" and "normalizer" not in options:
-        none = x.new_zeros((), dtype=loss_dtype(x.dtype))
-        options["normalizer"] = sum((row_weights(part)[1].sum() for part in parts), none)
+        options["normalizer"] = sum((share.sum() for _, share in weights), zero)
 
     # sums over rows accumulate in float32 or float64, not in half precision
     d_x, d_weight, d_bias = (
@@ -58,10 +58,10 @@ def losses_and_gradients(
         for t, asked in zip((x, weight, bias), wanted, strict=True)
     )
     losses = []
-    for part in parts:
+    for part, (weight_of_rows, _) in zip(parts, weights, strict=True):
         some = {name: values[part] for name, values in of_rows.items()}
         upstream = d_loss.reshape(-1)[part] if d_loss is not None and options["reduction"] == "none" else d_loss
-        x_part = torch.where(row_weights(part)[0][:, None] != 0, x[part], 0)  # rows that take no part are not read
+        x_part = torch.where(weight_of_rows[:, None] != 0, x[part], 0)  # rows that take no part are not read
         logits = by_arrays.logits_of(x_part, weight, bias)
         loss, d_logits = array.losses_and_gradients(logits, upstream=upstream, **some, **options)
         losses.append(loss)
@@ -72,9 +72,8 @@ def losses_and_gradients(
         if d_bias is not None:
             d_bias += d_logits.sum(0, dtype=d_bias.dtype)
 
-    none = x.new_zeros((), dtype=loss_dtype(x.dtype))
     per_row = options["reduction"] == "none"
-    total = torch.cat([none[None][:0], *losses]).reshape(input.shape[:-1]) if per_row else sum(losses, none)
+    total = torch.cat([zero[None][:0], *losses]).reshape(input.shape[:-1]) if per_row else sum(losses, zero)
     gradients = (d_x, d_weight, d_bias)
     return total, [
         None if t is None or of_t is None else of_t.to(t.dtype).reshape(t.shape)

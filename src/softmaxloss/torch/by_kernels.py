@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from softmaxloss.core import checks, rowwise
+from softmaxloss.core.hosts import hosted_by
 from softmaxloss.core.options import ONE, request, request_without_targets
-from softmaxloss.core.threads import hosted_by
 from softmaxloss.torch import by_arrays
 from softmaxloss.torch.arguments import joined, split
 from softmaxloss.torch.host import HOST

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from softmaxloss import head
-from softmaxloss.core.threads import hosted_by
+from softmaxloss.core.hosts import hosted_by
 from softmaxloss.head.layer import INPUTS
 from softmaxloss.torch import by_arrays, by_chunks
 from softmaxloss.torch.arguments import joined, split
@@ -76,10 +76,10 @@ class _LinearCrossEntropy(Function):
         numbers, names, more = ctx.more
         layer, gradients, wanted = (input, weight, bias), saved[:3], ctx.needs_input_grad[:3]
         options = joined(numbers, names, saved[3:])
-        again = options["reduction"] == "none" or input.dtype is torch.float16  # whose small products would be lost
-        if torch.is_grad_enabled() or (again and is_batched(d_loss)):
+        per_row, is_half = options["reduction"] == "none", input.dtype is torch.float16  # small products would be lost
+        if torch.is_grad_enabled() or ((per_row or is_half) and is_batched(d_loss)):
             gradients = by_arrays.gradients_of_layer(layer, target, options, wanted, d_loss)
-        elif again and needs_product(d_loss.reshape(-1) if options["reduction"] == "none" else d_loss):
+        elif per_row or (is_half and needs_product(d_loss)):
             _, gradients = losses_and_gradients(layer, target, options, more, wanted, d_loss)
         else:
             gradients = [None if gradient is None else times(gradient, d_loss) for gradient in gradients]
