@@ -57,6 +57,10 @@ def everything(problem, reduction="none"):
     loss, d_logits = sl.cross_entropy_and_grad(logits, labels, **options)
     jvp_loss, d_loss = sl.jvp(logits, labels, vector, **options)
     scores = sl.metrics(logits, labels, **rows)
+    per_row = {name: value for name, value in rows.items() if name != "sample_weight"}
+    (log_prob, entropy), d_log_probs = sl.log_probs_and_grad(
+        logits, labels, d_log_prob=sample_weight, d_entropy=0.5, **per_row
+    )
     results = {
         "softmax": sl.softmax(logits, **at),
         "log_softmax": sl.log_softmax(logits, **at),
@@ -71,6 +75,9 @@ def everything(problem, reduction="none"):
         "argmax": scores.argmax,
         "rank": scores.rank,
         "log_probability": scores.log_probability,
+        "log_prob": log_prob,
+        "entropy": entropy,
+        "d_log_probs": d_log_probs,
     }
     if reduction != "none":
         results["metrics"] = [scores.rows, scores.loss, scores.accuracy, scores.entropy, *scores.top_k.values()]

@@ -33,6 +33,8 @@ class Row(NamedTuple):
     loss: Exact
     d_logits: Exact
     d_scale: np.ndarray
+    d_log_probs: Exact  # d_log_prob times the gradient of log_probability, plus d_entropy times that of entropy
+    d_log_probs_scale: np.ndarray  # the largest term
     hessian_diagonal: Exact | None = None
     hessian_scale: np.ndarray | None = None
     hvp: Exact | None = None  # Hessian times vector
@@ -53,6 +55,8 @@ def row(
     temperature=1.0,
     weight=1.0,
     vector=None,
+    d_log_prob=1.0,
+    d_entropy=0.0,
 ):
     """Compute one row; `target` is a distribution or the index of a class."""
     n_classes = len(logits)
@@ -86,15 +90,22 @@ def row(
         a = mass + b
         dz, dz_size = p * a - q, p * abs(a) + q
 
+        d_p, d_h = mpmath.mpf(float(d_log_prob)), mpmath.mpf(float(d_entropy))
+        entropy = log_rest - _total(counts * p, gap)
+        plogp = np.array([p_j * (gap_j - log_rest) if p_j else mpmath.mpf(0) for p_j, gap_j in zip(p, gap)])
+        terms = np.array([d_p * target, -d_p * p, -d_h * plogp, -d_h * p * entropy])
+
         first = Row(
             softmax=expand(p),
             log_softmax=expand(gap - log_rest, absent=-np.inf),
             logsumexp=_exact(lse),
-            entropy=_exact(log_rest - _total(counts * p, gap)),
+            entropy=_exact(entropy),
             log_probability=_exact(_total(counts * target, gap - log_rest)),
             loss=_exact((mass * log_rest - _total(counts * q, gap) + zeta * lse**2) * w),
             d_logits=expand(dz * slope * w),
             d_scale=expand(dz_size * slope * w).high,
+            d_log_probs=expand(terms.sum(0) * slope),
+            d_log_probs_scale=expand(abs(terms).max(0) * slope).high,
         )
         if vector is None:
             return first

@@ -171,6 +171,14 @@ WRONG = {
         "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)", reduction="none"),
         "bools": wrong(TypeError, [True, False], "bool", "real numbers", reduction="none"),
     },
+    **dict.fromkeys(
+        ("d_log_prob", "d_entropy"),
+        {
+            **no_array(np.ones(2)),
+            "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)"),
+            "bools": wrong(TypeError, [True, False], "bool", "real numbers"),
+        },
+    ),
     "out": {
         **no_array(LOGITS),
         "a word": wrong(TypeError, "balanced", "NumPy array", "str"),

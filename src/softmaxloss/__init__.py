@@ -21,9 +21,12 @@ if TYPE_CHECKING:
         linear_cross_entropy,
         linear_cross_entropy_and_grad,
         linear_hvp,
+        linear_log_probs,
+        linear_log_probs_and_grad,
         linear_metrics,
     )
     from softmaxloss.layers import AffineSoftmaxWithLoss, SoftmaxWithLoss
+    from softmaxloss.log_probabilities import LogProbs, log_probs, log_probs_and_grad
     from softmaxloss.margin import margin_cross_entropy, margin_cross_entropy_and_grad
     from softmaxloss.model_file import load_model
     from softmaxloss.second_order import hessian_diagonal, hvp, jvp
@@ -36,6 +39,7 @@ __all__ = [
     "Explanation",
     "ExplorerPage",
     "LinearGradients",
+    "LogProbs",
     "Metrics",
     "RowSummary",
     "Sampled",
@@ -54,8 +58,12 @@ __all__ = [
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
     "linear_hvp",
+    "linear_log_probs",
+    "linear_log_probs_and_grad",
     "linear_metrics",
     "load_model",
+    "log_probs",
+    "log_probs_and_grad",
     "log_softmax",
     "logsumexp",
     "margin_cross_entropy",
@@ -73,6 +81,7 @@ _HOME = {
     "Explanation": "explanation",
     "ExplorerPage": "explorer",
     "LinearGradients": "head",
+    "LogProbs": "log_probabilities",
     "Metrics": "evaluation",
     "RowSummary": "summary",
     "Sampled": "head",
@@ -91,8 +100,12 @@ _HOME = {
     "linear_cross_entropy": "head",
     "linear_cross_entropy_and_grad": "head",
     "linear_hvp": "head",
+    "linear_log_probs": "head",
+    "linear_log_probs_and_grad": "head",
     "linear_metrics": "head",
     "load_model": "model_file",
+    "log_probs": "log_probabilities",
+    "log_probs_and_grad": "log_probabilities",
     "log_softmax": "functional",
     "logsumexp": "functional",
     "margin_cross_entropy": "margin",

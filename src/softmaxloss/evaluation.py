@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from softmaxloss.core import checks, rowwise, target_checks
+from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.options import RowOptions, Rows, describe, per_row, with_row_options
+from softmaxloss.core.options import RowOptions, Rows, describe_labels, per_row, with_row_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,16 +131,8 @@ def metrics(
     z = checks.logits(logits)
     layout = layout_of(z.shape, checks.axis(axis, z))
     ks = checks.ranks(topk)
-    rows = describe_predicted(targets, layout, **options)
+    rows = describe_labels(targets, layout, options, NOT_TAKEN)
     return metrics_of(rowwise.score(z, rows, layout), rows, layout, ks, z.dtype)
-
-
-def describe_predicted(targets: ArrayLike, layout: Layout, /, **options: Unpack[RowOptions]) -> Rows:
-    """Return a descriptor of rows whose targets are single classes."""
-    checks.refused(options, NOT_TAKEN)
-    rows = describe(targets, layout, **options)[0].each()
-    target_checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
-    return rows
 
 
 def metrics_of(scores: Scores, rows: Rows, layout: Layout, topk: Iterable[int], dtype: np.dtype[Any]) -> Metrics:

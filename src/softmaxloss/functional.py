@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Never, Unpack
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.dtypes import result_dtype
 from softmaxloss.core.options import RowOptions, per_row, request, request_without_targets, with_row_options
+from softmaxloss.core.results import filled, place_for
 
 Array = NDArray[Any]
 Loss = float | Array
@@ -51,15 +51,14 @@ def softmax(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import softmaxloss
+    >>>     >>> import softmaxloss
     >>> softmaxloss.softmax(np.array([0.3, 2.9, 4.0])).round(3)
     array([0.018, 0.245, 0.737])
     """
     z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
-    array, place = _place_for(out, z)
+    array, place = place_for(out, z)
     rowwise.softmax(z, rows, place, layout)
-    return _filled(array, place)
+    return filled(array, place)
 
 
 @without_row_options
@@ -89,15 +88,14 @@ def log_softmax(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import softmaxloss
+    >>>     >>> import softmaxloss
     >>> softmaxloss.log_softmax(np.array([0.0, -40.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
     z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
-    array, place = _place_for(out, z)
+    array, place = place_for(out, z)
     rowwise.log_softmax(z, rows, place, layout)
-    return _filled(array, place)
+    return filled(array, place)
 
 
 @without_row_options
@@ -256,37 +254,6 @@ def cross_entropy_and_grad(
     """
     z, layout, rows, reduction = request(logits, targets, axis, options)
     d_loss = reduction.upstream(upstream)
-    array, place = _place_for(out, z, rows.dense)
+    array, place = place_for(out, z, rows.dense)
     losses = rowwise.losses_and_gradients(z, rows, d_loss, place, layout)
-    return reduction.result(losses, z.dtype), _filled(array, place)
-
-
-def _place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
-    """Return where a result of the shape of the logits goes, and where it is computed: there, or apart from sources.
-
-    It goes to a new array, the caller's, or the logits' own place.
-    """
-    if out is None:
-        array = np.empty(logits.shape, result_dtype(logits.dtype))
-        return array, array
-    array = checks.out(out, logits)
-    overlaps_targets = dense_targets is not None and _may_overlap(array, dense_targets)
-    if overlaps_targets or (_may_overlap(array, logits) and not _same_place(array, logits)):
-        return array, np.empty(logits.shape, result_dtype(logits.dtype))
-    return array, array
-
-
-def _filled(array: Array, place: Array) -> Array:
-    """Return the caller's array, filled from where its content was computed."""
-    if place is not array:
-        array[...] = place
-    return array
-
-
-def _may_overlap(a: Array, b: Array) -> bool:
-    """Return whether arrays may overlap; if each owns its memory, which is soon told, they do not, or are the same."""
-    return (a is b or not (a.flags.owndata and b.flags.owndata)) and np.may_share_memory(a, b)
-
-
-def _same_place(a: Array, b: Array) -> bool:
-    return a is b or (a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype)
+    return reduction.result(losses, z.dtype), filled(array, place)

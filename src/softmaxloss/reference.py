@@ -48,6 +48,8 @@ __all__ = [
     "jvp",
     "linear_cross_entropy",
     "linear_cross_entropy_and_grad",
+    "log_probs",
+    "log_probs_and_grad",
     "log_softmax",
     "logsumexp",
     "metrics",
@@ -440,3 +442,28 @@ def metrics(logits: ArrayLike, targets: ArrayLike, *, topk: tuple[int, ...] = (1
 
     loss, top_k = mean(np.abs(log_p)), {k: mean(rank <= min(k, n_classes)) for k in topk}
     return Metrics(loss, float(np.exp(loss)), mean(rank == 1), top_k, mean(entropy), argmax, rank, log_p)
+
+
+def log_probs(logits: ArrayLike, targets: ArrayLike, **options: Any) -> tuple[Array, Array]:
+    """Return the log-probability of each target and the entropy of each row; the options are those of `metrics`."""
+    return log_probs_and_grad(logits, targets, **options)[0]
+
+
+def log_probs_and_grad(
+    logits: ArrayLike, targets: ArrayLike, *, d_log_prob: ArrayLike = 1.0, d_entropy: ArrayLike = 0.0, **options: Any
+) -> tuple[tuple[Array, Array], Array]:
+    """Return the log-probabilities and entropies, and the gradient of a function with these derivatives by them.
+
+    The gradient of ``log p_t`` in z is that of a loss, turned round. With x_j = peak - z_j, which is never negative,
+    and m = sum_j p_j * x_j, the entropy is ``cost + m``, and its gradient ``-p_j * (log p_j + H) = p_j * (x_j - m)``.
+    """
+    rows, view = _rows_and_view(logits, targets, reduction="none", **options)
+    from_winner = _view(rows.read(logits), None, rows.softcap, rows.temperature)
+    x = np.where(view.p == 0, 0.0, -view.gap)
+    mean = _total(from_winner.p, x)
+    live = rows.weight[..., 0] != 0
+    log_prob = np.where(live, -_losses(rows, view)[..., 0], 0.0)
+    entropy = np.where(live, (from_winner.cost + mean)[..., 0], 0.0)
+    d_p, d_h = (np.broadcast_to(d, live.shape)[..., None] for d in (d_log_prob, d_entropy))
+    dz = -d_p * _in_z(rows, view)[2] + d_h * view.p * (x - mean)
+    return (log_prob, entropy), rows.write(np.where(live[..., None], dz, 0.0) * view.slope / rows.temperature)

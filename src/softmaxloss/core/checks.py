@@ -286,11 +286,11 @@ def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.
     return array.reshape(-1)
 
 
-def upstream(value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def upstream(value: ArrayLike, shape: tuple[int, ...], name: str = "upstream") -> NDArray[np.float64]:
     """Return the gradient from above, one number or an array of the loss's shape, as float64."""
-    array = numbers("upstream", value).astype(np.float64)
+    array = numbers(name, value).astype(np.float64)
     if array.shape not in {shape, ()}:
-        raise ValueError(f"upstream must be a number or have the shape of the loss {shape}, got shape {array.shape}")
+        raise ValueError(f"{name} must be a number or have the shape of the loss {shape}, got shape {array.shape}")
     return array
 
 

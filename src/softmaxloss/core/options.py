@@ -7,11 +7,13 @@ and a target distribution P, the effective target of a row is
 
 Of targets and the options about them, kernels get only q, its sum `mass`, and one weight per row. The other options are
 numbers that kernels get as they are.
+
+The file has over 300 lines, as every option is read here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from inspect import Parameter, signature
 from types import NoneType
@@ -37,6 +39,7 @@ __all__ = [
     "RowOptions",
     "Rows",
     "describe",
+    "describe_labels",
     "per_row",
     "request",
     "request_without_targets",
@@ -130,6 +133,14 @@ def describe(
     favourite = float(r.argmax()) if r.size and floor > 0 else -1.0
     rows = Rows(label, dense, mass, weight, r, exists, keep, floor, favourite, *numbers)
     return rows, Reduction(reduction, layout.batch_shape, divisor)
+
+
+def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
+    """Return the descriptor of rows whose targets are single classes; refuse the options that are not taken."""
+    checks.refused(options, not_taken)
+    rows = describe(targets, layout, **options)[0].each()
+    target_checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
+    return rows
 
 
 def checked_numbers(

@@ -11,11 +11,14 @@ from softmaxloss.core.rows import ONE
 from softmaxloss.core.staging import scratch_for_columns, scratch_for_rows, stage, stage_piece
 from softmaxloss.core.summary import RowSummary, new_summary
 from softmaxloss.core.threads import for_each
+from softmaxloss.kernels import log_probabilities as log_probs_kernels
 from softmaxloss.kernels import scores as scores_kernels
 from softmaxloss.kernels.by_row import losses as by_row
 from softmaxloss.kernels.side_by_side import losses as side_by_side
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from softmaxloss.core.layout import Layout, Piece
     from softmaxloss.core.rows import Rows
     from softmaxloss.core.staging import Staged
@@ -69,6 +72,33 @@ def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
 def _log_softmax(s: Staged) -> None:
     layout, z, rows, _, out, _, taken = s
     by_row.log_softmax(z, rows.fields(), taken, layout.share, out)
+
+
+class LogProbs(NamedTuple):
+    """The log-probability of each row's label, and the entropy of its distribution; both in nats."""
+
+    log_prob: Any
+    entropy: Any
+
+
+def log_probs(
+    logits: Array, rows: Rows, layout: Layout, d_rows: Sequence[Float64s] = (ONE, ONE), out: Array | None = None
+) -> LogProbs:
+    """Return the log-probabilities of labels and the entropies of rows.
+
+    Where there is `out`, which may be `logits`, it gets the gradient of a function whose derivatives by both are
+    `d_rows`.
+    """
+    found = LogProbs(np.empty(layout.n_rows), np.empty(layout.n_rows))
+    stage(_log_probs, logits, rows, layout.row_by_row, (*d_rows, *found), out=out, cap=rows.softcap)
+    return found
+
+
+def _log_probs(s: Staged) -> None:
+    layout, z, rows, (d_log_prob, d_entropy, log_prob, entropy), out, _, taken = s
+    log_probs_kernels.log_probs(
+        z, rows.fields(), d_log_prob, d_entropy, taken, layout.share, log_prob, entropy, out
+    )
 
 
 class Scores(NamedTuple):

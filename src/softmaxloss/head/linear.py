@@ -9,8 +9,8 @@ import numpy as np
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.options import ONE, RowOptions, describe, with_row_options
-from softmaxloss.evaluation import NOT_TAKEN, Metrics, describe_predicted, metrics_of
+from softmaxloss.core.options import ONE, RowOptions, describe, describe_labels, with_row_options
+from softmaxloss.evaluation import NOT_TAKEN, Metrics, metrics_of
 from softmaxloss.head.layer import INPUTS, Accumulated, Layer, LinearGradients, forget_masked
 from softmaxloss.head.sampled import Sampled, SampledSum
 from softmaxloss.second_order import PIECES_OF_HVP, hvp_of
@@ -194,7 +194,7 @@ def linear_metrics(
     """
     layer = Layer(features, weight, bias, max_memory)
     ks = checks.ranks(topk)
-    rows = describe_predicted(targets, layer.layout, **options)
+    rows = describe_labels(targets, layer.layout, options, NOT_TAKEN)
     scores = rowwise.no_scores(layer.n_rows)
     for part, _, logits, described in layer.chunks(rows):
         of_chunk = rowwise.score(logits, described, layout_of(logits.shape))

@@ -1,0 +1,44 @@
+"""Where a result of the shape of the logits goes: to a new array, or to the caller's, which may be the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softmaxloss.core import checks
+from softmaxloss.core.dtypes import result_dtype
+
+Array = NDArray[Any]
+
+
+def place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
+    """Return where a result of the shape of the logits goes, and where it is computed: there, or apart from sources.
+
+    It goes to a new array, the caller's, or the logits' own place.
+    """
+    if out is None:
+        array = np.empty(logits.shape, result_dtype(logits.dtype))
+        return array, array
+    array = checks.out(out, logits)
+    overlaps_targets = dense_targets is not None and _may_overlap(array, dense_targets)
+    if overlaps_targets or (_may_overlap(array, logits) and not _same_place(array, logits)):
+        return array, np.empty(logits.shape, result_dtype(logits.dtype))
+    return array, array
+
+
+def filled(array: Array, place: Array) -> Array:
+    """Return the caller's array, filled from where its content was computed."""
+    if place is not array:
+        array[...] = place
+    return array
+
+
+def _may_overlap(a: Array, b: Array) -> bool:
+    """Return whether arrays may overlap; if each owns its memory, which is soon told, they do not, or are the same."""
+    return (a is b or not (a.flags.owndata and b.flags.owndata)) and np.may_share_memory(a, b)
+
+
+def _same_place(a: Array, b: Array) -> bool:
+    return a is b or (a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype)
