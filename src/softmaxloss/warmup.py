@@ -36,9 +36,9 @@ def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
     >>> import softmaxloss
     >>> softmaxloss.warmup("float32")
     """
-    for dtype in dtypes if isinstance(dtypes, list | tuple | set | frozenset) else [dtypes]:
-        for n_classes in (2, FEW_CLASSES + 1):  # side by side, and row by row
-            logits = checks.zeros("dtypes", dtype, (1, n_classes))
-            cross_entropy_and_grad(logits, [0])
-            logsumexp(logits)
-            log_softmax(logits)
+    several = dtypes if isinstance(dtypes, list | tuple | set | frozenset) else [dtypes]
+    shapes = (1, 2), (1, FEW_CLASSES + 1)  # side by side, and row by row
+    for logits in [checks.zeros("dtypes", dtype, shape) for dtype in several for shape in shapes]:
+        cross_entropy_and_grad(logits, [0])
+        logsumexp(logits)
+        log_softmax(logits)

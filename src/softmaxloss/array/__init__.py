@@ -8,12 +8,13 @@ compiled, mapped over a batch and differentiated, twice too. Arguments are trust
     loss.py    what targets and options ask for; the loss and y - t
 """
 
-from softmaxloss.array.loss import Options, gradients, losses, losses_and_gradients, row_weights
+from softmaxloss.array.loss import Options, gradients, log_probs, losses, losses_and_gradients, row_weights
 from softmaxloss.array.rows import log_softmax, logsumexp, softmax
 
 __all__ = [
     "Options",
     "gradients",
+    "log_probs",
     "log_softmax",
     "logsumexp",
     "losses",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from softmaxloss.array.rows import Array, Frame, View, frame_of, view
 
-__all__ = ["Options", "gradients", "losses", "losses_and_gradients", "row_weights"]
+__all__ = ["Options", "gradients", "log_probs", "losses", "losses_and_gradients", "row_weights"]
 
 
 class Options(NamedTuple):
@@ -83,6 +83,19 @@ def losses_and_gradients(
 def gradients(logits: Array, targets: Array, *, upstream: float | Array | None = None, **options: Any) -> Array:
     """Return the gradient alone; its derivatives are products with the Hessian."""
     return _gradient(_rows(logits, targets, Options(**options)), upstream, logits.dtype)
+
+
+def log_probs(logits: Array, targets: Array, **options: Any) -> tuple[Array, Array]:
+    """Return the log-probabilities of labels and the entropies of rows, as `softmaxloss.log_probs` does.
+
+    The options are axis, ignore_index, class_mask, softcap, temperature and xp.
+    """
+    rows = _rows(logits, targets, Options(reduction="none", **options))
+    frame, seen = rows.frame, rows.seen
+    of_target = _times(frame, seen.p_t, seen.cost)
+    of_others = frame.total(_times(frame, seen.y * seen.share, seen.excess - seen.gap))
+    log_prob, entropy = (rows.weight * of for of in (-seen.cost, of_target + of_others))
+    return frame.xp.squeeze(log_prob, axis=frame.axis), frame.xp.squeeze(entropy, axis=frame.axis)
 
 
 def row_weights(logits: Array, targets: Array, **options: Any) -> tuple[Array, Array]:

@@ -24,12 +24,13 @@ from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline, kernel
 from softmaxloss.kernels.machine.half import decoded, encoded, zero_in
 from softmaxloss.kernels.machine.shares import take
-from softmaxloss.kernels.numerics.double_double import rounded, two_sum
+from softmaxloss.kernels.numerics.double_double import double_double, over, plus, rounded, times, two_sum
 from softmaxloss.kernels.numerics.exponential import (
     UNSCALE,
     Reference,
     Temperature,
     below_own_peak,
+    over_temperature,
     reference_of,
     scaled_exp,
 )
@@ -67,25 +68,27 @@ def log_probs(
                 continue
             seen, label = seen_from_winner(logits[i], rows, block, lanes), rows.label[i]
             z_label = decoded(logits[i][label])
-            log_prob[i] = -gap_of(z_label, seen.peak, rows.temperature) - log_total(seen)
-            entropy[i] = entropy_of(seen)
+            log_prob[i] = log_prob_of(z_label, seen, rows.temperature)
+            entropy[i] = entropy_of(seen, rows.temperature)
             if has_gradients:
-                d_p, d_h = of_row(d_log_prob, i), of_row(d_entropy, i)
-                _write_gradients(logits[i], rows, seen, d_p, d_h, block, results, lanes, out[i])
-                at_label = _at_label(z_label, label, seen, d_p, d_h, rows.temperature)
+                d_p = of_row(d_log_prob, i)
+                slopes = slopes_of(seen, d_p, of_row(d_entropy, i), rows.temperature)
+                _write_gradients(logits[i], rows, seen, slopes, block, results, lanes, out[i])
+                at_label = gradient_at_label(z_label, label, seen, slopes, d_p, rows.temperature)
                 out[i][label] = encoded(block.dtype.type(at_label), out[i][label])
         begin = take(taken, share)
 
 
 class Seen(NamedTuple):
-    """A row seen from its winner; see the formulas above."""
+    """A row seen from its winner; see the formulas above. Sums are double-doubles in rows of double precision."""
 
     peak: Any
     winner: int
     reference: Reference
-    below: float  # exp((R - peak) / T) / SCALE
-    rest: float
-    moment: float
+    unit: float  # the power of two next to T; gaps in units of it are not rounded
+    below: Any  # exp((R - peak) / T)
+    rest: Any
+    mean: Any  # m, in units
 
 
 @inline
@@ -93,26 +96,28 @@ def seen_from_winner(row: Any, rows: Any, block: Any, lanes: Any) -> Seen:
     """Return what is known of a row after two passes over it; NaN where its logits define no softmax."""
     t = rows.temperature
     peak, winner = highest_of_row(row, rows.class_mask, block, lanes.run)
-    reference = reference_of(peak, t)
+    reference, unit = reference_of(peak, t), 2.0 ** math.frexp(t.value)[1]
     rest = low_rest = moment = low_moment = 0.0
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
         z, _ = load(row[start:stop], rows.class_mask[start:stop], block, lanes.run)
-        more_rest, more_moment = _sums_below(z, winner - start, peak, reference, t, lanes)
+        more_rest, more_moment = _sums_below(z, winner - start, peak, reference, t, block.dtype.type(1.0 / unit), lanes)
         rest, error = two_sum(rest, more_rest)
         low_rest += error
         moment, error = two_sum(moment, more_moment)
         low_moment += error
-    below = rounded(below_own_peak(peak, reference, t)) * UNSCALE if math.isfinite(peak) else math.nan
-    return Seen(peak, winner, reference, below, (rest + low_rest) * below, (moment + low_moment) * below)
+    below = below_own_peak(peak if math.isfinite(peak) else reference.base, reference, t)
+    scale = UNSCALE if math.isfinite(peak) else math.nan
+    others = times(double_double(rest * scale, low_rest * scale, peak), below)
+    gaps = times(double_double(moment * scale, low_moment * scale, peak), below)
+    return Seen(peak, winner, reference, unit, below, others, over(gaps, plus(others, 1.0)))
 
 
 @inline
 def _sums_below(
-    z: Any, winner: int, peak: Any, reference: Reference, temperature: Temperature, lanes: Any
+    z: Any, winner: int, peak: Any, reference: Reference, temperature: Temperature, per_unit: Any, lanes: Any
 ) -> tuple[float, float]:
-    """Return the sums of SCALE * exp((z - R) / T), and of these times x, without the winner; -inf adds nothing."""
-    reciprocal = z.dtype.type(temperature.value) ** -1
+    """Return the sums of SCALE * exp((z - R) / T), and of these times the gap to the peak, without the winner."""
     clear(lanes.run)
     clear(lanes.first)
     for start in range(0, z.size, LANES):
@@ -120,59 +125,74 @@ def _sums_below(
         for lane in range(part.size):
             term = scaled_exp(part[lane] - reference.base, reference, temperature)
             term = term if start + lane != winner else part.dtype.type(0)
-            gap = (peak - part[lane]) * reciprocal if term > 0 else part.dtype.type(0)
+            gap = (peak - part[lane]) * per_unit if term > 0 else part.dtype.type(0)  # -inf adds nothing
             lanes.run[lane] += term * gap
             lanes.first[lane] += term
     return lane_sum(lanes.first), lane_sum(lanes.run)
 
 
 @inline
-def log_total(seen: Seen) -> float:
-    """Return log(total)."""
-    return rounded(log_one_plus(seen.rest, seen.peak))
+def log_prob_of(z: Any, seen: Seen, temperature: Temperature) -> float:
+    """Return the log-probability of a class with this logit."""
+    gap = half_gap(np.float64(z), np.float64(seen.peak)) * (2.0 * temperature.double.reciprocal)
+    return -(rounded(log_one_plus(rounded(seen.rest), seen.peak)) + gap)
 
 
 @inline
-def entropy_of(seen: Seen) -> float:
+def entropy_of(seen: Seen, temperature: Temperature) -> float:
     """Return H."""
-    return log_total(seen) + seen.moment / (1.0 + seen.rest)
+    mean = over_temperature(times(seen.mean, seen.unit), temperature)
+    return rounded(plus(log_one_plus(rounded(seen.rest), seen.peak), mean))
+
+
+class Slopes(NamedTuple):
+    """The numbers in the gradient exp((z - R) / T) (a x - b) of classes other than the label, with x in units."""
+
+    a: float  # d_H y / (T total), with y = exp((R - peak) / T)
+    b: float  # a m + d_p y / (T total)
+    of_entropy: float  # a m
 
 
 @inline
-def gap_of(z: Any, peak: Any, temperature: Temperature) -> float:
-    """Return x of a logit."""
-    return half_gap(np.float64(z), np.float64(peak)) * (2.0 * temperature.double.reciprocal)
+def slopes_of(seen: Seen, d_log_prob: float, d_entropy: float, temperature: Temperature) -> Slopes:
+    """Return the slopes of a row."""
+    per_total = over_temperature(over(seen.below, plus(seen.rest, 1.0)), temperature)
+    a = over_temperature(times(times(per_total, seen.unit), d_entropy), temperature)
+    of_entropy = times(a, seen.mean)
+    return Slopes(rounded(a), rounded(plus(of_entropy, times(per_total, d_log_prob))), rounded(of_entropy))
 
 
 @inline
-def _at_label(z: Any, label: int, seen: Seen, d_log_prob: float, d_entropy: float, temperature: Temperature) -> float:
-    """Return the gradient at the label."""
-    total = 1.0 + seen.rest
-    p = np.float64(scaled_exp(z - seen.reference.base, seen.reference, temperature)) * (seen.below / total)
-    not_p = seen.rest / total if label == seen.winner else 1.0 - p
-    x = gap_of(z, seen.peak, temperature) if p > 0.0 else 0.0
-    return (d_log_prob * not_p + d_entropy * (p * (x - seen.moment / total))) * temperature.double.reciprocal
+def gradient_at_label(
+    z: Any, label: int, seen: Seen, slopes: Slopes, d_log_prob: float, temperature: Temperature
+) -> float:
+    """Return the gradient at the label, with 1 - p = rest / total where it is the winner."""
+    y = np.float64(scaled_exp(z - seen.reference.base, seen.reference, temperature))
+    x = (np.float64(seen.peak) - np.float64(z)) / seen.unit if y > 0.0 else 0.0
+    total = plus(seen.rest, 1.0)
+    p = y * rounded(over(seen.below, total)) * UNSCALE
+    not_p = rounded(over(seen.rest, total)) if label == seen.winner else 1.0 - p
+    return d_log_prob * not_p * temperature.double.reciprocal + y * (slopes.a * x - slopes.of_entropy) * UNSCALE
 
 
 @inline
 def _write_gradients(
-    row: Any, rows: Any, seen: Seen, d_log_prob: float, d_entropy: float, block: Any, results: Any, lanes: Any, out: Any
+    row: Any, rows: Any, seen: Seen, slopes: Slopes, block: Any, results: Any, lanes: Any, out: Any
 ) -> None:
     """Write the gradient of a row, as if none of its classes were the label."""
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
         z, _ = load(row[start:stop], rows.class_mask[start:stop], block, lanes.run)
-        _write_block(z, seen, d_log_prob, d_entropy, rows.temperature, results[: stop - start])
+        _write_block(z, seen, slopes, rows.temperature, results[: stop - start])
         store(results[: stop - start], block.dtype.type(1), out[start:stop], False)
         for j in range(start, min(stop, rows.class_mask.size)):
             out[j] = out[j] if rows.class_mask[j] else 0
 
 
 @fused
-def _write_block(z: Any, seen: Seen, d_log_prob: float, d_entropy: float, temperature: Temperature, out: Any) -> None:
-    total, reciprocal = 1.0 + seen.rest, temperature.double.reciprocal
-    to_p, mean, d_p, d_h = seen.below / total, seen.moment / total, d_log_prob * reciprocal, d_entropy * reciprocal
+def _write_block(z: Any, seen: Seen, slopes: Slopes, temperature: Temperature, out: Any) -> None:
+    per_unit, peak = 1.0 / seen.unit, np.float64(seen.peak)
     for j in range(z.size):
-        scaled = np.float64(scaled_exp(z[j] - seen.reference.base, seen.reference, temperature))
-        x = gap_of(z[j], seen.peak, temperature) if scaled > 0.0 else 0.0
-        out[j] = scaled * (d_h * (x - mean) - d_p) * to_p  # in this order, as p may be no normal number
+        y = np.float64(scaled_exp(z[j] - seen.reference.base, seen.reference, temperature))
+        x = (peak - np.float64(z[j])) * per_unit if y > 0.0 else 0.0
+        out[j] = y * (slopes.a * x - slopes.b) * UNSCALE  # UNSCALE last, as y times it may be no normal number

@@ -24,7 +24,7 @@ def score(logits: Any, uncapped: Any, rows: Any, scores: Any) -> None:
     for i in range(logits.shape[0]):
         if of_row(rows.weight, i) == 0.0 or math.isnan(scores.log_probability[i]):
             continue
-        scores.entropy[i] = entropy_of(seen_from_winner(logits[i], rows, block, lanes))
+        scores.entropy[i] = entropy_of(seen_from_winner(logits[i], rows, block, lanes), rows.temperature)
         _, scores.argmax[i] = highest_of_row(uncapped[i], rows.class_mask, block, lanes.run)
         scores.rank[i] = _rank(uncapped[i], rows.label[i], rows.class_mask, block, lanes.run)
 

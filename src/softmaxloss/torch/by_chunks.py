@@ -23,6 +23,11 @@ MEMORY = "256MiB"
 _BYTES_PER_LOGIT = 32
 
 
+def rows_at_once(weight: Tensor, max_memory: int | str | None) -> int:
+    """Return the number of rows of a chunk, of which there is at least one."""
+    return max(1, checks.memory("max_memory", max_memory or MEMORY) // (len(weight) * _BYTES_PER_LOGIT))
+
+
 def losses_and_gradients(
     layer: Layer,
     target: Tensor,
@@ -40,7 +45,7 @@ def losses_and_gradients(
     of_rows = {"targets": target.reshape(-1) if target.dim() < input.dim() else target.reshape(-1, n_classes)}
     if "sample_weight" in options:
         of_rows["sample_weight"] = options.pop("sample_weight").reshape(-1)
-    size = max(1, checks.memory("max_memory", max_memory or MEMORY) // (n_classes * _BYTES_PER_LOGIT))
+    size = rows_at_once(weight, max_memory)
     parts = [slice(start, start + size) for start in range(0, len(x), size)]
 
     def row_weights(part: slice) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ normalizer
         temperature=temperature,
         normalizer=normalizer,
     )
-    _check_shapes(input, linear_weight, linear_bias)
+    check_shapes(input, linear_weight, linear_bias)
     if max_memory is not None:
         checks.memory("max_memory", max_memory)
     is_sampled(backward)
@@ -139,7 +139,8 @@ normalizer
     return head.linear_cross_entropy(layer, target, asked, more)
 
 
-def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Refuse an input, a weight and a bias that are no linear layer."""
     if weight.dim() < 2:
         raise TensorValueError(
             f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {tuple(weight.shape)}"
