@@ -92,8 +92,8 @@ def row(
 
         d_p, d_h = mpmath.mpf(float(d_log_prob)), mpmath.mpf(float(d_entropy))
         entropy = log_rest - _total(counts * p, gap)
-        plogp = np.array([p_j * (gap_j - log_rest) if p_j else mpmath.mpf(0) for p_j, gap_j in zip(p, gap)])
-        terms = np.array([d_p * target, -d_p * p, -d_h * plogp, -d_h * p * entropy])
+        log_p = np.array([gap_j - log_rest if p_j else mpmath.mpf(0) for p_j, gap_j in zip(p, gap, strict=True)])
+        terms = np.array([d_p * target, -d_p * p, -d_h * p * log_p, -d_h * p * entropy])
 
         first = Row(
             softmax=expand(p),

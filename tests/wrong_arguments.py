@@ -171,14 +171,11 @@ WRONG = {
         "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)", reduction="none"),
         "bools": wrong(TypeError, [True, False], "bool", "real numbers", reduction="none"),
     },
-    **dict.fromkeys(
-        ("d_log_prob", "d_entropy"),
-        {
-            **no_array(np.ones(2)),
-            "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)"),
-            "bools": wrong(TypeError, [True, False], "bool", "real numbers"),
-        },
-    ),
+    "d_log_prob": {
+        **no_array(np.ones(2)),
+        "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)"),
+        "bools": wrong(TypeError, [True, False], "bool", "real numbers"),
+    },
     "out": {
         **no_array(LOGITS),
         "a word": wrong(TypeError, "balanced", "NumPy array", "str"),
@@ -282,4 +279,4 @@ WRONG = {
         },
     },
 }
-WRONG["cosines"] = WRONG["logits"]
+WRONG["cosines"], WRONG["d_entropy"] = WRONG["logits"], WRONG["d_log_prob"]

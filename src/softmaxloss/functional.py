@@ -7,8 +7,7 @@ from typing import Any, Never, Unpack
 
 from numpy.typing import ArrayLike, NDArray
 
-from softmaxloss.core import checks, rowwise
-from softmaxloss.core.dtypes import result_dtype
+from softmaxloss.core import rowwise
 from softmaxloss.core.options import RowOptions, per_row, request, request_without_targets, with_row_options
 from softmaxloss.core.results import filled, place_for
 

@@ -150,6 +150,45 @@ def test_memory_is_bounded(order, softcap):
     tracemalloc.stop()
 
 
+def test_log_probabilities_of_a_real_vocabulary_are_exact_in_64_mib():
+    """8,192 positions of 49,152 classes have 1.6 GB of logits."""
+    rng = np.random.default_rng(0)
+    features, weight = (rng.normal(size=(n, 16)).astype(np.float32) / 2 for n in (8192, 49_152))
+    targets = rng.integers(0, 49_152, 8192)
+    some = slice(None, None, 400)
+    sl.linear_log_probs_and_grad(features[some], weight, targets[some])  # compiles
+    tracemalloc.start()
+    found, gradients = sl.linear_log_probs_and_grad(features, weight, targets, d_entropy=0.1, max_memory="64MiB")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    results = [array for array in (*found, *gradients) if array is not None]
+    assert peak - sum(array.nbytes for array in results) < 64 * 2**20
+    z = features[some].astype(np.float64) @ weight.T.astype(np.float64)
+    for got, right in zip(found, reference.log_probs(z, targets[some]), strict=True):
+        np.testing.assert_allclose(got[some], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 10_000, None])
+def test_log_probabilities_of_a_layer_are_those_of_its_logits(chunk):
+    rng = np.random.default_rng(0)
+    features, weight, bias = rng.normal(size=(3, 20, 8)), rng.normal(size=(300, 8)), rng.normal(size=300)
+    targets, d_log_prob, d_entropy = rng.integers(-1, 300, (3, 20)), *rng.normal(size=(2, 3, 20))
+    options = {"ignore_index": -1, "softcap": 3.0, "temperature": 0.7, "d_log_prob": d_log_prob, "d_entropy": d_entropy}
+    found, gradients = sl.linear_log_probs_and_grad(features, weight, targets, bias, max_memory=chunk, **options)
+    right, d_logits = sl.log_probs_and_grad(features @ weight.T + bias, targets, **options)
+    for got, expected in zip(found, right, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+    expected = d_logits @ weight, np.einsum("abv,abd->vd", d_logits, features), d_logits.sum((0, 1))
+    for got, of_logits in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got, of_logits, rtol=0, atol=1e-12 * np.abs(of_logits).max())
+    alone = sl.linear_log_probs(features, weight, targets, bias, ignore_index=-1, softcap=3.0, temperature=0.7)
+    assert_same_bits(alone, found)
+    part = sl.linear_log_probs_and_grad(features, weight, targets, bias, wrt=["bias"], **options)[1]
+    assert part.features is None
+    assert part.weight is None
+    np.testing.assert_allclose(part.bias, gradients.bias, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dead", [np.nan, np.inf])
 def test_features_of_rows_that_take_no_part_are_never_read(dead):
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from softmaxloss.torch import fuse, fuse_head, unfuse_head
+from softmaxloss.torch import fuse, fuse_head, log_probs, unfuse_head
 from softmaxloss.torch.fuse import HeadLogits
 from thorough import thorough
 
@@ -118,6 +118,25 @@ def test_the_logits_of_the_output_are_those_of_the_model_once_somebody_looks(mad
     assert torch.equal(output.logits + 0, expected)
     output.logits.sum().backward()
     assert model.get_output_embeddings().weight.grad is not None
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_log_probabilities_of_tokens_need_no_logits(family, made):
+    """As policy gradients ask for them: of the tokens that follow, at a temperature."""
+    model = model_of(family)
+    ids, labels = tokens()
+
+    def run():
+        model.zero_grad()
+        log_prob, entropy = log_probs(model(input_ids=ids).logits[:, :-1], labels[:, 1:], temperature=0.7)
+        (log_prob.sum() - 0.1 * entropy.sum()).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return torch.stack([log_prob.sum(), entropy.sum()]).detach(), gradients
+
+    expected = run()
+    fuse_head(model)
+    assert_same(run(), expected)
+    assert made == []
 
 
 def test_num_items_shifted_labels_and_bfloat16_are_those_of_the_model(made):

@@ -118,6 +118,7 @@ FLOORS = [
     "calibration",
     "second_order",
     "margin",
+    "log_probabilities",
     "summary",
     "evaluation",
     "warmup",

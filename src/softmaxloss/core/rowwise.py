@@ -96,9 +96,7 @@ def log_probs(
 
 def _log_probs(s: Staged) -> None:
     layout, z, rows, (d_log_prob, d_entropy, log_prob, entropy), out, _, taken = s
-    log_probs_kernels.log_probs(
-        z, rows.fields(), d_log_prob, d_entropy, taken, layout.share, log_prob, entropy, out
-    )
+    log_probs_kernels.log_probs(z, rows.fields(), d_log_prob, d_entropy, taken, layout.share, log_prob, entropy, out)
 
 
 class Scores(NamedTuple):

@@ -56,7 +56,7 @@ def linear_log_probs(
     >>> weight = [[0.3, 0.0], [2.9, 0.0], [0.0, 2.0]]
     >>> log_prob, entropy = softmaxloss.linear_log_probs([[1.0, 2.0]], weight, [2])
     >>> log_prob.round(3), entropy.round(3)
-    (array([-0.306]), array([0.648]))
+    (array([-0.306]), array([0.643]))
     """
     layer = Layer(features, weight, bias, max_memory)
     rows = describe_labels(targets, layer.layout, options, NOT_TAKEN)

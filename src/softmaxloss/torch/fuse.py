@@ -3,7 +3,8 @@
 `fuse_head` lets the linear layers of a model's head return `HeadLogits`: hidden states and weights, not yet multiplied.
 What models do to logits on the way to their loss is noted: rows are taken or reshaped, logits are scaled, capped, or
 those of an adapter are added. At `torch.nn.functional.cross_entropy` the notes become one call of
-`linear_cross_entropy`. Any other use, such as sampling the next token, computes the logits as the model would have.
+`linear_cross_entropy`, at our `log_probs` one of `linear_log_probs`. Any other use, such as sampling the next token,
+computes the logits as the model would have.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from torch.utils._pytree import tree_map_only
 
 from softmaxloss.torch.internals import new_without_memory, without_torch_function
 from softmaxloss.torch.linear import linear_cross_entropy
+from softmaxloss.torch.log_probabilities import linear_log_probs, log_probs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Model = TypeVar("Model", bound=nn.Module)
+T = TypeVar("T")
 
 
 def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
@@ -112,17 +115,16 @@ class _Notes(NamedTuple):
             return None
         return self._replace(terms=self.terms + other.terms, bias=biases[0] if biases else None)
 
-    def loss(self, target: Tensor, **options: Any) -> Tensor:
-        """Return the cross-entropy of such logits."""
+    def pass_to(self, function: Callable[..., T], target: Tensor, temperature: float = 1.0, **options: Any) -> T:
+        """Return what a function of a linear layer gives for such logits."""
         hidden, weight = self.terms[0]
         if len(self.terms) > 1:
             hidden = torch.cat([hidden for hidden, _ in self.terms], -1)
             weight = torch.cat([weight for _, weight in self.terms], 1)
         if self.capped is not None:
-            options |= {"softcap": 1.0, "temperature": 1 / self.capped}
-        return linear_cross_entropy(
-            hidden, weight, target, linear_bias=self.bias, max_memory=self.max_memory, **options
-        )
+            options["softcap"], temperature = 1.0, temperature / self.capped
+        options |= {"linear_bias": self.bias, "max_memory": self.max_memory, "temperature": temperature}
+        return function(hidden, weight, target, **options)
 
 
 class HeadLogits(Tensor):
@@ -156,7 +158,13 @@ class HeadLogits(Tensor):
             given = {name: v for name, v in _CROSS_ENTROPY.bind(*args, **kwargs).arguments.items() if v is not None}
             logits = given.pop("input")
             if isinstance(logits, HeadLogits) and logits.dim() <= 2 and given.keys().isdisjoint(_OLD):
-                return logits.notes.loss(**given)
+                return logits.notes.pass_to(linear_cross_entropy, **given)
+        if function is log_probs:
+            logits, target, options = args[0], args[1], dict(kwargs)
+            dim, caps_twice = options.pop("dim"), options["softcap"] is not None
+            if isinstance(logits, HeadLogits) and dim in (-1, logits.dim() - 1) and not caps_twice:
+                del options["softcap"]
+                return logits.notes.pass_to(linear_log_probs, target, **options)
         noted = _noted(function, args, kwargs)
         if noted is not None:
             return noted

@@ -80,11 +80,11 @@ def log_probs(
     >>> from softmaxloss.torch import log_probs
     >>> logits = torch.tensor([[0.3, 2.9, 4.0], [0.0, 0.0, 0.0]], requires_grad=True)
     >>> log_prob, entropy = log_probs(logits, torch.tensor([2, 0]))
-    >>> log_prob.tolist(), entropy.tolist()
-    ([-0.3056, -1.0986], [0.6481, 1.0986])
+    >>> log_prob.detach(), entropy.detach()
+    (tensor([-0.3057, -1.0986]), tensor([0.6428, 1.0986]))
     """
     if has_torch_function_variadic(input, target, class_mask):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             log_probs,
             (input, target, class_mask),
             input,
@@ -100,7 +100,7 @@ def log_probs(
     if input.dim() == 0 or not -input.dim() <= dim < input.dim():
         raise TensorValueError(f"dim must be a dimension of input, whose shape is {tuple(input.shape)}, got {dim}")
     axis = dim % input.dim()
-    by_arrays.check(tuple(input.shape), input.dtype, target, axis, {**_UNUSED, **options})
+    _check(tuple(input.shape), input.dtype, target, axis, options)
     if torch.compiler.is_compiling() or not (input.is_cpu and is_plain((input,), (target, class_mask))):
         return _by_arrays(input, target, axis, options)
     return LogProbs(*_OfLogits.apply(input, target, axis, options))  # type: ignore[no-untyped-call]
@@ -152,7 +152,7 @@ def linear_log_probs(
     """
     tensors = (input, linear_weight, target, linear_bias, class_mask)
     if has_torch_function_variadic(*tensors):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             linear_log_probs,
             tensors,
             input,
@@ -174,16 +174,12 @@ def linear_log_probs(
     if max_memory is not None:
         checks.memory("max_memory", max_memory)
     layer, axis = (input, linear_weight, linear_bias), input.dim() - 1
-    logits_shape = (*input.shape[:-1], len(linear_weight))
-    by_arrays.check(logits_shape, input.dtype, target, axis, {**_UNUSED, **options})
+    _check((*input.shape[:-1], len(linear_weight)), input.dtype, target, axis, options)
     if torch.compiler.is_compiling() or not is_plain(layer, (target, class_mask)):
         return _by_arrays(by_arrays.logits_of(*layer), target, axis, options)
     if not input.is_cpu:
         return _by_chunks(layer, target, options, max_memory)
     return LogProbs(*_OfLayer.apply(*layer, target, options, max_memory))  # type: ignore[no-untyped-call]
-
-
-_UNUSED: Options = {"reduction": "none"}
 
 
 def _options(
@@ -197,6 +193,11 @@ def _options(
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
+    if not torch.compiler.is_compiling():  # the compiler cannot trace it
+        by_arrays.check(shape, dtype, target, axis, {"reduction": "none", **options})
+
+
 def _by_arrays(input: Tensor, target: Tensor, axis: int, options: Options) -> LogProbs:
     return LogProbs(*array.log_probs(input, target, xp=torch_namespace, axis=axis, **options))
 
@@ -208,8 +209,8 @@ def _by_chunks(layer: Layer, target: Tensor, options: Options, max_memory: int |
         return _by_arrays(by_arrays.logits_of(x, weight, bias), t, 1, options)
 
     input, weight, bias = layer
-    parts = zip(*(rows.split(rows_at_once(weight, max_memory)) for rows in (input.flatten(0, -2), target.flatten())))
-    found = [checkpoint(of_part, x, weight, bias, t, use_reentrant=False) for x, t in parts]
+    xs, ts = (torch.split(rows, rows_at_once(weight, max_memory)) for rows in (input.flatten(0, -2), target.flatten()))
+    found = [checkpoint(of_part, x, weight, bias, t, use_reentrant=False) for x, t in zip(xs, ts, strict=True)]
     return LogProbs(*(torch.cat(values).reshape(target.shape) for values in zip(*found, strict=True)))
 
 
