@@ -9,9 +9,9 @@ from itertools import combinations
 import pytest
 
 
-def thorough(value):
-    """Mark one value of a parameter as one for the thorough run."""
-    return pytest.param(value, marks=pytest.mark.thorough)
+def thorough(*values):
+    """Mark values of parameters as some for the thorough run."""
+    return pytest.param(*values, marks=pytest.mark.thorough)
 
 
 def have_a_new_pair(rows):

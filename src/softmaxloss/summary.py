@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import layout_of
-from softmaxloss.core.options import RowOptions, describe, with_row_options
+from softmaxloss.core.options import RowOptions, Slice, describe, with_row_options
 from softmaxloss.core.summary import RowSummary, merge
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def summarize(
         rows, _ = describe(targets, layout, **options)
     else:
         total = checks.count("n_classes", n_classes)
-        rows, _ = describe(targets, layout, (first, total), **options)
+        rows, _ = describe(targets, layout, Slice(first, total, total), **options)
         last = first + (int(rows.class_mask.sum()) or layout.n_classes) - 1
         if first < 0 or last >= total:
             raise ValueError(f"first_class={first} makes logits of classes {first} to {last}, but n_classes is {total}")

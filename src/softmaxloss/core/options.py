@@ -38,6 +38,8 @@ __all__ = [
     "Reduction",
     "RowOptions",
     "Rows",
+    "Slice",
+    "averaged",
     "describe",
     "describe_labels",
     "per_row",
@@ -49,6 +51,14 @@ __all__ = [
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Slice(NamedTuple):
+    """Which of all classes the logits are about."""
+
+    first: int
+    n_classes: int  # of the whole vocabulary: labels are below it
+    n_existing: int  # of these the classes that exist
 
 
 class RowOptions(TypedDict, total=False):
@@ -69,7 +79,7 @@ class RowOptions(TypedDict, total=False):
 def describe(
     targets: ArrayLike,
     layout: Layout,
-    vocabulary: tuple[int, int] | None = None,
+    of: Slice | None = None,
     /,
     *,
     class_weight: ArrayLike | None = None,
@@ -86,7 +96,7 @@ def describe(
 ) -> tuple[Rows, Reduction]:
     """Return the descriptor of the rows and the reduction; ValueError or TypeError where arguments make no sense.
 
-    For logits of a slice, `vocabulary` is the index of its first class and the size of the whole vocabulary.
+    The logits are those of all classes, or of a slice.
     """
     checks.no_options(unknown, RowOptions.__annotations__)
     eps, *numbers = checked_numbers(label_smoothing, z_loss, softcap, temperature)
@@ -100,18 +110,18 @@ def describe(
         r = np.where(exists, r if r.size else 1.0, 0.0)
 
     here = int(exists.sum()) or layout.n_classes
-    first, n_classes = (0, here) if vocabulary is None else vocabulary
-    keep, floor = 1.0 - eps, eps / max(n_classes, 1)
+    n_existing = here if of is None else of.n_existing
+    keep, floor = 1.0 - eps, eps / max(n_existing, 1)
 
     # unsmoothed = sum_c r_c P_ic, the mass before smoothing; like weight, one number if it is the same for all rows
     dense, unsmoothed = None, ONE
     if target.ndim == len(layout.batch_shape):
-        if vocabulary is None:
+        if of is None:
             label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
             unsmoothed = r[label] if r.size else ONE
         else:
-            label, weight = _labels(target, weight, ignore_index, ALL_CLASSES, n_classes)
-            label, unsmoothed = _in_slice(label - first, r, exists, layout.n_classes)
+            label, weight = _labels(target, weight, ignore_index, _among_all(exists, of), of.n_classes)
+            label, unsmoothed = _in_slice(label - of.first, r, exists, layout.n_classes)
     else:
         if ignore_index is not None:
             message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
@@ -121,7 +131,7 @@ def describe(
         dense = target if np.any((label < 0) & (weight != 0)) else None
 
     with np.errstate(all="ignore"):
-        mean_class_weight = float(r.sum() if r.size else here) / max(n_classes, 1)
+        mean_class_weight = float(r.sum() if r.size else here) / max(n_existing, 1)
         # both formulas are equal, but each rounds less on its side of 0.5, from which on keep is exact
         low, high = unsmoothed + eps * (mean_class_weight - unsmoothed), keep * unsmoothed + eps * mean_class_weight
         mass = low if eps < 0.5 else high
@@ -129,10 +139,15 @@ def describe(
         if reduction == "mean":
             counts = divisor > 0 or bool(np.any((weight > 0) & (unsmoothed > 0)))
             divisor = checks.divisor(divisor, normalizer, counts=counts and layout.n_rows > 0)
-            weight = weight / divisor if divisor > 0 else weight * 0.0  # a mean over nothing is 0
+            weight = averaged(weight, divisor)
     favourite = float(r.argmax()) if r.size and floor > 0 else -1.0
     rows = Rows(label, dense, mass, weight, r, exists, keep, floor, favourite, *numbers)
     return rows, Reduction(reduction, layout.batch_shape, divisor)
+
+
+def averaged(weight: Float64s, divisor: float) -> Float64s:
+    """Return the weights of rows whose sum of losses is a mean; a mean over nothing is 0."""
+    return weight / divisor if divisor > 0 else weight * 0.0
 
 
 def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
@@ -283,12 +298,22 @@ def _labels(
     return np.where(live, labels, 0).astype(np.int64), weight
 
 
+def _among_all(exists: NDArray[np.bool_], of: Slice) -> NDArray[np.bool_]:
+    """Return which of all classes exist, as far as a slice knows."""
+    if not exists.size:
+        return exists
+    among_all = np.ones(of.n_classes, bool)
+    part = among_all[of.first : of.first + exists.size]
+    part[...] = exists[: part.size]
+    return among_all
+
+
 def _in_slice(
     label: NDArray[np.int64], r: Float64s, exists: NDArray[np.bool_], n_classes: int
 ) -> tuple[NDArray[np.int64], Float64s]:
     """Return labels that count from the first class of a slice, and their r; outside the slice P is 0 everywhere."""
     inside = (label >= 0) & (label < n_classes)
-    target = int(exists.argmax()) if exists.size else 0
+    target = int(r.argmax()) if r.size else int(exists.argmax()) if exists.size else 0
     label = np.where(inside, label, -1 - target)
     return label, np.where(inside, r[label] if r.size else 1.0, 0.0)
 

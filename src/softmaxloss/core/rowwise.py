@@ -41,10 +41,16 @@ def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
     return loss
 
 
-def losses_and_gradients(logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout) -> Float64s:
-    """Return the losses and write their gradients, times d_loss, to `out`, which may be `logits`."""
+def losses_and_gradients(
+    logits: Array, rows: Rows, d_loss: Float64s, out: Array, layout: Layout, *, whole: RowSummary | None = None
+) -> Float64s:
+    """Return the losses and write their gradients, times d_loss, to `out`, which may be `logits`.
+
+    For logits of a slice of the classes, `whole` are the summaries of the whole rows.
+    """
     loss = np.empty(layout.n_rows)
-    stage(_losses_and_gradients, logits, rows, layout, (d_loss, loss), out=out, cap=rows.softcap)
+    kernel = _losses_and_gradients if whole is None else _losses_and_gradients_of_slice
+    stage(kernel, logits, rows, layout, (d_loss, loss, *(whole or ())), out=out, cap=rows.softcap)
     return loss
 
 
@@ -55,13 +61,20 @@ def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
 
 
 def _losses_and_gradients(s: Staged) -> None:
+    _run(s, RowSummary._make(s.per_row[2:]) if len(s.per_row) > 2 else None, None)
+
+
+def _losses_and_gradients_of_slice(s: Staged) -> None:
+    _run(s, None, RowSummary._make(s.per_row[2:]))
+
+
+def _run(s: Staged, summary: RowSummary | None, whole: RowSummary | None) -> None:
     layout, z, rows, per_row, out, streamed, taken = s
-    summary = RowSummary._make(per_row[2:]) if len(per_row) > 2 else None
     if layout.class_major:
         kernel, scratch = side_by_side.losses_and_gradients, scratch_for_columns(layout, z)
     else:
         kernel, scratch = by_row.losses_and_gradients, scratch_for_rows(layout, z, out)
-    kernel(z, rows.fields(), per_row[0], taken, layout.share, scratch, per_row[1], out, streamed, summary)
+    kernel(z, rows.fields(), per_row[0], taken, layout.share, scratch, per_row[1], out, streamed, summary, whole)
 
 
 def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:

@@ -13,12 +13,13 @@ from numba import types
 from softmaxloss.kernels.machine.compilation import inline
 from softmaxloss.kernels.machine.intrinsics import stack_arrays
 from softmaxloss.kernels.numerics.double_double import double_double, high_of, low_of, rounded, times
-from softmaxloss.kernels.numerics.exponential import UNSCALE, Reference, below_peak, scaled_exp
+from softmaxloss.kernels.numerics.exponential import UNSCALE, Reference, below_peak, scaled_exp, times_exp
 from softmaxloss.kernels.row import (
     Factors,
     class_weight_of,
     dot_of,
     factors_of,
+    gradient_of,
     gradient_of_target,
     loss_of,
     probability_of,
@@ -174,6 +175,36 @@ def finish_tile(
             summary.peak[i], summary.rest[i], summary.dot[i] = tile.peak[c], rounded(rest), tile.dot[c]
             summary.mass[i], summary.target_logit[i] = tile.mass[c], tile.target_logit[c]
             summary.q_target[i] = tile.q_target[c]
+
+
+@inline
+def finish_slice(
+    rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, whole: Any, first: int, size: int, loss: Any
+) -> None:
+    """Do the same for rows of which these classes are a part, given the summaries of whole rows.
+
+    Where the target of the whole row is another class, that of the part is a class like all others.
+    """
+    like, t = tile.peak.dtype.type(0), rows.temperature
+    for c in range(size):
+        tile.peak[c] = whole.peak[first + c]
+    find_below(rows, tile, size)
+    _copy_numbers(d_loss, first, factors.d_loss[:size])
+    for c in range(size):
+        i, weight = first + c, tile.weight[c]
+        mass, q_target, rest = whole.mass[i], whole.q_target[i], double_double(whole.rest[i], 0.0, like)
+        y_target = times_exp(1.0, whole.target_logit[i], whole.peak[i], t)
+        value = loss_of(rows, mass, weight, tile.peak[c], rest, y_target, whole.dot[i])
+        loss[i] = value if weight != 0.0 else 0.0
+        of = factors_of(rows, mass, weight, factors.d_loss[c], tile.peak[c], rest, y_target)
+        factors.f[c], factors.low_f[c], factors.d[c], factors.extra[c] = high_of(of.f), low_of(of.f), of.d, of.extra
+        below = double_double(tile.below[c], tile.low_below[c], like)
+        factors.first[c], factors.second[c] = split(of.f, below, tile.peak)
+        if tile.q_target[c] == q_target and tile.target_logit[c] == whole.target_logit[i]:
+            factors.at_target[c] = gradient_of_target(mass, of, rest, y_target, q_target)
+        else:
+            y = times_exp(rounded(of.f), tile.target_logit[c], whole.peak[i], t)
+            factors.at_target[c] = gradient_of(y, 1.0, of.d * tile.q_target[c])
 
 
 @inline

@@ -23,6 +23,7 @@ from softmaxloss.kernels.tile import (
     begin_tile,
     factors_for,
     find_below,
+    finish_slice,
     finish_sums,
     finish_tile,
     tile_for,
@@ -49,16 +50,19 @@ def losses_and_gradients(
     out: Any,
     streamed: bool,
     summary: Any,
+    whole: Any,
 ) -> None:
     """Fill the losses of rows, taking a share of them at a time, their gradients times d_loss, and their summaries.
 
-    `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. Exponentials
-    wait for their sum in the rows of the scratch array, which may be `out` if that is not `logits`.
+    `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
+    are only a part of all, `whole` holds the summaries of whole rows, else None. Exponentials wait for their sum in the
+    rows of the scratch array, which may be `out` if that is not `logits`.
     """
     number, rows = zero_in(logits), rows_of(rows)
     block, dropped, lanes = block_for(number), block_for(number), lanes_for(number)
     tile, factors, most = tile_for(number), factors_for(number), min(MOST_ROWS, scratch.shape[0])
-    needs_lse, has_gradients = summary is not None or rows.z_loss > 0.0, out.size > 0
+    has_gradients = out.size > 0
+    needs_lse = summary is not None or whole is not None or rows.z_loss > 0.0
     begin = take(taken, share)
     while begin < logits.shape[0]:
         end = min(begin + share, logits.shape[0])
@@ -76,8 +80,11 @@ def losses_and_gradients(
                     prefetch(out, (i + 1) * out.shape[1] - 1)
                 exponentials = scratch[i % scratch.shape[0]] if has_gradients else dropped
                 summarize_row(logits, block, exponentials, lanes, rows, i, tile, c, needs_lse)
-            find_below(rows, tile, size)
-            finish_tile(rows, d_loss, tile, factors, first, size, loss, has_gradients, summary)
+            if whole is not None:
+                finish_slice(rows, d_loss, tile, factors, whole, first, size, loss)
+            else:
+                find_below(rows, tile, size)
+                finish_tile(rows, d_loss, tile, factors, first, size, loss, has_gradients, summary)
             if has_gradients:
                 for c in range(size):
                     i = first + c

@@ -27,7 +27,7 @@ from softmaxloss.kernels.side_by_side.sums import (
     see_from_winners,
     sum_exponentials,
 )
-from softmaxloss.kernels.tile import Tile, TileFactors, begin_tile, factors_for, finish_tile, tile_for
+from softmaxloss.kernels.tile import Tile, TileFactors, begin_tile, factors_for, finish_slice, finish_tile, tile_for
 
 
 @kernel
@@ -42,15 +42,18 @@ def losses_and_gradients(
     out: Any,
     streamed: bool,
     summary: Any,
+    whole: Any,
 ) -> None:
     """Fill the losses of rows, taking a share of them at a time, their gradients times d_loss, and their summaries.
 
-    `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None.
+    `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
+    are only a part of all, `whole` holds the summaries of whole rows, else None.
     """
     logits, rows, out = ClassMajor(*logits), rows_of(rows), ClassMajor(*out)
     columns, scratch = columns_in(scratch, logits.n_classes)
     tile, factors, n_rows = tile_for(columns[0, 0]), factors_for(columns[0, 0]), logits.groups * logits.width
-    needs_lse, has_gradients = summary is not None or rows.z_loss > 0.0, out.flat.size > 0
+    has_gradients = out.flat.size > 0
+    needs_lse = summary is not None or whole is not None or rows.z_loss > 0.0
     skew = rows_before_cache_line(out) if has_gradients else rows_before_cache_line(logits)
     begin = take(taken, share)
     while begin < n_rows:
@@ -60,7 +63,10 @@ def losses_and_gradients(
             if streamed:
                 prefetch_shared(out, group, start + size)
             summarize_tile(logits, rows, columns, scratch, tile, group, start, size, needs_lse)
-            finish_tile(rows, d_loss, tile, factors, row, size, loss, has_gradients, summary)
+            if whole is not None:
+                finish_slice(rows, d_loss, tile, factors, whole, row, size, loss)
+            else:
+                finish_tile(rows, d_loss, tile, factors, row, size, loss, has_gradients, summary)
             if has_gradients:
                 write_gradients(rows, columns, tile, factors, group, start, size)
                 write_tile(columns, scratch, out, group, start, size, streamed)

@@ -1,0 +1,370 @@
+"""The loss of a vocabulary that is split over processes: each rank has the logits, or the weights, of some classes.
+
+The ranks agree on the `RowSummary` of each whole row by three all-reduces of numbers per row:
+
+    peak, q_target               maximum, 16 bytes
+    target_logit                 maximum among the ranks whose target has this q_target, 8 bytes
+    rest, dot, mass, owners      sums, relative to that peak, 32 bytes
+
+Then each rank computes the gradient of its own classes. A linear layer also adds up d_input over the ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.hosts import hosted_by
+from softmaxloss.core.layout import Layout, layout_of
+from softmaxloss.core.options import Reduction, RowOptions, Rows, Slice, averaged, describe
+from softmaxloss.core.rows import ALL_CLASSES
+from softmaxloss.core.summary import RowSummary, merge
+from softmaxloss.head.layer import INPUTS, Accumulated
+from softmaxloss.head.layer import Layer as Head
+from softmaxloss.torch.arguments import check_tensors, row_options
+from softmaxloss.torch.by_kernels import as_arrays
+from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
+from softmaxloss.torch.host import HOST
+from softmaxloss.torch.linear import check_shapes
+from softmaxloss.torch.storage import as_array, as_loss, as_tensor, loss_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from softmaxloss.torch.arguments import Options
+
+T = TypeVar("T")
+Group = Any  # dist.ProcessGroup, which builds of PyTorch without torch.distributed lack
+
+__all__ = ["cross_entropy", "linear_cross_entropy"]
+
+
+@in_words_of_torch
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
+    class_mask: Tensor | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    normalizer: float | Tensor | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """Return the cross-entropy of logits whose classes are split over the ranks of a process group.
+
+    Equals ``cross_entropy(torch.cat(inputs_of_all_ranks, 1), target, ...)`` on each rank. All ranks call it, and
+    backward, with the same rows and options. Ranks may have different numbers of classes, whose order is that of the
+    ranks.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (C_r,), (N, C_r) or (N, C_r, d1, ..., dK)
+        Logits of the C_r classes of this rank, on the CPU.
+    target : Tensor
+        Class indices that count over all ranks, the same on each; or distributions of the shape of `input`, those of
+        the classes of this rank.
+    weight, class_mask : Tensor of shape (C_r,), optional
+        As in `softmaxloss.torch.cross_entropy`, for the classes of this rank.
+    reduction, ignore_index, label_smoothing, sample_weight, z_loss, softcap, temperature, normalizer
+        As in `softmaxloss.torch.cross_entropy`, the same on all ranks. For class indices `ignore_index` is -100 by
+        default.
+    group : torch.distributed.ProcessGroup, optional
+        The ranks; the default group by default.
+
+    Returns
+    -------
+    Tensor
+        The same on all ranks, as from `softmaxloss.torch.cross_entropy`. Its gradient is that of this rank's logits. It
+        cannot be differentiated twice.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `softmaxloss.torch.cross_entropy`. An error of one rank is raised on all.
+    """
+    given = {
+        "class_weight": weight,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "sample_weight": sample_weight,
+        "class_mask": class_mask,
+        "z_loss": z_loss,
+        "softcap": softcap,
+        "temperature": temperature,
+        "normalizer": normalizer,
+    }
+
+    def checked() -> tuple[Layout, Options]:
+        _check({"input": input}, target, given)
+        z = checks.logits(as_array(input))
+        return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), row_options(target, **given)
+
+    shard = _shard_of(checked, target, group)
+    return _CrossEntropy.apply(input, shard)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@in_words_of_torch
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
+    class_mask: Tensor | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    normalizer: float | Tensor | None = None,
+    max_memory: int | str | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """Return the cross-entropy of a linear layer whose classes are split over the ranks of a process group.
+
+    Equals ``linear_cross_entropy(input, torch.cat(weights_of_all_ranks), target, ...)`` on each rank, and never holds
+    the logits: the backward pass computes them a second time.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64, shape (..., D)
+        Inputs of the layer, the same on all ranks, on the CPU.
+    linear_weight : Tensor, shape (C_r, D)
+        One row for each class of this rank.
+    linear_bias : Tensor, shape (C_r,), optional
+    max_memory : int or str, optional
+        As in `softmaxloss.torch.linear_cross_entropy`.
+    target, weight, class_mask, reduction, ignore_index, label_smoothing, sample_weight, z_loss, softcap, temperature, \
+normalizer, group
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        The same on all ranks. The gradients of the weight and the bias are those of this rank; that of the input is
+        the sum over all ranks, the same on each. It cannot be differentiated twice.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `softmaxloss.torch.linear_cross_entropy`. An error of one rank is raised on all.
+    """
+    given = {
+        "class_weight": weight,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "sample_weight": sample_weight,
+        "class_mask": class_mask,
+        "z_loss": z_loss,
+        "softcap": softcap,
+        "temperature": temperature,
+        "normalizer": normalizer,
+    }
+
+    def checked() -> tuple[Layout, Options]:
+        _check({"input": input, "linear_weight": linear_weight, "linear_bias": linear_bias}, target, given)
+        check_shapes(input, linear_weight, linear_bias)
+        if linear_weight.dim() != 2:
+            raise TensorValueError(f"linear_weight must have shape (C, D), got {tuple(linear_weight.shape)}")
+        if max_memory is not None:
+            checks.memory("max_memory", max_memory)
+        layout = _head(input, linear_weight, linear_bias, max_memory).layout
+        checks.logits(np.broadcast_to(np.zeros(()), layout.shape))
+        return layout, row_options(target, **given)
+
+    shard = _shard_of(checked, target, group)
+    layer = (input, linear_weight, linear_bias)
+    return _LinearCrossEntropy.apply(*layer, shard, max_memory)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _check(floats: Options, target: Tensor, options: Options) -> None:
+    others = {name: options[name] for name in ("class_weight", "sample_weight", "class_mask")}
+    check_tensors(floats, {"target": target, **others})
+    if not floats["input"].is_cpu:
+        raise TensorValueError(f"input must be on the CPU, got {floats['input'].device}")
+
+
+class _Shard(NamedTuple):
+    """The classes of this rank: how their logits lie, and what targets and options ask of the rows."""
+
+    layout: Layout
+    rows: Rows
+    reduction: Reduction
+    group: Group | None
+
+
+def _shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, group: Group | None) -> _Shard:
+    """Return the shard of this rank, or raise on all ranks what any of them raises."""
+    (layout, options), found = _on_all_ranks(checked, lambda of: _size_of(*of), group)
+    rank, n_rows = dist.get_rank(group), found[:, 2]
+    classes, existing = found[:, 0].astype(int), found[:, 1].astype(int)
+    if (n_rows != n_rows[0]).any():
+        raise ValueError(f"input must have the same rows on all ranks, got {n_rows.astype(int).tolist()}")
+    part = Slice(int(classes[:rank].sum()), int(classes.sum()), int(existing.sum()))
+    kind, normalizer = options.pop("reduction"), options.pop("normalizer", None)
+
+    def described() -> tuple[Rows, Reduction]:
+        checks.reduction(kind)
+        arrays: RowOptions = {**as_arrays(options), "reduction": "sum"}  # type: ignore[typeddict-item]
+        return describe(as_array(target), layout, part, **arrays)
+
+    (rows, local), divisors = _on_all_ranks(described, lambda of: [of[1].divisor], group)
+    divisor = float(divisors.sum())
+    own = checks.normalizer(None if normalizer is None else float(normalizer), kind)
+    if kind == "mean":
+        divisor = checks.divisor(divisor, own, counts=divisor > 0)
+        rows = rows._replace(weight=averaged(rows.weight, divisor))
+    return _Shard(layout, rows, Reduction(kind, local.batch_shape, divisor), group)
+
+
+def _size_of(layout: Layout, options: Options) -> list[float]:
+    mask = options.get("class_mask")
+    exists = ALL_CLASSES if mask is None else checks.class_mask(as_array(mask), layout.n_classes)
+    return [layout.n_classes, int(exists.sum()) or layout.n_classes, layout.n_rows]
+
+
+def _on_all_ranks(
+    function: Callable[[], T], numbers_of: Callable[[T], list[float]], group: Group | None
+) -> tuple[T, NDArray[np.float64]]:
+    """Return what a function returns, and numbers of that from all ranks; where it raises on any rank, all raise."""
+    result, numbers, error = None, [], None
+    try:
+        result = function()
+        numbers = numbers_of(result)
+    except (ValueError, TypeError) as raised:
+        error = raised
+    given: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(given, (numbers, None if error is None else f"{error}"), group)
+    if error is not None:
+        raise error
+    for rank, (_, message) in enumerate(given):
+        if message is not None:
+            raise ValueError(f"on rank {rank}: {message}")
+    return result, np.array([numbers for numbers, _ in given], np.float64)  # type: ignore[return-value]
+
+
+def whole_rows(part: RowSummary, temperature: float, group: Group | None) -> RowSummary:
+    """Return the summaries of whole rows, given those of the classes of this rank."""
+    peak = np.where(np.isnan(part.peak), np.inf, part.peak)  # no row with a peak of inf has a softmax either
+    peak, q_target = _reduced(np.stack([peak, part.q_target]), dist.ReduceOp.MAX, group)
+    wanted_here = part.q_target == q_target
+    (target_logit,) = _reduced(np.where(wanted_here, part.target_logit, -np.inf)[None], dist.ReduceOp.MAX, group)
+    owns = wanted_here & (part.target_logit == target_logit)
+    nothing = np.zeros_like(peak)
+    # merging with a row of nothing but the peak and the target of the whole one leaves what this rank adds to the sums
+    frame = RowSummary(
+        peak, nothing, nothing, nothing, np.where(owns, -np.inf, target_logit), np.where(owns, -1.0, q_target)
+    )
+    here = merge([part, frame], temperature=temperature)
+    rest, dot, mass, owners = _reduced(np.stack([here.rest, here.dot, here.mass, owns]), dist.ReduceOp.SUM, group)
+    with np.errstate(all="ignore"):
+        again = np.where(owners > 1, (owners - 1) * np.exp((target_logit - peak) / temperature), 0.0)
+    return RowSummary(peak, rest + again, dot, mass, target_logit, q_target)
+
+
+def _reduced(numbers: NDArray[np.float64], operation: Any, group: Group | None) -> NDArray[np.float64]:
+    """Return the maximum or the sum of arrays over the ranks."""
+    tensor = torch.from_numpy(np.ascontiguousarray(numbers, np.float64))
+    dist.all_reduce(tensor, operation, group)
+    return tensor.numpy()
+
+
+def _loss(whole: RowSummary, shard: _Shard, dtype: np.dtype[Any]) -> Tensor:
+    rows = shard.rows
+    losses = whole.losses(z_loss=rows.z_loss, temperature=rows.temperature)
+    with np.errstate(all="ignore"):
+        losses = np.where(rows.weight == 0, 0.0, rows.weight * losses)
+    return as_loss(shard.reduction.result(losses, dtype), np.empty(0, dtype))
+
+
+def _refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError("the loss of a vocabulary that is split over ranks cannot be differentiated twice")
+
+
+class _CrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, shard: _Shard) -> Tensor:
+        z = as_array(input)
+        with hosted_by(HOST):
+            part = rowwise.summarize(z, shard.rows, shard.layout)
+        ctx.shard, ctx.whole = shard, whole_rows(part, shard.rows.temperature, shard.group)
+        ctx.save_for_backward(input)
+        return _loss(ctx.whole, shard, z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        _refuse_second_derivatives()
+        (input,), shard = ctx.saved_tensors, ctx.shard
+        z = as_array(input)
+        d_z = np.empty(z.shape, z.dtype)
+        with hosted_by(HOST):
+            d_rows = shard.reduction.upstream(as_array(d_loss))
+            rowwise.losses_and_gradients(z, shard.rows, d_rows, d_z, shard.layout, whole=ctx.whole)
+        return as_tensor(d_z), None
+
+
+def _head(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | str | None) -> Head:
+    return Head(as_array(input), as_array(weight), None if bias is None else as_array(bias), max_memory)
+
+
+class _LinearCrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        input, weight, bias, shard, max_memory = arguments
+        layer = _head(input, weight, bias, max_memory)
+        part = RowSummary(*(np.zeros(layer.n_rows) for _ in RowSummary._fields))
+        with hosted_by(HOST):
+            for chunk in layer.chunks(shard.rows):
+                found = rowwise.summarize(chunk.logits, chunk.rows, layout_of(chunk.logits.shape))
+                for values, some in zip(part, found, strict=True):
+                    values[chunk.part] = some
+        ctx.shard, ctx.whole = shard, whole_rows(part, shard.rows.temperature, shard.group)
+        ctx.save_for_backward(input, weight, bias)
+        ctx.max_memory = max_memory
+        return _loss(ctx.whole, shard, layer.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        _refuse_second_derivatives()
+        inputs, shard = ctx.saved_tensors, ctx.shard
+        wanted = ctx.needs_input_grad[:3]
+        input, weight, bias = inputs
+        layer = _head(input, weight, bias, ctx.max_memory)
+        total = Accumulated(layer, [name for name, asked in zip(INPUTS, wanted, strict=True) if asked])
+        with hosted_by(HOST), np.errstate(all="ignore"):
+            d_rows = shard.reduction.upstream(as_array(d_loss))
+            for part, x, logits, rows in layer.chunks(shard.rows):
+                whole = RowSummary._make(values[part] for values in ctx.whole)
+                d_some = d_rows if len(d_rows) == 1 else d_rows[part]
+                rowwise.losses_and_gradients(logits, rows, d_some, logits, layout_of(logits.shape), whole=whole)
+                total.add_products(part, [(logits, x, layer.weight)])
+                total.add_to_bias(logits)
+        gradients = [
+            None if of is None else as_tensor(of).to(tensor.dtype)
+            for of, tensor in zip(total.gradients(), inputs, strict=True)
+        ]
+        if gradients[0] is not None:
+            total_d_input = gradients[0].to(loss_dtype(gradients[0].dtype))  # sums of half precision would lose digits
+            dist.all_reduce(total_d_input, group=shard.group)
+            gradients[0] = total_d_input.to(gradients[0].dtype)
+        return *gradients, None, None
