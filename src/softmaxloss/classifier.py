@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+_FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
 CLOSE_ENOUGH = 1e-6  # an excess over the minimum that the precision of the data may leave without a warning
 
 
@@ -35,16 +36,18 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the sample's weight times its class
     weight, ``loss_i`` the cross-entropy of the logits ``coef @ x_i + intercept`` (with two classes ``[0, coef @ x_i +
     intercept]``, one row of coefficients); the intercept is not penalised. Features need no scaling to be fitted
-    well, but as the penalty sees their units, scaling usually helps the classifier. The samples x classes array of
-    logits is never held in one piece, neither in `fit` nor in `predict`.
+    well, but as the penalty sees their units, scaling usually helps the classifier. Sparse features stay sparse. The
+    samples x classes array of logits is never held in one piece, neither in `fit` nor in `predict`.
 
     Parameters
     ----------
     C : float, default=1.0
-        Weight of the losses against the penalty, above 0; smaller means stronger regularisation.
+        Weight of the losses against the penalty, above 0; smaller means stronger regularisation, and infinity none.
+    fit_intercept : bool, default=True
+        Whether there are intercepts; else they are 0.
     max_iter : int, default=1000
         Most iterations of L-BFGS.
-    tol : float, default=1e-12
+    tol : float, default=1e-6
         How far above its minimum the objective may end, relative to itself, as estimated from gradient and curvature
         (float32 data: not below 1e-8, which is their precision).
     class_weight : dict of {class: weight}, "balanced" or None, default=None
@@ -88,8 +91,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         *,
         C: float = 1.0,
+        fit_intercept: bool = True,
         max_iter: int = 1000,
-        tol: float = 1e-12,
+        tol: float = 1e-6,
         class_weight: dict[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
         warm_start: bool = False,
@@ -97,6 +101,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
     ) -> None:
         self.C = C
+        self.fit_intercept = fit_intercept
         self.max_iter = max_iter
         self.tol = tol
         self.class_weight = class_weight
@@ -117,10 +122,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Dense; float32 data are used as they are, all else becomes float64. Small enough to be squared.
-        y : array_like of shape (n_samples,)
-            Labels of any kind, of at least two classes.
+        X : array_like or sparse matrix of shape (n_samples, n_features)
+            float32 data are used as they are, all else becomes float64. Small enough to be squared.
+        y : array_like of shape (n_samples,), or of float of shape (n_samples, n_classes)
+            Labels of any kind, of at least two classes. Or soft labels: how much of each class 0, 1, ... a sample is.
         sample_weight : array_like of shape (n_samples,) or float, optional
             Not negative; a sample of weight 2 counts as two samples.
         callback : callable, optional
@@ -145,18 +150,22 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         before = vars(self).copy()
         self._check_parameters()
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        soft = _is_soft(y)
+        X, y = validate_data(self, X, y, multi_output=soft, **_FEATURES)
         refuse_too_large(X)
-        check_classification_targets(y)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        classes, targets = np.unique(y, return_inverse=True)
+        if soft:
+            classes, targets = np.arange(y.shape[1]), y.astype(np.float64, copy=False)
+        else:
+            check_classification_targets(y)
+            classes, targets = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
         if self.class_weight == "balanced":
-            counts = np.bincount(targets, sample_weight)
+            counts = sample_weight @ targets if soft else np.bincount(targets, sample_weight)
             class_weight = counts.sum() / (len(classes) * np.where(counts > 0, counts, np.inf))
         else:
-            class_weight = compute_class_weight(self.class_weight, classes=classes, y=y)
+            class_weight = compute_class_weight(self.class_weight, classes=classes, y=classes if soft else y)
         objective = Objective(
             X,
             targets,
@@ -180,7 +189,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             with np.errstate(all="ignore"):
                 self.coef_, self.intercept_ = (array.astype(X.dtype) for array in descent.reached())
 
-        descent = Descent(objective, *self._start(classes, X.shape[1]), report)
+        start = self._start(classes, X.shape[1])
+        descent = Descent(objective, *start, report, fit_intercept=self.fit_intercept)
         tol = max(self.tol, 0.1 * np.finfo(X.dtype).eps)
         try:
             with np.errstate(all="ignore"):
@@ -201,8 +211,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Dense.
+        X : array_like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -217,8 +226,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Dense.
+        X : array_like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -226,8 +234,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Entries of `classes_`; the first of equally probable ones.
         """
         X = self._validated(X)
-        best = np.empty(len(X), dtype=np.intp)
-        for rows in chunks(len(X), len(self.classes_)):
+        best = np.empty(X.shape[0], dtype=np.intp)
+        for rows in chunks(X.shape[0], len(self.classes_)):
             best[rows] = self._logits(X[rows]).argmax(axis=1)
         return self.classes_[best]
 
@@ -236,8 +244,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Dense.
+        X : array_like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -252,8 +259,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Dense.
+        X : array_like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -265,7 +271,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any) -> Array:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)  # type: ignore[no-any-return]
+        return validate_data(self, X, reset=False, **_FEATURES)  # type: ignore[no-any-return]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _logits(self, X: Array) -> Array:
         return scores(X, *all_classes(self.coef_, self.intercept_))
@@ -278,7 +289,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.class_weight is None or isinstance(self.class_weight, dict) or self.class_weight == "balanced"
         )
         for name, fits, expected in (
-            ("C", 0 < number(self.C) < np.inf, "a positive finite number"),
+            ("C", number(self.C) > 0, "a positive number"),
+            ("fit_intercept", isinstance(self.fit_intercept, bool | np.bool_), "True or False"),
             ("max_iter", number(self.max_iter, Integral) >= 1, "an integer of at least 1"),
             ("tol", number(self.tol) >= 0, "a number of at least 0"),
             ("class_weight", weights_fit, 'a dict, "balanced" or None'),
@@ -317,3 +329,14 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{n_features} features, expected {len(self.classes_)} (the same) and {self.coef_.shape[1]}"
             )
         return self.coef_.astype(np.float64), self.intercept_.astype(np.float64)
+
+
+def _is_soft(y: Any) -> bool:
+    """Return whether y holds soft labels, a number for each class."""
+    if getattr(y, "ndim", 2) != 2:
+        return False
+    try:
+        array = np.asarray(y)
+    except (TypeError, ValueError):
+        return False
+    return array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
 
+from softmaxloss.core.checks import is_sparse
 from softmaxloss.core.layout import layout_of
 from softmaxloss.core.options import describe
 from softmaxloss.functional import softmax
@@ -30,6 +31,8 @@ CHUNK = 2**21  # numbers in work at once: 16 MB in float64
 MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
 NOTHING = 1e-16  # nats; an objective below has no minimum worth pursuing: all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
+MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
+SINGLE = 1e-7  # the relative excess down to which single precision is enough
 
 
 def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
@@ -53,9 +56,10 @@ def all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
     return np.vstack([np.zeros_like(coef), coef]), np.hstack([np.zeros_like(intercept), intercept])
 
 
-def refuse_too_large(X: Array) -> None:  # noqa: N803  scikit-learn's name
+def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
     """Raise ValueError where the covariance in `Coordinates`, centred anywhere among the rows, might overflow."""
-    largest, limit = max(X.max(), -X.min()), np.sqrt(np.finfo(X.dtype).max) / 2
+    values = X.data if is_sparse(X) else X
+    largest, limit = max(values.max(initial=0.0), -values.min(initial=0.0)), np.sqrt(np.finfo(X.dtype).max) / 2
     if largest > limit:
         raise ValueError(
             f"X holds values too large to square: got {largest:.3g}, expected at most {limit:.3g} for {X.dtype}; "
@@ -64,12 +68,15 @@ def refuse_too_large(X: Array) -> None:  # noqa: N803  scikit-learn's name
 
 
 class Objective:
-    """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes."""
+    """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
+
+    Features are dense, or sparse in rows. Targets are class indices, or distributions of shape (rows, classes).
+    """
 
     def __init__(
         self,
-        features: Array,
-        targets: NDArray[np.intp],
+        features: Any,
+        targets: Array,
         *,
         sample_weight: Float64s,
         class_weight: Float64s,
@@ -77,6 +84,7 @@ class Objective:
         C: float,  # noqa: N803  scikit-learn's name
     ) -> None:
         self.features, self.targets = features, targets
+        self.n_rows = features.shape[0]
         self.options: dict[str, Any] = {
             "sample_weight": sample_weight,
             "class_weight": class_weight,
@@ -101,8 +109,8 @@ class Objective:
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the mean over the classes of the second derivative of its loss by a logit."""
         weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
-        curvature = np.empty(len(self.features))
-        for rows in chunks(len(self.features), len(weight)):
+        curvature = np.empty(self.n_rows)
+        for rows in chunks(self.n_rows, len(weight)):
             logits = scores(self.features[rows], weight, bias)
             p = softmax(logits, out=logits)
             curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
@@ -110,6 +118,24 @@ class Objective:
         curvature /= max(len(weight) - 1, 2)
         np.maximum(curvature, np.finfo(self.features.dtype).eps, out=curvature)
         return self.row_weight * curvature
+
+    def in_single(self) -> Objective | None:
+        """Return the same in single precision, for features whose offset is taken off; None where it gains nothing."""
+        n_classes = len(self.options["class_weight"])
+        is_dense = isinstance(self.features, np.ndarray)
+        gains = is_dense and self.features.dtype == np.float64 and n_classes >= MANY_CLASSES
+        return _Single(self) if gains else None
+
+
+class _Single(Objective):
+    def __init__(self, objective: Objective) -> None:
+        self.__dict__.update(vars(objective))
+        self.center = self.features.mean(axis=0)
+        self.features = (self.features - self.center).astype(np.float32)
+
+    def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
+        value, d_coef, d_intercept = super().__call__(coef, intercept + coef @ self.center)
+        return value, d_coef + np.outer(d_intercept, self.center), d_intercept
 
 
 class Coordinates:
@@ -119,37 +145,71 @@ class Coordinates:
     along the negative gradient is Newton's.
     """
 
-    def __init__(self, objective: Objective, coef: Float64s, intercept: Float64s) -> None:
-        self.coef, self.intercept = coef, intercept
-        features, curvature = objective.features, objective.row_curvature(coef, intercept)
-        n_rows, n_features = features.shape
-        self.intercept_scale = 1 / np.sqrt(curvature.sum())
-        self.center = (curvature.astype(features.dtype) @ features).astype(np.float64) / curvature.sum()
-        whiten = n_features <= MAX_WHITENED
-        covariance = np.zeros((n_features, n_features) if whiten else n_features)
-        for rows in chunks(n_rows, n_features):
-            x = np.sqrt(curvature[rows, np.newaxis]) * (features[rows] - self.center)
-            covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
-        scale = 1 / np.sqrt((covariance.diagonal() if whiten else covariance) + objective.penalty)
-        if not whiten:
-            self.scaling: Any = sparse.diags_array(scale)
-            return
-        covariance[np.diag_indices(n_features)] += objective.penalty
-        collinear = 10 * n_features * np.finfo(features.dtype).eps  # keeps the root of a singular matrix real
-        root = linalg.cholesky(scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features), lower=True)
-        self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
+    def __init__(
+        self, objective: Objective, coef: Float64s, intercept: Float64s, *, fit_intercept: bool = True
+    ) -> None:
+        self.coef, self.intercept, self.fit_intercept = coef, intercept, fit_intercept
+        features, penalty = objective.features, objective.penalty
+        n_features = features.shape[1]
+        curvature = objective.row_curvature(coef, intercept)
+        total = curvature.sum()
+        self.intercept_scale = 1 / np.sqrt(total)
+        self.center = np.zeros(n_features)
+        if fit_intercept:
+            self.center = (features.T @ curvature.astype(features.dtype)).astype(np.float64) / total
+        covariance, whiten = _covariance(features, curvature, self.center), n_features <= MAX_WHITENED
+        variance = covariance.diagonal() if whiten else covariance
+        # without a penalty, the coefficients of a feature that does not vary, but for rounding, stay as they are
+        varies = variance > (10 * np.finfo(features.dtype).eps * self.center) ** 2 * total
+        scale = np.zeros(n_features)
+        np.divide(1, np.sqrt(variance + penalty), out=scale, where=varies | (penalty > 0))
+        self.scaling: Any = sparse.diags_array(scale)
+        if whiten:
+            covariance[np.diag_indices(n_features)] += penalty
+            collinear = 10 * n_features * np.finfo(features.dtype).eps  # keeps the root of a singular matrix real
+            root = linalg.cholesky(
+                scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features), lower=True
+            )
+            self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
 
     def point(self, step: Float64s) -> tuple[Float64s, Float64s]:
         """Return coef and intercept after a step."""
         by_class = step.reshape(len(self.coef), -1)
-        d_coef = by_class[:, 1:] @ self.scaling.T
+        d_coef = by_class[:, self.fit_intercept :] @ self.scaling.T
+        if not self.fit_intercept:
+            return self.coef + d_coef, self.intercept
         d_intercept = self.intercept_scale * by_class[:, 0] - d_coef @ self.center
         return self.coef + d_coef, self.intercept + d_intercept
 
     def gradient(self, d_coef: Float64s, d_intercept: Float64s) -> Float64s:
         """Return the gradient by the step."""
+        if not self.fit_intercept:
+            return np.ravel(d_coef @ self.scaling)
         by_step = (d_coef - np.outer(d_intercept, self.center)) @ self.scaling
         return np.column_stack([self.intercept_scale * d_intercept, by_step]).ravel()
+
+    @property
+    def size(self) -> int:
+        """The length of a step."""
+        return self.coef.size + len(self.intercept) * self.fit_intercept
+
+
+def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
+    """Return the sum of weight * (x - center) (x - center).T over the rows; of too many features the diagonal alone."""
+    n_rows, n_features = features.shape
+    whiten = n_features <= MAX_WHITENED
+    if is_sparse(features):
+        weighted = features.multiply(weight[:, np.newaxis].astype(features.dtype)).tocsr()
+        if whiten:
+            products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)
+        else:
+            products, of_center = np.asarray(features.multiply(weighted).sum(axis=0)).ravel(), center**2
+        return products.astype(np.float64) - weight.sum() * of_center  # type: ignore[no-any-return]
+    covariance = np.zeros((n_features, n_features) if whiten else n_features)
+    for rows in chunks(n_rows, n_features):
+        x = np.sqrt(weight[rows, np.newaxis]) * (features[rows] - center)
+        covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
+    return covariance
 
 
 class Descent:
@@ -161,8 +221,11 @@ class Descent:
         coef: Float64s,
         intercept: Float64s,
         report: Callable[[int, float], object],
+        *,
+        fit_intercept: bool = True,
     ) -> None:
         self.objective, self.coef, self.intercept, self.report = objective, coef, intercept, report
+        self.fit_intercept = fit_intercept
         self.n_iter = 0
         self.excess = np.inf  # how far the objective is above its minimum, relative to itself, as estimated
         self.stopped = False  # by a StopIteration of `report`
@@ -170,21 +233,23 @@ class Descent:
     def run(self, tol: float, max_iter: int) -> None:
         """Descend until the excess is at most `tol`, or nothing is gained any more."""
         best = np.inf
-        precision = np.finfo(self.objective.features.dtype).eps
-        zero = np.zeros(self.coef.size + self.intercept.size)
-        pairs = int(np.clip(2**25 // zero.size, 10, 30))  # steps remembered: as many as 0.5 GB hold, at least 10
+        fine, coarse = self.objective, self.objective.in_single()
         while True:
-            self.coordinates, self.unit = Coordinates(self.objective, self.coef, self.intercept), 1.0
-            self.step = zero
+            self.objective, self.unit = fine, 1.0
+            self.coordinates = Coordinates(fine, self.coef, self.intercept, fit_intercept=self.fit_intercept)
+            self.step = zero = np.zeros(self.coordinates.size)
             value, gradient = self._value_and_gradient(zero)
             self.unit = min(1.0, float(np.linalg.norm(gradient)))
             if self.n_iter == 0:
                 self.report(0, value)
-            gained = value < (1 - precision) * best
-            if self.excess <= tol or not gained or self.n_iter >= max_iter or self.stopped:
+            gained = value < (1 - np.finfo(fine.features.dtype).eps) * best
+            if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
                 return
-            best = value
-            self.goal = max(tol, ROUND * self.excess)
+            best, self.goal = value, max(tol, ROUND * self.excess)
+            if not gained or self.goal < SINGLE:
+                coarse = None  # single precision has done what it can
+            self.objective = coarse or fine
+            precision = np.finfo(self.objective.features.dtype).eps
             result = optimize.minimize(
                 self._value_and_gradient,
                 zero,
@@ -194,7 +259,7 @@ class Descent:
                 options={
                     "maxiter": max_iter - self.n_iter,
                     "maxfun": sys.maxsize,
-                    "maxcor": pairs,
+                    "maxcor": int(np.clip(2**25 // zero.size, 10, 30)),  # as many as 0.5 GB hold, at least 10
                     "ftol": 0.01 * precision * value,  # a smaller gain may well be rounding
                     "gtol": 0,
                 },

@@ -6,10 +6,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.special import log_softmax, logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from data_sets import LOADERS, data
@@ -43,9 +45,9 @@ def test_scikit_learn_checks(estimator, check):
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("standardised", [True, False], ids=["standardised", "raw"])
 @pytest.mark.parametrize("name", LOADERS)
-def test_defaults_reach_the_optimum_of_logistic_regression(name, standardised, C):
+def test_the_optimum_is_that_of_logistic_regression(name, standardised, C):
     X, y = data(name, standardised=standardised)
-    ours = SoftmaxClassifier(C=C).fit(X, y)
+    ours = SoftmaxClassifier(C=C, tol=1e-12).fit(X, y)
     theirs = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(X, y)
     assert objective(ours, X, y, C=C) == pytest.approx(objective(theirs, X, y, C=C), rel=1e-6)
     assert ours.coef_.shape == theirs.coef_.shape
@@ -63,10 +65,88 @@ def test_weights_mean_what_they_do_in_logistic_regression(name, weigh, class_wei
         by_class = w.sum() / (len(by_class) * np.bincount(y, w))
     elif class_weight:
         by_class[:2] = [5.0, 0.5]
-    ours = SoftmaxClassifier(C=0.5, class_weight=class_weight).fit(X, y, None if weigh is None else w)
+    ours = SoftmaxClassifier(C=0.5, tol=1e-12, class_weight=class_weight).fit(X, y, None if weigh is None else w)
     theirs = LogisticRegression(C=0.5, tol=1e-8, max_iter=10_000).fit(X, y, w * by_class[y])
     scale = {"C": 0.5, "sample_weight": w, "class_weight": by_class}
     assert objective(ours, X, y, **scale) == pytest.approx(objective(theirs, X, y, **scale), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_default_tolerance_costs_nothing_that_held_out_samples_show(name):
+    X, y = data(name)
+    train, test = np.arange(len(y)) % 4 > 0, np.arange(len(y)) % 4 == 0
+    quick, exact = (SoftmaxClassifier(tol=tol).fit(X[train], y[train]) for tol in (SoftmaxClassifier().tol, 1e-12))
+    assert objective(quick, X[train], y[train]) == pytest.approx(objective(exact, X[train], y[train]), rel=1e-4)
+    losses = [log_loss(y[test], model.predict_proba(X[test])) for model in (quick, exact)]
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+
+
+SPARSE = [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array]
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+def test_sparse_features_give_the_coefficients_of_dense_ones(name, dtype, kind):
+    X, y = data(name, standardised=False)
+    X = np.where(np.median(X, axis=0) < X, X, 0).astype(dtype)
+    dense, ours = (SoftmaxClassifier(C=0.1, tol=1e-10).fit(kept, y) for kept in (X, kind(X)))
+    assert ours.coef_.dtype == dtype
+    assert objective(ours, X, y, C=0.1) == pytest.approx(objective(dense, X, y, C=0.1), rel=1e-5)
+    np.testing.assert_allclose(ours.predict_proba(kind(X)), dense.predict_proba(X), atol=1e-2)
+    np.testing.assert_array_equal(ours.predict(kind(X)), ours.predict(X))
+    np.testing.assert_allclose(ours.decision_function(kind(X)), ours.decision_function(X), rtol=1e-3, atol=1e-3)
+
+
+def test_sparse_features_are_never_made_dense():
+    rng = np.random.default_rng(0)
+    X = sparse.random_array((3000, 20_000), density=1e-3, format="csr", rng=rng)
+    y = rng.integers(4, size=3000)
+    SoftmaxClassifier(max_iter=1, tol=1e3).fit(X[:100], y[:100])
+    tracemalloc.start()
+    SoftmaxClassifier(tol=1e-3).fit(X, y).predict(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.2 * 8 * X.shape[0] * X.shape[1]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
+def test_without_intercepts_the_optimum_is_that_of_logistic_regression(name, kind):
+    X, y = data(name)
+    ours = SoftmaxClassifier(fit_intercept=False, tol=1e-12).fit(kind(X), y)
+    theirs = LogisticRegression(fit_intercept=False, tol=1e-10, max_iter=10_000).fit(X, y)
+    assert not ours.intercept_.any()
+    assert objective(ours, X, y) == pytest.approx(objective(theirs, X, y), rel=1e-6)
+
+
+def test_an_infinite_c_means_no_penalty():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=(500, 3)), np.ones(500)])  # a feature that never varies
+    y = rng.integers(3, size=500)  # there is a minimum, as the classes overlap
+    ours, theirs = SoftmaxClassifier(C=np.inf, tol=1e-12).fit(X, y), LogisticRegression(C=np.inf, tol=1e-10).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0}])
+def test_soft_labels_are_what_label_smoothing_makes_of_labels(class_weight):
+    X, y = data("iris")
+    soft = 0.9 * np.eye(3)[y] + 0.1 / 3
+    ours = SoftmaxClassifier(class_weight=class_weight).fit(X, soft)
+    right = SoftmaxClassifier(class_weight=class_weight, label_smoothing=0.1).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, right.coef_, rtol=1e-5, atol=1e-6)
+    assert ours.classes_.tolist() == [0, 1, 2]
+
+
+def test_many_classes_reach_the_optimum_by_way_of_single_precision():
+    """The features have offsets that single precision could not hold."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(100), 8)
+    X = rng.normal(size=(100, 20))[y] + rng.normal(size=(800, 20)) + 1e6
+    ours = SoftmaxClassifier().fit(X, y)
+    theirs = LogisticRegression(solver="lbfgs", tol=1e-9, max_iter=10_000).fit(X - 1e6, y)
+    theirs.intercept_ -= theirs.coef_.sum(1) * 1e6
+    assert objective(ours, X, y) == pytest.approx(objective(theirs, X, y), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -83,9 +163,9 @@ def test_loss_curve_ends_at_the_objective_per_unit_of_weight(name):
 
 def test_only_scales_matched_reaches_the_same_optimum(monkeypatch):
     X, y = data("breast_cancer", standardised=False)
-    whitened = SoftmaxClassifier().fit(X, y)
+    whitened = SoftmaxClassifier(tol=1e-12).fit(X, y)
     monkeypatch.setattr(linear_fit, "MAX_WHITENED", 0)
-    scaled = SoftmaxClassifier().fit(X, y)
+    scaled = SoftmaxClassifier(tol=1e-12).fit(X, y)
     assert scaled.n_iter_ != whitened.n_iter_
     assert objective(scaled, X, y) == pytest.approx(objective(whitened, X, y), rel=1e-6)
 
@@ -98,7 +178,7 @@ def test_optimum_is_reached_whatever_the_features_look_like(change):
         "offsets": X + 1e5,
         "copies": np.hstack([X, X[:, :5], X[:, :5] + X[:, 5:10], np.full((len(X), 1), 7.0)]),
     }[change]
-    ours = SoftmaxClassifier().fit(X, y)
+    ours = SoftmaxClassifier(tol=1e-12).fit(X, y)
     theirs = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X - X.mean(axis=0), y)
     theirs.intercept_ -= theirs.coef_ @ X.mean(axis=0)
     assert objective(ours, X, y) == pytest.approx(objective(theirs, X, y), rel=1e-6)
@@ -118,7 +198,7 @@ def test_float32_stays_float32(name):
 @pytest.mark.parametrize("name", LOADERS)
 def test_label_smoothing_reaches_the_optimum_of_the_smoothed_objective(name):
     X, y = data(name)
-    model = SoftmaxClassifier(label_smoothing=0.1).fit(X, y)
+    model = SoftmaxClassifier(label_smoothing=0.1, tol=1e-12).fit(X, y)
     n_classes = len(model.classes_)
     # the same optimum written as weighted samples: each sample once with its own label and once with every label
     w = np.concatenate([np.full(len(y), 0.9), np.full(len(y) * n_classes, 0.1 / n_classes)])
@@ -139,7 +219,7 @@ def test_label_smoothing_pulls_probabilities_towards_uniform():
 
 def test_class_weights_multiply_after_label_smoothing():
     X, y = data("iris")
-    model = SoftmaxClassifier(label_smoothing=0.2, class_weight={0: 4.0, 2: 0.5}).fit(X, y)
+    model = SoftmaxClassifier(label_smoothing=0.2, tol=1e-12, class_weight={0: 4.0, 2: 0.5}).fit(X, y)
     best = objective(model, X, y, label_smoothing=0.2, class_weight=[4.0, 1.0, 0.5])
     for seed in range(5):
         other = clone(model).fit(X, y)

@@ -313,9 +313,19 @@ def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, A
     return w, b
 
 
-def features(value: ArrayLike, n_features: int) -> Array:
-    """Return the inputs of a linear layer as a float array."""
-    array = floats("features", value)
+def is_sparse(value: object) -> bool:
+    """Return whether this is a sparse array or matrix of SciPy."""
+    return hasattr(value, "tocsr")
+
+
+def features(value: Any, n_features: int) -> Any:
+    """Return the inputs of a linear layer as a float array, sparse ones as compressed sparse rows."""
+    if is_sparse(value):
+        value = value.tocsr()
+        floats("features", value.data)
+        array = value if value.dtype.kind == "f" else value.astype(np.float64)
+    else:
+        array = floats("features", value)
     if array.ndim == 0 or array.shape[-1] != n_features:
         raise ValueError(f"features must have shape (..., {n_features}) to fit weight, got {array.shape}")
     return array

@@ -38,7 +38,7 @@ def linear_cross_entropy(
     Parameters
     ----------
     features : array_like of float16, bfloat16, float32 or float64, shape (..., D)
-        Inputs of the layer. Half precision is computed in float32.
+        Inputs of the layer. Half precision is computed in float32. A sparse array of SciPy stays sparse.
     weight : array_like of float, shape (V, D)
         One row per class.
     targets, **options
@@ -102,7 +102,7 @@ def linear_cross_entropy_and_grad(
     upstream : float, or array_like of shape (...) for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     wrt : collection of {"features", "weight", "bias"}, default all
-        Which gradients to compute; the others are None, as is that of a bias not given.
+        Which gradients to compute; the others are None, as is that of a bias not given. Sparse features have none.
     backward : "exact" or Sampled, default "exact"
         With ``Sampled(threshold, seed)`` the gradients are random, with the exact ones as their mean, and cost less
         where there are many classes.

@@ -1,4 +1,7 @@
-"""Matrix products, written or added to a given array: BLAS gemm without a temporary, or those of a hosting library."""
+"""Matrix products, written or added to a given array.
+
+BLAS computes them without a temporary, or a hosting library does. Those of sparse matrices are SciPy's.
+"""
 
 from typing import Any
 
@@ -6,17 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
 
+from softmaxloss.core.checks import is_sparse
 from softmaxloss.core.hosts import host
+from softmaxloss.core.threads import for_each, get_num_threads
 
 Array = NDArray[Any]
 
 
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
     """Write a @ b to the C-contiguous `out`, or add it there; the three share a dtype, float32 or float64.
 
-    Operands that are C- or Fortran-contiguous are not copied.
+    One of the operands may be sparse. Operands that are C- or Fortran-contiguous are not copied.
     """
     if out.size == 0:
+        return
+    if is_sparse(a):
+        _multiply_sparse(a, b, out, add=add)
+        return
+    if is_sparse(b):
+        _multiply_sparse(b.T, a.T, out.T, add=add)
         return
     if a.shape[1] == 0:
         if not add:
@@ -46,3 +57,14 @@ def _columns(matrix: Array) -> tuple[Array, bool]:
     if matrix.flags.c_contiguous and not matrix.flags.f_contiguous:
         return matrix.T, True
     return np.asfortranarray(matrix), False
+
+
+def _multiply_sparse(a: Any, b: Array, out: Array, *, add: bool) -> None:
+    """Do the same for a sparse matrix a. Each thread takes some columns, as SciPy computes a product in one thread."""
+    size = -(-b.shape[1] // get_num_threads())
+
+    def work(columns: slice) -> None:
+        product = a @ b[:, columns]
+        out[:, columns] = out[:, columns] + product if add else product
+
+    for_each(work, [slice(start, start + size) for start in range(0, b.shape[1], size)])

@@ -121,6 +121,8 @@ class SampledSum(Accumulated):
     """The wanted gradients, added up chunk by chunk from samples of the gradients of the logits."""
 
     def __init__(self, layer: Layer, wrt: Collection[str], options: Sampled) -> None:
+        if checks.is_sparse(layer.features):
+            raise ValueError(f'backward must be "exact" where features are sparse, got {options!r}')
         super().__init__(layer, wrt)
         self._options = options
         self._norms = np.zeros(0, layer.computed)  # |weight_j|**2 of each class if features are wanted
