@@ -84,5 +84,5 @@ def test_what_sparse_features_cannot_do_is_refused():
         sl.linear_cross_entropy_and_grad(features, weight, targets, wrt=["weight"], backward=sl.Sampled(0.1))
     with pytest.raises(ValueError, match=r"features must have shape \(..., 40\) to fit weight, got \(300, 39\)"):
         sl.linear_cross_entropy(features[:, :39], weight, targets)
-    with pytest.raises(TypeError, match="features must be float16, bfloat16, float32, float64 or integers, got dtype complex128"):
+    with pytest.raises(TypeError, match=r"features must be .* or integers, got dtype complex128"):
         sl.linear_cross_entropy(features * 1j, weight, targets)
