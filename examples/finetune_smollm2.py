@@ -55,6 +55,7 @@ def train(pipe: Any, options: argparse.Namespace, head: str, *, saving: bool) ->
     few = batches[0][:, :8]
     model(input_ids=few, labels=few, use_cache=False).loss.backward()
     model.zero_grad()
+    # one for each parameter, so that each can be updated alone
     optimizers = {parameter: SGD([parameter], options.rate) for parameter in model.parameters()}
 
     def update(parameter: torch.Tensor) -> None:
@@ -126,6 +127,7 @@ def draw(runs: dict[str, list[tuple[Step, Step]]], path: Path) -> None:
     left.set(xlabel="training step", ylabel="loss in nats per token", title="The losses agree")
     right.set(ylabel="MiB besides the model", title="Peak memory of a training step")
     right.set_xticks([k + 0.2 for k in range(len(runs))], list(runs))
+    right.margins(y=0.12)
     left.legend()
     right.legend()
     figure.savefig(path, dpi=110)
