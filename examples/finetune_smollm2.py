@@ -17,6 +17,7 @@ and a step with eight tokens has loaded the libraries and compiled the kernels.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from multiprocessing import get_context
 from pathlib import Path
@@ -111,7 +112,7 @@ def compare(steps: list[tuple[Step, Step]]) -> None:
     for what in ("seconds", "mebibytes"):
         pairs = [(getattr(a, what), getattr(b, what)) for a, b in steps]
         unchanged, fused = (median(values) for values in zip(*pairs, strict=True))
-        ratio = median(b / a for a, b in pairs)
+        ratio = median(b / a if a else math.nan for a, b in pairs)  # a tiny model may need no more memory
         print(f"{what} of a step, medians: {unchanged:,.2f}, fused {fused:,.2f}, ratio {ratio:.2f}")
 
 
