@@ -138,7 +138,7 @@ def test_a_label_at_minus_infinity_has_log_probability_minus_infinity_and_a_fini
 
 
 def test_a_sure_prediction_has_an_entropy_and_a_gradient():
-    """The usual formula, -sum(p log p) from a rounded p, has neither."""
+    """The usual formulas give 0 for the log-probability, and an entropy that is 2 % too small."""
     (log_prob, entropy), d_logits = sl.log_probs_and_grad([0.0, -40.0], 0, d_log_prob=0.0, d_entropy=1.0)
     assert log_prob == pytest.approx(-4.2483542552915889e-18, rel=1e-15)
     assert entropy == pytest.approx(41 * 4.2483542552915889e-18, rel=1e-15)
