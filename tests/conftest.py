@@ -1,10 +1,16 @@
 """What tests found out is printed at the end, even what ran in another process: record_property("found", text)."""
 
+import os
 import shutil
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 import softmaxloss as sl
+
+# Threads of OpenMP, which PyTorch and scikit-learn compute on, would wait for their next work awake, on the processors
+# that other workers of pytest need: 27 seconds instead of 4 for a test of small tensors. It is read when they load.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -23,6 +29,14 @@ def browser():
         opened = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def one_blas_thread(monkeypatch):
+    """Small products of matrices do not gain from a second thread, which on a busy machine costs much."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # in processes that the test starts
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture
