@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from threadpoolctl import threadpool_limits
@@ -17,6 +18,43 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
+
+# Workers of xdist get one file after the other in this order, the longest first, so that all end at about the same
+# time. One of two compiles most kernels from the start; the other needs few until they are on the disk.
+FIRST = [
+    "loss/test_laws.py",
+    "explanation/test_explorer.py",
+    "loss/test_second_order.py",
+    "system/test_site.py",
+    "cli/test_cli_data.py",
+    "explanation/test_explain.py",
+    "system/test_bounds.py",
+    "system/test_kernel_cache.py",
+    "loss/test_errors.py",
+    "system/test_processes.py",
+    "cli/test_cli_process.py",
+    "system/test_float_errors.py",
+    "cli/test_cli_tables.py",
+    "loss/test_combinations.py",
+    "loss/test_accuracy.py",
+    "loss/test_fuzz_loss.py",
+    "system/test_numba_internals.py",
+    "system/test_determinism.py",
+    "loss/test_summary.py",
+    "loss/test_option_accuracy.py",
+    "system/test_accuracy_document.py",
+    "system/test_benchmark_command.py",
+    "pytorch/test_opinfo.py",
+]
+PLACES = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # else xdist begins with the files of the most tests, not the longest ones
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
 
 
 @pytest.fixture(scope="module")
