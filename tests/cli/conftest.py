@@ -13,3 +13,8 @@ def empty_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "_png", lambda _: empty)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _one_blas_thread(one_blas_thread):
+    pass

@@ -77,7 +77,7 @@ def loss_of_scikit_learn(path, target, options, left_out):
                 words,
             ),
         ),
-        LogisticRegression(tol=1e-6, max_iter=1000),
+        LogisticRegression(tol=1e-5, max_iter=1000),
     )
     pipeline.fit(frame.iloc[parts["train"]], codes[parts["train"]])
     proba = pipeline.predict_proba(frame.iloc[parts["test"]])

@@ -4,6 +4,7 @@ import io
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from typing import NamedTuple
 
 import matplotlib as mpl
 import matplotlib.image
@@ -179,20 +180,30 @@ def test_no_text_of_a_picture_is_cut_or_covered_and_numbers_of_two_edges_stand_a
     figure = draw(sl.explain(5 * rng.normal(size=n_classes), 0, **options))
     figure.draw_without_rendering()
     texts = figure.axes[0].texts
-    circles = [patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, Circle)]
-    boxes = [text.get_window_extent() for text in texts]
+    circles = [
+        _Box(*patch.get_window_extent().extents) for patch in figure.axes[0].patches if isinstance(patch, Circle)
+    ]
+    boxes = [_Box(*text.get_window_extent().extents) for text in texts]
+    is_number = [re.fullmatch(r"−?[\d.e−]+", text.get_text()) is not None for text in texts]
+    is_value = [text.get_color() == BLUE for text in texts]
     edges = figure.bbox
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= edges.x1 and box.y1 <= edges.y1 for box in boxes)
     pairs = itertools.combinations(range(len(texts)), 2)
     for i, j in pairs:
-        values = re.fullmatch(r"−?[\d.e−]+", texts[i].get_text()) and re.fullmatch(r"−?[\d.e−]+", texts[j].get_text())
-        of_one_edge = j == i + 1 and texts[i].get_color() == BLUE  # its value, then its gradient
-        apart = 6 if values and not of_one_edge else -1
+        of_one_edge = j == i + 1 and is_value[i]  # its value, then its gradient
+        apart = 6 if is_number[i] and is_number[j] and not of_one_edge else -1
         assert not _overlap(boxes[i], boxes[j], apart), (texts[i], texts[j])
     for text, box in zip(texts, boxes, strict=True):
         for circle in circles:
             inside = circle.x0 <= box.x0 and box.x1 <= circle.x1 and circle.y0 <= box.y0 and box.y1 <= circle.y1
             assert inside or not _overlap(box, circle, -3), text  # the corners of its box are empty
+
+
+class _Box(NamedTuple):
+    x0: float
+    y0: float
+    x1: float
+    y1: float
 
 
 def _overlap(a, b, apart):

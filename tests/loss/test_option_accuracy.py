@@ -83,18 +83,16 @@ def problem(names, dtype, n_classes, scale):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("axis", [1, 0], ids=["row by row", "class-major"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: "+".join(sorted(names)) or "none")
-def test_every_combination_of_options_is_exact(names, dtype, axis):
+def test_every_combination_of_options_is_exact_row_by_row_and_class_major(names, dtype):
     for n_classes, scale in itertools.product((1, 2, 3, 8, 20, 100), (0.01, 1, 30)):
         logits, targets, dense, options = problem(names, dtype, n_classes, scale)
         loss, d_logits, loss_scale, d_scale = right(logits, dense, **options)
-        if axis == 0:
-            logits, targets = logits.T, targets.T
-        got, d_got = sl.cross_entropy_and_grad(logits, targets, axis=axis, reduction="none", **options)
-        assert ulps(got, loss, loss_scale) <= limit(names, dtype)
-        assert ulps(np.moveaxis(d_got, axis, 1), d_logits, d_scale) <= limit(names, dtype)
+        for axis, z, t in ((1, logits, targets), (0, logits.T, targets.T)):
+            got, d_got = sl.cross_entropy_and_grad(z, t, axis=axis, reduction="none", **options)
+            assert ulps(got, loss, loss_scale) <= limit(names, dtype), axis
+            assert ulps(np.moveaxis(d_got, axis, 1), d_logits, d_scale) <= limit(names, dtype), axis
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

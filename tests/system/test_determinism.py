@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
 
@@ -12,9 +11,6 @@ from agree import assert_close, assert_same_bits
 from everything import everything, make_problem
 from softmaxloss import reference
 from softmaxloss.core import layout, staging
-from softmaxloss.kernels.by_row import losses as by_row
-from softmaxloss.kernels.machine import compilation
-from softmaxloss.kernels.side_by_side import losses as side_by_side
 
 CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
 over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
@@ -196,16 +192,3 @@ def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(dtype, softca
         memory = np.empty(problem.logits.size + shift, dtype)[shift:].reshape(problem.logits.shape)
         memory[...] = problem.logits
         assert_everything_same(everything(problem._replace(logits=memory)), right)
-
-
-@pytest.mark.thorough
-def test_arrays_on_the_stack_live_as_long_as_their_kernel():
-    """Those made by steps would not, if the compiler marked where the steps that it takes in end."""
-    sl.cross_entropy_and_grad(np.zeros((2, 3), np.float32), [0, 1])
-    sl.cross_entropy_and_grad(np.zeros((2, 300), np.float32), [0, 1])
-    for entry in (side_by_side.losses_and_gradients, by_row.losses_and_gradients):
-        fresh = numba.njit(**compilation.KERNEL_OPTIONS)(entry.py_func)
-        fresh.compile(entry.signatures[0])
-        (code,) = fresh.inspect_llvm().values()
-        assert "alloca" in code
-        assert "lifetime.end" not in code

@@ -1,5 +1,6 @@
 """Kernels in the disk cache: what is compiled, stored and loaded, and what happens where that fails."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,23 +18,19 @@ SOURCE = Path(softmaxloss.__file__).parent
 compiles_anew = pytest.mark.thorough
 
 
-@pytest.fixture(scope="module")
-def right_digest():
-    return run("print(digest())", SOFTMAXLOSS_NUM_THREADS="1")
-
-
 def test_functions_of_the_caller_are_compiled_after_kernels_were_loaded_from_the_disk():
-    script = """
-    import numba, numpy as np, softmaxloss
+    compute = "print(sl.cross_entropy(np.ones((3, 4), np.float32), [0, 1, 2]))"
+    script = f"""
+    import numba
     @numba.njit
     def sorted_sums(rows):
         return sorted([np.sum(row) for row in rows])
-    z = np.ones((3, 4), np.float32)
-    softmaxloss.cross_entropy(z, [0, 1, 2])
+    {compute}
     assert sorted_sums(np.array([[2.0, 3.0], [1.0, 1.0]])) == [2.0, 5.0]
-    print(softmaxloss.cross_entropy(z, [0, 1, 2]))
+    {compute}
     """
-    assert [float(run(script)) for _ in range(2)] == pytest.approx([np.log(4)] * 2, rel=1e-6)
+    losses = [*run(compute).split(), *run(script).split()]  # what the first process compiles, the second one loads
+    assert [float(loss) for loss in losses] == pytest.approx([np.log(4)] * 3, rel=1e-6)
 
 
 def test_warmup_leaves_nothing_to_compile():
@@ -70,8 +67,33 @@ def test_without_the_compiler_of_numba_one_sentence_says_so(name):
     )
 
 
+# What needs a cache of its own shows it, where it can, on the three kernels that are compiled soonest.
+DIGESTS = """
+def of_large_kernels():
+    row_by_row, side_by_side = results(), sl.cross_entropy_and_grad(logits[:, :3], labels % 3, reduction="none")
+    return hashlib.sha256(b"".join([*row_by_row, *side_by_side])).hexdigest()
+
+def of_small_kernels():
+    from softmaxloss.kernels import summary, targets
+    parts = [sl.RowSummary(*six) for six in np.abs(logits[:18].astype(float)).reshape(3, 6, 700)]
+    merged = sl.merge(parts)
+    assert targets.all_within(labels, 700)
+    return hashlib.sha256(b"".join([*merged, np.float64(summary.total(merged.rest))])).hexdigest()
+
+"""
+
+
+def run_with_digests(script, **options):
+    return run(DIGESTS + textwrap.dedent(script), **options)
+
+
+@pytest.fixture(scope="module")
+def right_digest_of_small_kernels():
+    return run_with_digests("print(of_small_kernels())")
+
+
 @compiles_anew
-def test_without_any_folder_for_the_cache_the_library_works(tmp_path):
+def test_without_any_folder_for_the_cache_the_library_works(right_digest_of_small_kernels, tmp_path):
     """Files stand where the folders would be: that stops even a user who may write everywhere."""
     file = tmp_path / "file"
     file.write_text("")
@@ -83,40 +105,62 @@ def test_without_any_folder_for_the_cache_the_library_works(tmp_path):
         "XDG_CACHE_HOME": str(file / "below"),
         "HOME": str(file / "below"),
     }
-    script = "print(sl.__file__, sl.cross_entropy(np.zeros((2, 2)), [0, 1]))"
-    used, loss = run(script, PYTHONPATH=str(tmp_path), **nowhere).split()
+    script = "print(sl.__file__, of_small_kernels())"
+    used, digest = run_with_digests(script, PYTHONPATH=str(tmp_path), **nowhere).split()
     assert used == str(package / "__init__.py")
-    assert float(loss) == pytest.approx(0.6931471805599453, rel=1e-15)
+    assert digest == right_digest_of_small_kernels
 
 
 @pytest.fixture(scope="module")
-def filled_cache(tmp_path_factory):
-    """Return a folder of kernels that one process has compiled and stored, and what it computed with them."""
+def compiled(tmp_path_factory):
+    """Return a folder of large kernels that one process has compiled and stored, what it computed, and their code."""
     folder = tmp_path_factory.mktemp("cache")
-    return folder, run("print(digest())", NUMBA_CACHE_DIR=str(folder))
+    script = """
+        import json
+        from softmaxloss.kernels.by_row import losses as by_row
+        from softmaxloss.kernels.side_by_side import losses as side_by_side
+        kernels = [way.losses_and_gradients for way in (by_row, side_by_side)]
+        computed = of_large_kernels()
+        codes = [kernel.inspect_llvm(kernel.signatures[0]) for kernel in kernels]
+        print(json.dumps([computed, codes]))
+    """
+    return folder, *json.loads(run_with_digests(script, NUMBA_CACHE_DIR=str(folder)))
 
 
 @compiles_anew
-def test_compiling_and_loading_from_the_cache_give_the_same_bits(right_digest, filled_cache):
-    folder, digest = filled_cache
-    assert [digest, run("print(digest())", NUMBA_CACHE_DIR=str(folder))] == [right_digest] * 2
+def test_compiling_and_loading_from_the_cache_give_the_same_bits(compiled):
+    folder, digest, _ = compiled
+    loaded = run_with_digests("print(of_large_kernels())", NUMBA_CACHE_DIR=str(folder))
+    right = run_with_digests("print(of_large_kernels())", SOFTMAXLOSS_NUM_THREADS="1")
+    assert [digest, loaded] == [right] * 2
 
 
 @compiles_anew
-def test_damaged_files_in_the_cache_are_compiled_anew(right_digest, filled_cache, tmp_path):
+def test_arrays_on_the_stack_live_as_long_as_their_kernel(compiled):
+    """Those made by steps would not, if the compiler marked where the steps that it takes in end."""
+    *_, codes = compiled
+    assert len(codes) == 2
+    for code in codes:
+        assert "alloca" in code
+        assert "lifetime.end" not in code
+
+
+@compiles_anew
+def test_damaged_files_in_the_cache_are_compiled_anew(right_digest_of_small_kernels, tmp_path):
     """Files are empty, cut off, or differ in one byte."""
-    folder = shutil.copytree(filled_cache[0], tmp_path / "cache")
-    files = list(folder.rglob("*.nbc"))
+    in_folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert run_with_digests("print(of_small_kernels())", **in_folder) == right_digest_of_small_kernels
+    files = list(tmp_path.rglob("*.nbc"))
     assert len(files) >= 3
     for number, file in enumerate(files):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 0xFF
         file.write_bytes([b"", content[:100], content][number % 3])
-    assert run("print(digest())", NUMBA_CACHE_DIR=str(folder)) == right_digest
+    assert run_with_digests("print(of_small_kernels())", **in_folder) == right_digest_of_small_kernels
 
 
 @compiles_anew
-def test_a_child_forked_while_another_thread_compiles_works(right_digest, tmp_path):
+def test_a_child_forked_while_another_thread_compiles_works(right_digest_of_small_kernels, tmp_path):
     """The child compiles what its parent does, and hangs if it takes ten times as long, however busy the machine is."""
     script = """
         import time
@@ -127,14 +171,15 @@ def test_a_child_forked_while_another_thread_compiles_works(right_digest, tmp_pa
             def on_end(self, event): pass
         event.register("numba:compile", Compilation())
         begin = time.monotonic()
-        other_thread = threading.Thread(target=digest)
+        other_thread = threading.Thread(target=of_small_kernels)
         other_thread.start()
         Compilation.begun.wait()
-        process = multiprocessing.get_context("fork").Process(target=lambda: print(digest(), flush=True))
+        process = multiprocessing.get_context("fork").Process(target=lambda: print(of_small_kernels(), flush=True))
         process.start()
         other_thread.join()
         process.join(10 * (time.monotonic() - begin))
         print(process.exitcode)
         process.kill()
     """
-    assert run(script, timeout=3600, NUMBA_CACHE_DIR=str(tmp_path)).split() == [right_digest, "0"]
+    printed = run_with_digests(script, timeout=3600, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert printed == [right_digest_of_small_kernels, "0"]
