@@ -263,8 +263,13 @@ def test_only_a_line_feed_ends_a_row_of_json_lines(tmp_path):
         (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
         (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
         (['{"x": 1, "t": "\\ud83d"}'], "column 't' holds text that is no Unicode"),
-        (['{"x": 1}', "[1]"], "data row 2 is not a JSON object"),
-        (['{"x": 1}', "{"], "data row 2 is not a JSON object"),
+        (['{"x": 1}', "[1]"], "data row 2 cannot be read as a JSON object"),
+        (
+            ['{"x": 1, "t": 9007199254740992.0}', '{"x": 2, "t": 9007199254740993.0}'],
+            "9007199254740993.0 would be rounded",
+        ),
+        (['{"x": 1, "t": 0, "t": 1}'], "'t' stands in it twice"),
+        (['{"x": 1}', "{"], "data row 2 cannot be read as a JSON object"),
     ],
 )
 def test_json_lines_of_mixed_types_are_refused_and_merge_no_labels(tmp_path, rows, says):

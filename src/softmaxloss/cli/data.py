@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +169,12 @@ def _json_lines(name: str, content: bytes) -> Table:
     try:
         for line in io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"):
             if line.strip():
-                row = json.loads(line)
+                row = json.loads(line, parse_float=_exact_float, object_pairs_hook=_object)
                 if not isinstance(row, dict):
                     raise ValueError(f"got {type(row).__name__}")  # noqa: TRY301
                 rows.append(row)
     except ValueError as error:
-        raise CommandError(f"{name}: data row {len(rows) + 1} is not a JSON object ({error})") from error
+        raise CommandError(f"{name}: data row {len(rows) + 1} cannot be read as a JSON object ({error})") from error
     columns = []
     for key in dict.fromkeys(key for row in rows for key in row):
         cells = [row.get(key) for row in rows]
@@ -195,6 +197,23 @@ def _json_lines(name: str, content: bytes) -> Table:
         except UnicodeEncodeError as error:
             raise CommandError(f"{name}: column {shown(key)} holds text that is no Unicode ({error})") from error
     return _named_table(name, pl.DataFrame(columns))
+
+
+def _exact_float(text: str) -> float:
+    """Return a number; ValueError for a large one whose last digits would be lost, as two labels could become one."""
+    value = float(text)
+    if LARGEST_EXACT <= abs(value) < math.inf and Decimal(text) != Decimal(repr(value)):
+        raise ValueError(f"{text} would be rounded to {value!r}; write it as text")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError where a key stands in it twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        repeated = next(key for k, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:k]))
+        raise ValueError(f"{shown(repeated)} stands in it twice")
+    return row
 
 
 def _named_table(name: str, frame: pl.DataFrame) -> Table:
