@@ -1,10 +1,10 @@
 """Time the classifier beside scikit-learn's logistic regression, and measure the memory that both take.
 
-python -m benchmarks.classifier [--problems digits] [--rounds 5] [--write docs/classifier.md]
+python -m benchmarks.classifier [--problems digits] [--rounds 5]
 
-Each fit runs in a process of its own. scikit-learn is tried with two solvers and several tolerances. The fastest fit
-whose objective lies within 1e-4 of the least one found is compared with the fastest of ours that does, and so are the
-defaults of both.
+Each fit runs in a process of its own. scikit-learn is tried with two solvers and several tolerances. For each library,
+the fastest fit counts whose objective is within a relative 1e-4 of the lowest one found. The defaults of both are
+compared, too. Excess means the relative distance to the lowest objective found.
 """
 
 import argparse
@@ -13,16 +13,14 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.markdown import replace_between, table
+from benchmarks.markdown import table
 
 CLOSE = 1e-4  # relative excess over the least objective
-BEGIN = "<!-- written by benchmarks/classifier.py -->"
 DEFAULT = "default"
 OURS = {DEFAULT: {}, "tol=1e-4": {"tol": 1e-4}, "tol=1e-5": {"tol": 1e-5}}
 TOLERANCES = (1e-5, 1e-6, 1e-7)
@@ -58,7 +56,7 @@ def _normal(n_rows: int, n_features: int, n_classes: int) -> Data:
 
 
 def text() -> Data:
-    """Return TF-IDF features of 11,314 made-up texts of 20 classes: 100,000 words, of which some are of a class."""
+    """Return TF-IDF features of 11,314 made-up texts of 20 classes: 100,000 words, some typical of one class."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -83,12 +81,12 @@ PROBLEMS: dict[str, Callable[[], Data]] = {
 
 
 class Fit(NamedTuple):
-    """What one fit took and reached."""
+    """The cost and the objective of one fit."""
 
     seconds: float
     objective: float
     iterations: int
-    peak: float  # MB beyond the data
+    peak: float  # MiB beyond the data
 
 
 def fit(problem: str, is_ours: bool, options: dict[str, Any]) -> Fit:  # noqa: FBT001
@@ -125,7 +123,7 @@ def _apart(problem: str, is_ours: bool, options: dict[str, Any]) -> Fit:  # noqa
 
 
 def compare(problem: str, rounds: int) -> list[str]:
-    """Return the rows of the table: what each library took, in the medians of rounds."""
+    """Return the rows of the table: the medians of each library over the rounds."""
     features, labels = PROBLEMS[problem]()
     coefficients = features.shape[1] * len(np.unique(labels))
     contenders = [(True, name, options) for name, options in OURS.items()] + [
@@ -143,7 +141,7 @@ def compare(problem: str, rounds: int) -> list[str]:
         who = "softmaxloss" if is_ours else "scikit-learn"
         excess = of.objective / least - 1
         print(
-            f"{problem}: {who} {name}: {of.seconds:.2f} s, {of.iterations} it, {excess:.1e}, {of.peak:.0f} MB",
+            f"{problem}: {who} {name}: {of.seconds:.2f} s, {of.iterations} it, {excess:.1e}, {of.peak:.0f} MiB",
             flush=True,
         )
 
@@ -159,27 +157,24 @@ def compare(problem: str, rounds: int) -> list[str]:
         excess = [of.objective / least - 1 for of in (our, their)]
         rows.append(
             f"{problem}|{what}|{our.seconds:.2f} s, {our_name}|{their.seconds:.2f} s, {their_name}|"
-            f"{their.seconds / our.seconds:.1f} x|{excess[0]:.0e}|{excess[1]:.0e}|{our.peak:.0f} MB|{their.peak:.0f} MB"
+            f"{their.seconds / our.seconds:.1f} x|{excess[0]:.0e}|{excess[1]:.0e}|"
+            f"{our.peak:.0f} MiB|{their.peak:.0f} MiB"
         )
     return rows
 
 
 def main() -> None:
-    """Print the table, or write it to a document."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="PROBLEM")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     rows = [row.split("|") for problem in arguments.problems for row in compare(problem, arguments.rounds)]
     head = [
         *("problem", "compared", "softmaxloss", "scikit-learn", "faster", "our excess", "its excess"),
         *("our memory", "its memory"),
     ]
-    written = table(head, rows)
-    print(written)
-    if arguments.write:
-        replace_between(arguments.write, BEGIN, written)
+    print(table(head, rows))
 
 
 if __name__ == "__main__":

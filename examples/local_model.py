@@ -36,13 +36,13 @@ def text_of_python() -> str:
 
 
 def forget_peak() -> None:
-    """Let Linux begin again to look for the peak of this process's memory."""
+    """Reset the peak of this process's memory that Linux records."""
     if PROCESS.exists():
         (PROCESS / "clear_refs").write_text("5")
 
 
 def mebibytes(name: str) -> float:
-    """Return the memory that this process holds, "VmRSS", or its peak, "VmHWM", as Linux counts it; else NaN."""
+    """Return this process's memory, "VmRSS", or its peak, "VmHWM", as Linux reports it; NaN on other systems."""
     if not PROCESS.exists():
         return math.nan
     (kibibytes,) = re.findall(rf"{name}:\s*(\d+) kB", (PROCESS / "status").read_text())

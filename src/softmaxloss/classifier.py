@@ -1,7 +1,7 @@
 # ruff: noqa: N803, N806  X and C are scikit-learn's names
 """Multinomial logistic regression as a scikit-learn estimator, fitted by L-BFGS on the fused linear layer and loss.
 
-It has over 300 lines as the estimator is one class, whose docstring lists all parameters and attributes.
+The file has over 300 lines because the estimator is one class, whose docstring lists all parameters and attributes.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-CLOSE_ENOUGH = 1e-6  # an excess over the minimum that the precision of the data may leave without a warning
+CLOSE_ENOUGH = 1e-6  # a fit that the precision of the data stopped gives no warning below this relative excess
 
 
 class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear classifier with softmax and cross-entropy, fitted to the optimum of scikit-learn's LogisticRegression.
+    """Linear classifier with softmax and cross-entropy; it minimises what scikit-learn's LogisticRegression does.
 
-    It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the sample's weight times its class
-    weight, ``loss_i`` the cross-entropy of the logits ``coef @ x_i + intercept`` (with two classes ``[0, coef @ x_i +
-    intercept]``, one row of coefficients); the intercept is not penalised. Features need no scaling to be fitted
-    well, but as the penalty sees their units, scaling usually helps the classifier. Sparse features stay sparse. The
-    samples x classes array of logits is never held in one piece, neither in `fit` nor in `predict`.
+    It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the weight of the sample, and
+    ``loss_i`` the cross-entropy, with class weights, of the logits ``coef @ x_i + intercept`` (with two classes ``[0,
+    coef @ x_i + intercept]``, one row of coefficients); the intercept is not penalised. The fit converges without
+    scaled features. The penalty depends on their units, though, so scaling usually gives a better classifier. Sparse
+    features stay sparse. The samples x classes array of logits is never held in one piece, neither in `fit` nor in
+    `predict`.
 
     Parameters
     ----------
     C : float, default=1.0
         Weight of the losses against the penalty, above 0; smaller means stronger regularisation, and infinity none.
     fit_intercept : bool, default=True
-        Whether there are intercepts; else they are 0.
+        Whether to fit intercepts; if not, they are 0.
     max_iter : int, default=1000
-        Most iterations of L-BFGS.
+        Largest number of iterations of L-BFGS.
     tol : float, default=1e-6
-        How far above its minimum the objective may end, relative to itself, as estimated from gradient and curvature
-        (float32 data: not below 1e-8, which is their precision).
+        Relative excess over the minimum at which the fit stops, as estimated from gradient and curvature. For float32
+        data it is at least 1.2e-8, a tenth of their machine epsilon.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
-        "balanced" gives every class the same total weight. Class weights multiply after label smoothing.
+        "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
         Share of each target, from 0 to 1, that is spread evenly over all classes.
     warm_start : bool, default=False
@@ -123,15 +124,16 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like or sparse matrix of shape (n_samples, n_features)
-            float32 data are used as they are, all else becomes float64. Small enough to be squared.
-        y : array_like of shape (n_samples,), or of float of shape (n_samples, n_classes)
-            Labels of any kind, of at least two classes. Or soft labels: how much of each class 0, 1, ... a sample is.
+            float32 data are used as they are, all else becomes float64. Squares of the values must not overflow.
+        y : array_like of shape (n_samples,), or floats of shape (n_samples, n_classes)
+            Labels of any kind, of at least two classes. Or soft labels: column k is the share of class k in each
+            sample.
         sample_weight : array_like of shape (n_samples,) or float, optional
             Not negative; a sample of weight 2 counts as two samples.
         callback : callable, optional
-            Called as ``callback(iteration, objective)`` after each iteration, the first being 1, with the entry of
-            `loss_curve_`. The estimator can predict already, with the coefficients of this iteration. The callback may
-            raise StopIteration to end the fit there; other exceptions reach the caller.
+            Called as ``callback(iteration, objective)`` after each iteration, counted from 1. `objective` is the new
+            entry of `loss_curve_`. The estimator can already predict, with the coefficients of this iteration. The
+            callback may raise StopIteration to end the fit there; other exceptions reach the caller.
 
         Returns
         -------
@@ -146,7 +148,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Warns
         -----
         ConvergenceWarning
-            If the optimum was not reached within `max_iter` iterations or the precision of the data.
+            If `max_iter` iterations, or the precision of the data, did not suffice to reach `tol`.
         """
         before = vars(self).copy()
         self._check_parameters()
@@ -216,7 +218,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            With two classes the logit of the second against the first.
+            With two classes the logit of the second minus that of the first.
         """
         logits = scores(self._validated(X), self.coef_, self.intercept_)
         return logits[:, 0] if len(self.coef_) == 1 else logits

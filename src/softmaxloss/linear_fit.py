@@ -1,9 +1,10 @@
 """Minimise the mean loss of a linear layer plus an L2 penalty: L-BFGS in coordinates that suit the data.
 
-L-BFGS alone is slow, or seems done far from the minimum, where features differ in scale, are offset or correlated. So
-it runs in rounds: each takes the curvature at the point reached, changes to coordinates in which that is about 1 in
-every direction, and ends when the excess over the minimum has become much smaller, or small enough. In these
-coordinates half the squared length of the gradient estimates the excess, which is what says when to stop.
+L-BFGS alone is slow, or stops far from the minimum, if features differ in scale, have large means or are correlated. So
+it runs in rounds. Each round measures the curvature at its start, and changes to coordinates in which that is about 1
+in every direction (with very many features, on average). The round ends when the excess over the minimum has fallen
+enough. In these coordinates half the squared length of the gradient estimates the excess. The fit stops by this
+estimate.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
 
-CHUNK = 2**21  # numbers in work at once: 16 MB in float64
+CHUNK = 2**21  # numbers processed at once: 16 MB in float64
 MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
-NOTHING = 1e-16  # nats; an objective below has no minimum worth pursuing: all samples are of one class
+NOTHING = 1e-16  # nats; below this objective the fit is perfect, such as where all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
 MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
 SINGLE = 1e-7  # the relative excess down to which single precision is enough
@@ -50,14 +51,14 @@ def scores(features: Array, coef: Array, intercept: Array) -> Array:
 
 
 def all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
-    """Return one row per class: with a single row given, that of the second class, the first has zeros."""
+    """Return one row per class. A single row is that of the second class; the first class gets zeros."""
     if len(coef) > 1:
         return coef, intercept
     return np.vstack([np.zeros_like(coef), coef]), np.hstack([np.zeros_like(intercept), intercept])
 
 
 def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
-    """Raise ValueError where the covariance in `Coordinates`, centred anywhere among the rows, might overflow."""
+    """Raise ValueError if features are so large that their covariance in `Coordinates` might overflow."""
     values = X.data if is_sparse(X) else X
     largest, limit = max(values.max(initial=0.0), -values.min(initial=0.0)), np.sqrt(np.finfo(X.dtype).max) / 2
     if largest > limit:
@@ -70,7 +71,7 @@ def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
 class Objective:
     """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
 
-    Features are dense, or sparse in rows. Targets are class indices, or distributions of shape (rows, classes).
+    Features are dense, or sparse in CSR format. Targets are class indices, or distributions of shape (rows, classes).
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Objective:
         self.row_weight: Float64s = rows.each().weight * rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        """Return value, gradient by coef and gradient by intercept."""
+        """Return the value, and the gradients with respect to coef and intercept."""
         weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
         loss, gradients = linear_cross_entropy_and_grad(
             self.features, weight, self.targets, bias, wrt=("weight", "bias"), **self.options
@@ -107,20 +108,20 @@ class Objective:
         return value, d_weight[-len(coef) :] + self.penalty * coef, d_bias[-len(coef) :].astype(np.float64)
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
-        """Return for each row the mean over the classes of the second derivative of its loss by a logit."""
+        """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""
         weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
         curvature = np.empty(self.n_rows)
         for rows in chunks(self.n_rows, len(weight)):
             logits = scores(self.features[rows], weight, bias)
             p = softmax(logits, out=logits)
             curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
-        # K - 1 of the K directions count, the last one changes nothing; with two classes and one row, p_0 * p_1 does
+        # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
         curvature /= max(len(weight) - 1, 2)
         np.maximum(curvature, np.finfo(self.features.dtype).eps, out=curvature)
         return self.row_weight * curvature
 
     def in_single(self) -> Objective | None:
-        """Return the same in single precision, for features whose offset is taken off; None where it gains nothing."""
+        """Return this objective in single precision, on centred features; None if that would not be faster."""
         n_classes = len(self.options["class_weight"])
         is_dense = isinstance(self.features, np.ndarray)
         gains = is_dense and self.features.dtype == np.float64 and n_classes >= MANY_CLASSES
@@ -141,8 +142,9 @@ class _Single(Objective):
 class Coordinates:
     """Steps from a point (coef, intercept) in units in which the curvature there is about 1 in every direction.
 
-    Features are centred and whitened, weighted by the curvature of their rows. For two classes that is exact: a step
-    along the negative gradient is Newton's.
+    Features are centred if there is an intercept, and whitened, with rows weighted by their curvature. More than
+    MAX_WHITENED features are only scaled. With two classes and whitening, a step along the negative gradient is
+    Newton's.
     """
 
     def __init__(
@@ -159,14 +161,14 @@ class Coordinates:
             self.center = (features.T @ curvature.astype(features.dtype)).astype(np.float64) / total
         covariance, whiten = _covariance(features, curvature, self.center), n_features <= MAX_WHITENED
         variance = covariance.diagonal() if whiten else covariance
-        # without a penalty, the coefficients of a feature that does not vary, but for rounding, stay as they are
+        # without a penalty, a feature that varies only by rounding keeps its coefficients
         varies = variance > (10 * np.finfo(features.dtype).eps * self.center) ** 2 * total
         scale = np.zeros(n_features)
         np.divide(1, np.sqrt(variance + penalty), out=scale, where=varies | (penalty > 0))
         self.scaling: Any = sparse.diags_array(scale)
         if whiten:
             covariance[np.diag_indices(n_features)] += penalty
-            collinear = 10 * n_features * np.finfo(features.dtype).eps  # keeps the root of a singular matrix real
+            collinear = 10 * n_features * np.finfo(features.dtype).eps  # lets a singular matrix have a root
             root = linalg.cholesky(
                 scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features), lower=True
             )
@@ -182,7 +184,7 @@ class Coordinates:
         return self.coef + d_coef, self.intercept + d_intercept
 
     def gradient(self, d_coef: Float64s, d_intercept: Float64s) -> Float64s:
-        """Return the gradient by the step."""
+        """Return the gradient with respect to the step."""
         if not self.fit_intercept:
             return np.ravel(d_coef @ self.scaling)
         by_step = (d_coef - np.outer(d_intercept, self.center)) @ self.scaling
@@ -195,7 +197,7 @@ class Coordinates:
 
 
 def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
-    """Return the sum of weight * (x - center) (x - center).T over the rows; of too many features the diagonal alone."""
+    """Return the sum of weight * (x - center) (x - center).T over the rows; its diagonal for very many features."""
     n_rows, n_features = features.shape
     whiten = n_features <= MAX_WHITENED
     if is_sparse(features):
@@ -213,7 +215,7 @@ def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
 
 
 class Descent:
-    """The minimisation of an objective, from a start to the point it has reached."""
+    """The state of a minimisation: its objective, the point that it has reached, and the estimated excess."""
 
     def __init__(
         self,
@@ -231,7 +233,7 @@ class Descent:
         self.stopped = False  # by a StopIteration of `report`
 
     def run(self, tol: float, max_iter: int) -> None:
-        """Descend until the excess is at most `tol`, or nothing is gained any more."""
+        """Descend until the excess is at most `tol`, progress stalls, `max_iter` is reached, or `report` stops it."""
         best = np.inf
         fine, coarse = self.objective, self.objective.in_single()
         while True:
@@ -259,7 +261,9 @@ class Descent:
                 options={
                     "maxiter": max_iter - self.n_iter,
                     "maxfun": sys.maxsize,
-                    "maxcor": int(np.clip(2**25 // zero.size, 10, 30)),  # as many as 0.5 GB hold, at least 10
+                    "maxcor": int(
+                        np.clip(2**25 // zero.size, 10, 30)
+                    ),  # pairs of vectors: as many as 0.5 GB hold, from 10 to 30
                     "ftol": 0.01 * precision * value,  # a smaller gain may well be rounding
                     "gtol": 0,
                 },

@@ -24,7 +24,7 @@ __all__ = ["NOT_TAKEN", "LogProbs", "derivatives", "log_probs", "log_probs_and_g
 NOT_TAKEN = {
     **dict.fromkeys(("class_weight", "label_smoothing", "z_loss"), "a log-probability is that of a single class"),
     **dict.fromkeys(("reduction", "normalizer"), "each row has its own two numbers"),
-    "sample_weight": "multiply d_log_prob and d_entropy by it, and use ignore_index for rows that must not be read",
+    "sample_weight": "multiply d_log_prob and d_entropy by it, and use ignore_index to leave out rows",
 }
 
 
@@ -90,23 +90,25 @@ def log_probs_and_grad(
 
         d_z_j = d_log_prob * ([j = target] - p_j) - d_entropy * p_j * (log(p_j) + H)
 
+    and d_logits is d_z / temperature, times the derivative of the soft cap if there is one.
+
     Parameters
     ----------
     logits, targets, axis, **options
         As in `log_probs`.
     d_log_prob, d_entropy : float, or array_like of the batch's shape
-        The derivatives of the function by each log-probability and entropy. By default the function is the sum of the
-        log-probabilities.
+        Derivatives of your function with respect to each log-probability and each entropy. By default it is the sum
+        of the log-probabilities.
     out : array of the shape and dtype of the logits, optional
-        Where to write the gradient; ``out=logits`` puts it in the place of the logits.
+        Where to write the gradient; ``out=logits`` overwrites the logits.
 
     Returns
     -------
     log_probs : LogProbs
         As from `log_probs`.
     d_logits : array of the shape and dtype of the logits
-        Each entry lies within 4 units in the last place of its largest term. It is exactly 0 in rows that are ignored,
-        and for classes that `class_mask` says do not exist.
+        The error of each entry is at most 4 units in the last place of the largest term in the formula above. Entries
+        are exactly 0 in rows that are ignored, and for classes that `class_mask` says do not exist.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def log_probs_and_grad(
 
 
 def derivatives(layout: Layout, d_log_prob: ArrayLike, d_entropy: ArrayLike) -> list[NDArray[np.float64]]:
-    """Return the derivatives by log-probabilities and entropies, checked: one number per row, or one for all."""
+    """Check d_log_prob and d_entropy, and return them flat: one number per row, or one for all rows."""
     named = (("d_log_prob", d_log_prob), ("d_entropy", d_entropy))
     return [checks.upstream(value, layout.batch_shape, name).reshape(-1) for name, value in named]
 

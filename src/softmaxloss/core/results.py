@@ -14,9 +14,9 @@ Array = NDArray[Any]
 
 
 def place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
-    """Return where a result of the shape of the logits goes, and where it is computed: there, or apart from sources.
+    """Return the array for a result of the shape of the logits, and the array to compute it in.
 
-    It goes to a new array, the caller's, or the logits' own place.
+    They are the same, unless `out` overlaps what is read: then the second is a new array.
     """
     if out is None:
         array = np.empty(logits.shape, result_dtype(logits.dtype))
@@ -36,7 +36,7 @@ def filled(array: Array, place: Array) -> Array:
 
 
 def _may_overlap(a: Array, b: Array) -> bool:
-    """Return whether arrays may overlap; if each owns its memory, which is soon told, they do not, or are the same."""
+    """Return whether arrays may overlap. Two that own their memory do so only if they are the same, a quick check."""
     return (a is b or not (a.flags.owndata and b.flags.owndata)) and np.may_share_memory(a, b)
 
 

@@ -91,14 +91,14 @@ def linear_log_probs_and_grad(
     d_log_prob, d_entropy : float, or array_like of shape (...)
         As in `log_probs_and_grad`.
     wrt : collection of {"features", "weight", "bias"}, default all
-        Which gradients to compute; the others are None, as is that of a bias not given.
+        Gradients to compute. The others are None, and so is that of a missing bias.
 
     Returns
     -------
     log_probs : LogProbs
         As from `log_probs`.
     gradients : LinearGradients
-        (features, weight, bias), of the shapes of the inputs and their common dtype.
+        (features, weight, bias), each of the shape of its input, all in the common dtype of the inputs.
 
     Raises
     ------

@@ -1,11 +1,12 @@
-"""The entry points for the log-probability of a label and the entropy of its row, and for the gradient of both.
+"""The entry point for the log-probability of a label t, the entropy of its row, and the gradient of a function of both.
 
-A row is seen from its winner k, the class of the highest logit. With x_j = (peak - z_j) / T, which is never negative:
+A row is seen from its winner k, the class of the highest logit. At temperature T, with x_j = (peak - z_j) / T, which is
+never negative:
 
     rest    = sum over j != k of exp(-x_j)
     moment  = sum over j != k of x_j exp(-x_j)
     total   = 1 + rest
-    log p_j = -x_j - log(total)                       both terms are negative: nothing cancels
+    log p_j = -x_j - log(total)                       neither term is positive: nothing cancels
     H       = log(total) + moment / total             = -sum_j p_j log p_j
     m       = moment / total                          so that log p_j + H = m - x_j
 
@@ -53,8 +54,9 @@ def log_probs(
 ) -> None:
     """Fill the log-probabilities of labels and the entropies of rows, taking a share of them at a time.
 
-    `out` gets d_log_prob times the gradient of the one plus d_entropy times that of the other. It may be `logits`, or
-    hold nothing where no gradient is wanted. All results are 0 in rows of weight 0, and NaN in rows without a softmax.
+    `out` gets d_log_prob times the gradient of the log-probability plus d_entropy times that of the entropy. It may be
+    `logits`, or empty if no gradient is wanted. All results are 0 in rows of weight 0, and NaN in rows without a
+    softmax.
     """
     number, rows = zero_in(logits), rows_of(rows)
     block, results, lanes, has_gradients = block_for(number), block_for(number), lanes_for(number), out.size > 0
@@ -85,15 +87,15 @@ class Seen(NamedTuple):
     peak: Any
     winner: int
     reference: Reference
-    unit: float  # the power of two next to T; gaps in units of it are not rounded
+    unit: float  # the smallest power of two above T: dividing a gap by it rounds nothing
     below: Any  # exp((R - peak) / T)
     rest: Any
-    mean: Any  # m, in units
+    mean: Any  # m T / unit, to be compared with gaps / unit
 
 
 @inline
 def seen_from_winner(row: Any, rows: Any, block: Any, lanes: Any) -> Seen:
-    """Return what is known of a row after two passes over it; NaN where its logits define no softmax."""
+    """Look at a row from its winner, in two passes; rest and mean are NaN if its logits define no softmax."""
     t = rows.temperature
     peak, winner = highest_of_row(row, rows.class_mask, block, lanes.run)
     reference, unit = reference_of(peak, t), 2.0 ** math.frexp(t.value)[1]
@@ -117,7 +119,7 @@ def seen_from_winner(row: Any, rows: Any, block: Any, lanes: Any) -> Seen:
 def _sums_below(
     z: Any, winner: int, peak: Any, reference: Reference, temperature: Temperature, per_unit: Any, lanes: Any
 ) -> tuple[float, float]:
-    """Return the sums of SCALE * exp((z - R) / T), and of these times the gap to the peak, without the winner."""
+    """Return the sums of SCALE * exp((z - R) / T), and of the same times (peak - z) / unit, without the winner."""
     clear(lanes.run)
     clear(lanes.first)
     for start in range(0, z.size, LANES):
@@ -146,11 +148,11 @@ def entropy_of(seen: Seen, temperature: Temperature) -> float:
 
 
 class Slopes(NamedTuple):
-    """The numbers in the gradient exp((z - R) / T) (a x - b) of classes other than the label, with x in units."""
+    """The numbers in the gradient exp((z - R) / T) (a x - b) of classes other than the label, with x = gap / unit."""
 
-    a: float  # d_H y / (T total), with y = exp((R - peak) / T)
-    b: float  # a m + d_p y / (T total)
-    of_entropy: float  # a m
+    a: float  # d_H below unit / (T**2 total)
+    b: float  # a mean + d_p below / (T total)
+    of_entropy: float  # a mean
 
 
 @inline
@@ -195,4 +197,4 @@ def _write_block(z: Any, seen: Seen, slopes: Slopes, temperature: Temperature, o
     for j in range(z.size):
         y = np.float64(scaled_exp(z[j] - seen.reference.base, seen.reference, temperature))
         x = (peak - np.float64(z[j])) * per_unit if y > 0.0 else 0.0
-        out[j] = y * (slopes.a * x - slopes.b) * UNSCALE  # UNSCALE last, as y times it may be no normal number
+        out[j] = y * (slopes.a * x - slopes.b) * UNSCALE  # UNSCALE comes last, as y * UNSCALE may be subnormal

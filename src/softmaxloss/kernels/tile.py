@@ -181,9 +181,9 @@ def finish_tile(
 def finish_slice(
     rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, whole: Any, first: int, size: int, loss: Any
 ) -> None:
-    """Do the same for rows of which these classes are a part, given the summaries of whole rows.
+    """Find losses and factors of rows of which these classes are a part, given the summaries of the whole rows.
 
-    Where the target of the whole row is another class, that of the part is a class like all others.
+    If the target of the whole row is a class outside this part, the target of the part is a class like all others.
     """
     like, t = tile.peak.dtype.type(0), rows.temperature
     for c in range(size):

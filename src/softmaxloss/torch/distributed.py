@@ -1,12 +1,13 @@
 """The loss of a vocabulary that is split over processes: each rank has the logits, or the weights, of some classes.
 
-The ranks agree on the `RowSummary` of each whole row by three all-reduces of numbers per row:
+The ranks agree on the `RowSummary` of each whole row by three all-reduces, with a few numbers for each row:
 
     peak, q_target               maximum, 16 bytes
-    target_logit                 maximum among the ranks whose target has this q_target, 8 bytes
-    rest, dot, mass, owners      sums, relative to that peak, 32 bytes
+    target_logit                 maximum over the ranks whose target has this q_target, 8 bytes
+    rest, dot, mass, owners      sums, relative to the peak of the whole row, 32 bytes
 
-Then each rank computes the gradient of its own classes. A linear layer also adds up d_input over the ranks.
+`owners` counts the ranks that have this target: if there are several, all but one of these classes join `rest`. Then
+each rank computes the gradient of its own classes. A linear layer also adds up d_input over the ranks.
 """
 
 from __future__ import annotations
@@ -66,35 +67,35 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of logits whose classes are split over the ranks of a process group.
 
-    Equals ``cross_entropy(torch.cat(inputs_of_all_ranks, 1), target, ...)`` on each rank. All ranks call it, and
-    backward, with the same rows and options. Ranks may have different numbers of classes, whose order is that of the
-    ranks.
+    Equals ``cross_entropy(torch.cat(inputs_of_all_ranks, 1), target, ...)`` on each rank. All ranks must call it, and
+    backward, with the same rows and the same options except `weight` and `class_mask`. Classes are numbered in the
+    order of the ranks, which may have different numbers of them.
 
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64, shape (C_r,), (N, C_r) or (N, C_r, d1, ..., dK)
         Logits of the C_r classes of this rank, on the CPU.
     target : Tensor
-        Class indices that count over all ranks, the same on each; or distributions of the shape of `input`, those of
-        the classes of this rank.
+        Class indices within the whole vocabulary, the same on each rank. Or probabilities of the shape of `input`:
+        those of the classes of this rank.
     weight, class_mask : Tensor of shape (C_r,), optional
         As in `softmaxloss.torch.cross_entropy`, for the classes of this rank.
     reduction, ignore_index, label_smoothing, sample_weight, z_loss, softcap, temperature, normalizer
         As in `softmaxloss.torch.cross_entropy`, the same on all ranks. For class indices `ignore_index` is -100 by
         default.
     group : torch.distributed.ProcessGroup, optional
-        The ranks; the default group by default.
+        The group of the ranks. If None, PyTorch's default group.
 
     Returns
     -------
     Tensor
-        The same on all ranks, as from `softmaxloss.torch.cross_entropy`. Its gradient is that of this rank's logits. It
-        cannot be differentiated twice.
+        The same on all ranks, as from `softmaxloss.torch.cross_entropy`. Backward gives the gradient of this rank's
+        logits. The loss cannot be differentiated twice.
 
     Raises
     ------
     ValueError, TypeError
-        As `softmaxloss.torch.cross_entropy`. An error of one rank is raised on all.
+        As `softmaxloss.torch.cross_entropy`. If one rank refuses its arguments, the others raise ValueError.
     """
     given = {
         "class_weight": weight,
@@ -160,12 +161,12 @@ normalizer, group
     -------
     Tensor
         The same on all ranks. The gradients of the weight and the bias are those of this rank; that of the input is
-        the sum over all ranks, the same on each. It cannot be differentiated twice.
+        the sum over all ranks, the same on each. The loss cannot be differentiated twice.
 
     Raises
     ------
     ValueError, TypeError
-        As `softmaxloss.torch.linear_cross_entropy`. An error of one rank is raised on all.
+        As `softmaxloss.torch.linear_cross_entropy`. If one rank refuses its arguments, the others raise ValueError.
     """
     given = {
         "class_weight": weight,
@@ -204,7 +205,7 @@ def _check(floats: Options, target: Tensor, options: Options) -> None:
 
 
 class _Shard(NamedTuple):
-    """The classes of this rank: how their logits lie, and what targets and options ask of the rows."""
+    """The classes of this rank: the layout of their logits, and the descriptor made from targets and options."""
 
     layout: Layout
     rows: Rows
@@ -213,7 +214,7 @@ class _Shard(NamedTuple):
 
 
 def _shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, group: Group | None) -> _Shard:
-    """Return the shard of this rank, or raise on all ranks what any of them raises."""
+    """Return the shard of this rank; if one rank refuses its arguments, all ranks raise."""
     (layout, options), found = _on_all_ranks(checked, lambda of: _size_of(*of), group)
     rank, n_rows = dist.get_rank(group), found[:, 2]
     classes, existing = found[:, 0].astype(int), found[:, 1].astype(int)
@@ -245,7 +246,7 @@ def _size_of(layout: Layout, options: Options) -> list[float]:
 def _on_all_ranks(
     function: Callable[[], T], numbers_of: Callable[[T], list[float]], group: Group | None
 ) -> tuple[T, NDArray[np.float64]]:
-    """Return what a function returns, and numbers of that from all ranks; where it raises on any rank, all raise."""
+    """Call a function on each rank; return its result, and the numbers of all ranks. If one rank raises, all do."""
     result, numbers, error = None, [], None
     try:
         result = function()
@@ -270,7 +271,7 @@ def whole_rows(part: RowSummary, temperature: float, group: Group | None) -> Row
     (target_logit,) = _reduced(np.where(wanted_here, part.target_logit, -np.inf)[None], dist.ReduceOp.MAX, group)
     owns = wanted_here & (part.target_logit == target_logit)
     nothing = np.zeros_like(peak)
-    # merging with a row of nothing but the peak and the target of the whole one leaves what this rank adds to the sums
+    # this row has the peak and the target of the whole row and no other classes: merging with it gives this rank's sums
     frame = RowSummary(
         peak, nothing, nothing, nothing, np.where(owns, -np.inf, target_logit), np.where(owns, -1.0, q_target)
     )

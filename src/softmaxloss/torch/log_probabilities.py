@@ -49,8 +49,8 @@ def log_probs(
     """Return the log-probability of each class index in `target`, and the entropy of each row of logits.
 
     With ``log_p = log_softmax(input, dim)`` they equal ``log_p.gather(dim, target.unsqueeze(dim)).squeeze(dim)`` and
-    ``-(log_p.exp() * log_p).sum(dim)``. Both can be differentiated. On a CPU no array of the size of the logits is
-    allocated but their gradient.
+    ``-(log_p.exp() * log_p).sum(dim)``. Both can be differentiated. On a CPU the only array of the size of the logits
+    that this allocates is their gradient, except in compiled graphs, under `torch.func` and for second derivatives.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def log_probs(
         Logits of C classes; language models have them on the last dimension.
     target : Tensor of integers, shape of the input without `dim`
     dim : int, default -1
-        The classes. PyTorch's losses have them on dimension 1.
+        The dimension of the classes. PyTorch's losses use dimension 1.
     ignore_index : int, default -100
         Rows with this class index are not read: both of their numbers are 0.
     class_mask, softcap, temperature
@@ -185,7 +185,7 @@ def linear_log_probs(
 def _options(
     target: Tensor, ignore_index: int, class_mask: Tensor | None, softcap: float | None, temperature: float
 ) -> Options:
-    """Return the options that are given, in this library's words."""
+    """Return the given options, under the names that the NumPy functions use."""
     if target.is_floating_point() or target.dtype is torch.bool:
         raise TensorTypeError(f"target must hold class indices, which are integers, got {target.dtype}")
     check_numbers(softcap=softcap, temperature=temperature)
@@ -291,7 +291,7 @@ def _derivatives(d_rows: Sequence[Tensor]) -> Options:
 
 
 def _asks_for_more(d_rows: Sequence[Tensor]) -> bool:
-    """Return whether a backward pass has to be differentiable, or to go over a batch of derivatives."""
+    """Return whether a backward pass has to be differentiable, or comes for a batch of derivatives, as under `vmap`."""
     return torch.is_grad_enabled() or any(map(is_batched, d_rows))
 
 
