@@ -23,9 +23,9 @@ ARGUMENTS = [
 # time. One of two compiles most kernels from the start; the other needs few until they are on the disk.
 FIRST = [
     "loss/test_laws.py",
-    "explanation/test_explorer.py",
-    "loss/test_second_order.py",
     "system/test_site.py",
+    "loss/test_second_order.py",
+    "explanation/test_explorer.py",
     "cli/test_cli_data.py",
     "explanation/test_explain.py",
     "system/test_bounds.py",
