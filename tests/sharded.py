@@ -154,10 +154,15 @@ def errors(rank):
     wrong = {
         "label 99": {"target": torch.tensor([0, 3, 99, 1])},
         "masked by class_mask": {"class_mask": torch.arange(5) != (3 if rank == 0 else 9)},
-        "z_loss": {"z_loss": -1.0 if rank == 1 else 0.0},
+        "z_loss must be": {"z_loss": -1.0 if rank == 1 else 0.0},
         "weight": {"weight": torch.ones(5 + (rank == 1))},
-        "the same rows on all ranks": {"input": logits[: 4 - rank], "target": labels[: 4 - rank]},
-        "normalizer": {"normalizer": 0.0},
+        "the rows of input must be the same on all ranks": {"input": logits[: 4 - rank], "target": labels[: 4 - rank]},
+        "normalizer must be positive": {"normalizer": 0.0},
+        "normalizer must be": {"normalizer": -1.0 if rank == 1 else 2.0},
+        "reduction must be the same on all ranks, got": {"reduction": "sum" if rank == 1 else "mean"},
+        "temperature must be the same on all ranks, got": {"temperature": 1.0 + rank},
+        "target must be a tensor, got NoneType": {"target": None if rank == 1 else labels},
+        "sample_weight must not require a gradient": {"sample_weight": torch.ones(4, requires_grad=True)},
         "reduction": {"reduction": "average"},
     }
     for fragment, arguments in wrong.items():

@@ -50,7 +50,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Largest number of iterations of L-BFGS.
     tol : float, default=1e-6
         Relative excess over the minimum at which the fit stops, as estimated from gradient and curvature. For float32
-        data it is at least 1.2e-8, a tenth of their machine epsilon.
+        data it is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024 features the estimate is
+        rougher, and the excess may be a hundred times as large.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -330,7 +331,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"warm_start=True needs the classes and features of the previous fit: got {len(classes)} classes and "
                 f"{n_features} features, expected {len(self.classes_)} (the same) and {self.coef_.shape[1]}"
             )
-        return self.coef_.astype(np.float64), self.intercept_.astype(np.float64)
+        return self.coef_.astype(np.float64), self.intercept_.astype(np.float64) * bool(self.fit_intercept)
 
 
 def _is_soft(y: Any) -> bool:

@@ -10,6 +10,7 @@ estimate.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -169,10 +170,10 @@ class Coordinates:
         if whiten:
             covariance[np.diag_indices(n_features)] += penalty
             collinear = 10 * n_features * np.finfo(features.dtype).eps  # lets a singular matrix have a root
-            root = linalg.cholesky(
-                scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features), lower=True
-            )
-            self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
+            matrix = scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features)
+            with suppress(linalg.LinAlgError):  # rounding may leave a matrix that has no root
+                root = linalg.cholesky(matrix, lower=True)
+                self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
 
     def point(self, step: Float64s) -> tuple[Float64s, Float64s]:
         """Return coef and intercept after a step."""
@@ -201,12 +202,16 @@ def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
     n_rows, n_features = features.shape
     whiten = n_features <= MAX_WHITENED
     if is_sparse(features):
-        weighted = features.multiply(weight[:, np.newaxis].astype(features.dtype)).tocsr()
+        features = features.astype(np.float64)  # the difference below may cancel
+        weighted = features.multiply(weight[:, np.newaxis]).tocsr()
         if whiten:
             products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)
         else:
             products, of_center = np.asarray(features.multiply(weighted).sum(axis=0)).ravel(), center**2
-        return products.astype(np.float64) - weight.sum() * of_center  # type: ignore[no-any-return]
+        covariance: Float64s = products - weight.sum() * of_center
+        diagonal = np.einsum("ii->i", covariance) if whiten else covariance
+        np.maximum(diagonal, 0, out=diagonal)
+        return covariance
     covariance = np.zeros((n_features, n_features) if whiten else n_features)
     for rows in chunks(n_rows, n_features):
         x = np.sqrt(weight[rows, np.newaxis]) * (features[rows] - center)

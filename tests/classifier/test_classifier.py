@@ -98,6 +98,26 @@ def test_sparse_features_give_the_coefficients_of_dense_ones(name, dtype, kind):
     np.testing.assert_allclose(ours.decision_function(kind(X)), ours.decision_function(X), rtol=1e-3, atol=1e-3)
 
 
+OFFSETS = {
+    "constant": (np.float32, 1e4, np.ones),
+    "years": (np.float32, 100, lambda n: np.full(n, 2015.0)),
+    "times": (np.float64, 1, lambda n: 1e8 + np.arange(n) % 3),
+    "two times": (np.float64, 1, lambda n: 1.7e9 + np.stack([np.arange(n), np.arange(n) + 60.0], 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", OFFSETS)
+def test_sparse_features_may_have_columns_far_from_zero(name):
+    dtype, C, column = OFFSETS[name]
+    rng = np.random.default_rng(0)
+    X = sparse.random_array((2000, 50), density=0.05, rng=rng).toarray()
+    X = np.column_stack([X, column(2000)]).astype(dtype)
+    y = rng.integers(3, size=2000)
+    dense, ours = SoftmaxClassifier(C=C).fit(X, y), SoftmaxClassifier(C=C).fit(sparse.csr_array(X), y)
+    assert objective(ours, X, y, C=C) == pytest.approx(objective(dense, X, y, C=C), rel=1e-4)
+
+
 def test_sparse_features_are_never_made_dense():
     rng = np.random.default_rng(0)
     X = sparse.random_array((3000, 20_000), density=1e-3, format="csr", rng=rng)

@@ -25,6 +25,14 @@ def test_warm_start_continues_where_the_fit_stopped():
     assert model.n_iter_ == 0
 
 
+def test_warm_start_without_intercepts_forgets_those_of_the_previous_fit():
+    X, y = data("iris")
+    model = SoftmaxClassifier(warm_start=True, tol=1e-10).fit(X + 1, y).set_params(fit_intercept=False).fit(X + 1, y)
+    fresh = SoftmaxClassifier(fit_intercept=False, tol=1e-10).fit(X + 1, y)
+    assert not model.intercept_.any()
+    np.testing.assert_allclose(model.coef_, fresh.coef_, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("change", ["classes", "features"])
 def test_warm_start_on_other_data_is_refused(change):
     X, y = data("iris")

@@ -1,5 +1,7 @@
 """A layer of sparse features is that of the same features as a dense array, and never makes them dense."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -75,6 +77,19 @@ def test_the_number_of_threads_changes_no_bit():
     assert found[0] == found[1] == found[2]
 
 
+def test_memory_is_bounded():
+    rng = np.random.default_rng(0)
+    features = sparse.random_array((4000, 2000), density=0.01, dtype=np.float32, format="csr", rng=rng)
+    weight, targets = rng.normal(size=(3000, 2000)).astype(np.float32), rng.integers(0, 3000, 4000)
+    options = {"max_memory": "16MiB", "wrt": ["weight"]}
+    sl.linear_cross_entropy_and_grad(features[:50], weight, targets[:50], **options)  # compiles
+    tracemalloc.start()
+    _, gradients = sl.linear_cross_entropy_and_grad(features, weight, targets, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - gradients.weight.nbytes < 32 * 2**20  # all logits would take 48 MB, and SciPy's copies twice 24
+
+
 def test_what_sparse_features_cannot_do_is_refused():
     features, _, weight, bias, targets = problem("csr", np.float64)
     targets = np.maximum(targets, 0)
@@ -82,6 +97,8 @@ def test_what_sparse_features_cannot_do_is_refused():
         sl.linear_cross_entropy_and_grad(features, weight, targets, bias)
     with pytest.raises(ValueError, match=r'backward must be "exact" where features are sparse, got Sampled'):
         sl.linear_cross_entropy_and_grad(features, weight, targets, wrt=["weight"], backward=sl.Sampled(0.1))
+    with pytest.raises(ValueError, match=r"sparse features must have two dimensions, got shape \(40,\)"):
+        sl.linear_cross_entropy(sparse.coo_array(np.ones(40)), weight, 3)
     with pytest.raises(ValueError, match=r"features must have shape \(..., 40\) to fit weight, got \(300, 39\)"):
         sl.linear_cross_entropy(features[:, :39], weight, targets)
     with pytest.raises(TypeError, match=r"features must be .* or integers, got dtype complex128"):

@@ -219,6 +219,49 @@ def test_what_says_something_of_classes_is_done_to_the_logits(index):
     assert torch.equal(taken + 0, layer(hidden)[index])
 
 
+EDITS = {
+    "a class is banned": lambda z: z.__setitem__((slice(None), 0), -torch.inf),
+    "a class is banned in a slice": lambda z: z[:, 1:].masked_fill_(torch.tensor([[True] + [False] * 3]), -torch.inf),
+    "divided": lambda z: z.div_(0.5),
+    "clamped": lambda z: z.clamp_(-0.1, 0.1),
+    "added to": lambda z: z.__iadd__(1.0 * torch.arange(5)),
+    "written by a function": lambda z: torch.tanh(z.detach() + 0, out=z.detach()),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_logits_that_are_edited_in_place_count_as_they_are(edit):
+    layer, hidden, target = torch.nn.Linear(4, 5).requires_grad_(False), torch.randn(3, 4), torch.tensor([1, 2, 3])
+    layer.__dict__["max_memory_of_loss"] = None
+    lazy, logits = fuse._fused_forward(layer, hidden), layer(hidden)
+    views, copies = (lazy[:2], logits[:2]), (lazy.double(), logits.double())
+    for z in (lazy, logits):
+        edit(z)
+    for found, expected in ((lazy, logits), views, copies):
+        rows = target[: len(expected)]
+        torch.testing.assert_close(list(log_probs(found, rows)), list(log_probs(expected, rows)))
+        loss = torch.nn.functional.cross_entropy
+        torch.testing.assert_close(loss(found, rows), loss(expected, rows))
+
+
+def test_logits_are_not_made_from_weights_that_have_changed():
+    layer, hidden = torch.nn.Linear(4, 5).requires_grad_(False), torch.randn(3, 4)
+    layer.__dict__["max_memory_of_loss"] = None
+    lazy = fuse._fused_forward(layer, hidden)
+    part, made = lazy[:2], fuse._fused_forward(layer, hidden)
+    expected = made + 0
+    layer.weight.mul_(2)
+    for use in (
+        lambda: lazy + 0,
+        lambda: part.argmax(-1),
+        lambda: log_probs(lazy, torch.tensor([0, 1, 2])),
+        lambda: torch.nn.functional.cross_entropy(part, torch.tensor([0, 1])),
+    ):
+        with pytest.raises(RuntimeError, match="has changed since these logits were returned"):
+            use()
+    assert torch.equal(made + 0, expected)
+
+
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(TypeError, match="model must have a head of linear layers, got Linear"):
         fuse_head(torch.nn.Linear(2, 3))

@@ -321,6 +321,8 @@ def is_sparse(value: object) -> bool:
 def features(value: Any, n_features: int) -> Any:
     """Return the inputs of a linear layer as a float array, sparse ones as compressed sparse rows."""
     if is_sparse(value):
+        if value.ndim != 2:
+            raise ValueError(f"sparse features must have two dimensions, got shape {value.shape}")
         value = value.tocsr()
         floats("features", value.data)
         array = value if value.dtype.kind == "f" else value.astype(np.float64)

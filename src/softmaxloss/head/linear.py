@@ -102,7 +102,8 @@ def linear_cross_entropy_and_grad(
     upstream : float, or array_like of shape (...) for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     wrt : collection of {"features", "weight", "bias"}, default all
-        Which gradients to compute; the others are None, as is that of a bias not given. Sparse features have none.
+        Which gradients to compute; the others are None, as is that of a bias not given. There is no gradient for
+        sparse features: leave them out.
     backward : "exact" or Sampled, default "exact"
         With ``Sampled(threshold, seed)`` the gradients are random, with the exact ones as their mean, and cost less
         where there are many classes.

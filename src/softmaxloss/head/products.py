@@ -15,6 +15,8 @@ from softmaxloss.core.threads import for_each, get_num_threads
 
 Array = NDArray[Any]
 
+_COLUMN_ELEMENTS = 2**19
+
 
 def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
     """Write a @ b to the C-contiguous `out`, or add it there; the three share a dtype, float32 or float64.
@@ -60,11 +62,12 @@ def _columns(matrix: Array) -> tuple[Array, bool]:
 
 
 def _multiply_sparse(a: Any, b: Array, out: Array, *, add: bool) -> None:
-    """Do the same for a sparse matrix a. Each thread takes some columns, as SciPy computes a product in one thread."""
-    size = -(-b.shape[1] // get_num_threads())
+    """Do the same for a sparse matrix a. A thread takes a few columns at a time: SciPy copies them."""
+    columns_in_cache = max(1, _COLUMN_ELEMENTS // (a.shape[0] + a.shape[1]))
+    size = min(columns_in_cache, -(-b.shape[1] // get_num_threads()))
 
     def work(columns: slice) -> None:
-        product = a @ b[:, columns]
-        out[:, columns] = out[:, columns] + product if add else product
+        product, place = a @ b[:, columns], out[:, columns]
+        np.add(place, product, out=place) if add else np.copyto(place, product)
 
     for_each(work, [slice(start, start + size) for start in range(0, b.shape[1], size)])

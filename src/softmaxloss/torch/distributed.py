@@ -28,9 +28,9 @@ from softmaxloss.core.rows import ALL_CLASSES
 from softmaxloss.core.summary import RowSummary, merge
 from softmaxloss.head.layer import INPUTS, Accumulated
 from softmaxloss.head.layer import Layer as Head
-from softmaxloss.torch.arguments import check_tensors, row_options
+from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
 from softmaxloss.torch.by_kernels import as_arrays
-from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
+from softmaxloss.torch.errors import TensorTypeError, TensorValueError, in_words_of_torch
 from softmaxloss.torch.host import HOST
 from softmaxloss.torch.linear import check_shapes
 from softmaxloss.torch.storage import as_array, as_loss, as_tensor, loss_dtype
@@ -113,7 +113,7 @@ def cross_entropy(
     def checked() -> tuple[Layout, Options]:
         _check({"input": input}, target, given)
         z = checks.logits(as_array(input))
-        return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), row_options(target, **given)
+        return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), _checked_options(target, given)
 
     shard = _shard_of(checked, target, group)
     return _CrossEntropy.apply(input, shard)  # type: ignore[no-any-return, no-untyped-call]
@@ -190,7 +190,8 @@ normalizer, group
             checks.memory("max_memory", max_memory)
         layout = _head(input, linear_weight, linear_bias, max_memory).layout
         checks.logits(np.broadcast_to(np.zeros(()), layout.shape))
-        return layout, row_options(target, **given)
+        wants = torch.is_grad_enabled() and input.requires_grad
+        return layout, {**_checked_options(target, given), "input.requires_grad": wants}
 
     shard = _shard_of(checked, target, group)
     layer = (input, linear_weight, linear_bias)
@@ -199,9 +200,16 @@ normalizer, group
 
 def _check(floats: Options, target: Tensor, options: Options) -> None:
     others = {name: options[name] for name in ("class_weight", "sample_weight", "class_mask")}
+    if not isinstance(target, Tensor):
+        raise TensorTypeError(f"target must be a tensor, got {type(target).__name__}")
     check_tensors(floats, {"target": target, **others})
     if not floats["input"].is_cpu:
         raise TensorValueError(f"input must be on the CPU, got {floats['input'].device}")
+    if not is_plain(floats.values(), ()):
+        raise TensorValueError("input must be a plain tensor: transforms and traces cannot reach other ranks")
+    for name, value in {"target": target, **options}.items():
+        if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
+            raise TensorValueError(f"{name} must not require a gradient: there is none in a vocabulary that is split")
 
 
 class _Shard(NamedTuple):
@@ -215,52 +223,70 @@ class _Shard(NamedTuple):
 
 def _shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, group: Group | None) -> _Shard:
     """Return the shard of this rank; if one rank refuses its arguments, all ranks raise."""
-    (layout, options), found = _on_all_ranks(checked, lambda of: _size_of(*of), group)
-    rank, n_rows = dist.get_rank(group), found[:, 2]
-    classes, existing = found[:, 0].astype(int), found[:, 1].astype(int)
-    if (n_rows != n_rows[0]).any():
-        raise ValueError(f"input must have the same rows on all ranks, got {n_rows.astype(int).tolist()}")
-    part = Slice(int(classes[:rank].sum()), int(classes.sum()), int(existing.sum()))
-    kind, normalizer = options.pop("reduction"), options.pop("normalizer", None)
+    if (rank := dist.get_rank(group)) < 0:
+        raise ValueError("group must hold this rank")
+    (layout, options), shards = _on_all_ranks(checked, lambda of: _told(*of), group)
+    for name, value in shards[0].items():
+        values = [shard[name] for shard in shards]
+        if name not in ("n_classes", "n_existing") and any(other != value for other in values):
+            raise ValueError(f"{name} must be the same on all ranks, got {', '.join(map(str, values))}")
+    classes = [shard["n_classes"] for shard in shards]
+    part = Slice(sum(classes[:rank]), sum(classes), sum(shard["n_existing"] for shard in shards))
+    kind, normalizer = options.pop("reduction"), options.pop("normalizer")
+    options.pop("input.requires_grad", None)
 
     def described() -> tuple[Rows, Reduction]:
-        checks.reduction(kind)
         arrays: RowOptions = {**as_arrays(options), "reduction": "sum"}  # type: ignore[typeddict-item]
         return describe(as_array(target), layout, part, **arrays)
 
-    (rows, local), divisors = _on_all_ranks(described, lambda of: [of[1].divisor], group)
-    divisor = float(divisors.sum())
-    own = checks.normalizer(None if normalizer is None else float(normalizer), kind)
-    if kind == "mean":
-        divisor = checks.divisor(divisor, own, counts=divisor > 0)
+    (rows, local), divisors = _on_all_ranks(described, lambda of: of[1].divisor, group)
+    divisor = float(sum(divisors))
+    if kind == "mean":  # all ranks have the same divisor and normalizer: all raise, or none
+        divisor = checks.divisor(divisor, normalizer, counts=divisor > 0)
         rows = rows._replace(weight=averaged(rows.weight, divisor))
     return _Shard(layout, rows, Reduction(kind, local.batch_shape, divisor), group)
 
 
-def _size_of(layout: Layout, options: Options) -> list[float]:
+def _checked_options(target: Tensor, given: Options) -> Options:
+    """Return the row options with plain numbers, checked as far as one rank can."""
+    options = row_options(target, **given)
+    normalizer = options.get("normalizer")
+    checks.reduction(options["reduction"])
+    options["normalizer"] = checks.normalizer(
+        float(normalizer) if isinstance(normalizer, Tensor) else normalizer, options["reduction"]
+    )
+    return options
+
+
+def _told(layout: Layout, options: Options) -> Options:
+    """Return what ranks tell each other of their shards: numbers of classes, and what has to be the same for all."""
     mask = options.get("class_mask")
     exists = ALL_CLASSES if mask is None else checks.class_mask(as_array(mask), layout.n_classes)
-    return [layout.n_classes, int(exists.sum()) or layout.n_classes, layout.n_rows]
+    same = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
+    return {
+        "n_classes": layout.n_classes,
+        "n_existing": int(exists.sum()) or layout.n_classes,
+        "the rows of input": layout.n_rows,
+        **same,
+    }
 
 
-def _on_all_ranks(
-    function: Callable[[], T], numbers_of: Callable[[T], list[float]], group: Group | None
-) -> tuple[T, NDArray[np.float64]]:
-    """Call a function on each rank; return its result, and the numbers of all ranks. If one rank raises, all do."""
-    result, numbers, error = None, [], None
+def _on_all_ranks(function: Callable[[], T], told: Callable[[T], Any], group: Group | None) -> tuple[T, list[Any]]:
+    """Call a function on each rank; return its result, and what all ranks tell of theirs. If one raises, all do."""
+    error, mine = None, None
     try:
         result = function()
-        numbers = numbers_of(result)
-    except (ValueError, TypeError) as raised:
+        mine = told(result)
+    except Exception as raised:  # noqa: BLE001 - whatever it is, the other ranks must not wait
         error = raised
-    given: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(given, (numbers, None if error is None else f"{error}"), group)
+    everything: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everything, (mine, None if error is None else f"{error}"), group)
     if error is not None:
         raise error
-    for rank, (_, message) in enumerate(given):
+    for rank, (_, message) in enumerate(everything):
         if message is not None:
             raise ValueError(f"on rank {rank}: {message}")
-    return result, np.array([numbers for numbers, _ in given], np.float64)  # type: ignore[return-value]
+    return result, [of for of, _ in everything]
 
 
 def whole_rows(part: RowSummary, temperature: float, group: Group | None) -> RowSummary:

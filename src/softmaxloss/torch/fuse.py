@@ -9,6 +9,7 @@ computes the logits as the model would have.
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from inspect import signature
 from math import inf
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._pytree import tree_map_only
 
-from softmaxloss.torch.internals import new_without_memory, without_torch_function
+from softmaxloss.torch.internals import new_without_memory, version_of, without_torch_function
 from softmaxloss.torch.linear import linear_cross_entropy
 from softmaxloss.torch.log_probabilities import linear_log_probs, log_probs
 
@@ -133,19 +134,41 @@ class HeadLogits(Tensor):
     notes: _Notes
     make: Callable[[], Tensor]
     made: Tensor | None
+    version: int | None  # of `made` when it was made; None if PyTorch does not count the changes
+    derived: list[weakref.ref[HeadLogits]]  # lazy logits that were made from these
+    sources: list[tuple[Tensor, int | None]]  # what the logits are made from, with versions
 
     def __new__(cls, notes: _Notes, make: Callable[[], Tensor], dtype: torch.dtype) -> Self:
         """Return lazy logits, given the notes of how they are made and the function that computes them."""
         hidden, weight = notes.terms[0]
         logits = new_without_memory(cls, (*hidden.shape[:-1], len(weight)), dtype, hidden.device)
-        logits.notes, logits.make, logits.made = notes, make, None
+        logits.notes, logits.make, logits.made, logits.version, logits.derived = notes, make, None, None, []
+        tensors = [*(tensor for term in notes.terms for tensor in term), notes.bias]
+        logits.sources = [(tensor, version_of(tensor)) for tensor in tensors if tensor is not None]
         return logits
 
     def value(self) -> Tensor:
         """Return the logits, as the model would have computed them."""
         if self.made is None:
+            self.refuse_if_outdated()
             self.made = self.make()
+            self.version = version_of(self.made)
+            for reference in self.derived:  # before somebody changes these: they are views of them, or copies
+                if (logits := reference()) is not None:
+                    logits.value()
         return self.made
+
+    def is_as_noted(self) -> bool:
+        """Return whether nobody has changed the logits in place."""
+        return self.made is None or (self.version is not None and self.version == version_of(self.made))
+
+    def refuse_if_outdated(self) -> None:
+        """Raise where the weights have changed since the model returned these logits."""
+        if any(version is not None and version != version_of(tensor) for tensor, version in self.sources):
+            raise RuntimeError(
+                "the head of the model, or its input, has changed since these logits were returned, before they were "
+                "computed: use them before the change"
+            )
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,17 +180,21 @@ class HeadLogits(Tensor):
         if function is cross_entropy:
             given = {name: v for name, v in _CROSS_ENTROPY.bind(*args, **kwargs).arguments.items() if v is not None}
             logits = given.pop("input")
-            if isinstance(logits, HeadLogits) and logits.dim() <= 2 and given.keys().isdisjoint(_OLD):
+            noted = isinstance(logits, HeadLogits) and logits.is_as_noted()
+            if noted and logits.dim() <= 2 and given.keys().isdisjoint(_OLD):
+                logits.refuse_if_outdated()
                 return logits.notes.pass_to(linear_cross_entropy, **given)
         if function is log_probs:
             logits, target, options = args[0], args[1], dict(kwargs)
             dim, caps_twice = options.pop("dim"), options["softcap"] is not None
-            if isinstance(logits, HeadLogits) and dim in (-1, logits.dim() - 1) and not caps_twice:
+            noted = isinstance(logits, HeadLogits) and logits.is_as_noted()
+            if noted and dim in (-1, logits.dim() - 1) and not caps_twice:
+                logits.refuse_if_outdated()
                 del options["softcap"]
                 return logits.notes.pass_to(linear_log_probs, target, **options)
-        noted = _noted(function, args, kwargs)
-        if noted is not None:
-            return noted
+        recorded = _noted(function, args, kwargs)
+        if recorded is not None:
+            return recorded
         args, kwargs = _computed(args, kwargs)
         return function(*args, **kwargs)
 
@@ -201,7 +228,10 @@ def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
         return function(*values, **names)  # type: ignore[no-any-return]
 
     notes, dtype = (found, args[0].dtype) if isinstance(found, _Notes) else found
-    return HeadLogits(notes, make, dtype)
+    logits = HeadLogits(notes, make, dtype)
+    logits.sources = args[0].sources
+    args[0].derived.append(weakref.ref(logits))
+    return logits
 
 
 def _of_tanh(_: Any, logits: HeadLogits) -> _Notes | None:

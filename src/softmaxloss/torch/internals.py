@@ -31,6 +31,11 @@ def new_without_memory(cls: type[T], shape: tuple[int, ...], dtype: torch.dtype,
     return tensor
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor has been changed in place; None where PyTorch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def may_be_overwritten(tensor: Tensor) -> bool:
     """Return whether a tensor is no leaf, nor a view of one, whose values its gradient must not replace."""
     root = tensor if tensor._base is None else tensor._base
