@@ -50,8 +50,8 @@ def softmax(
 
     Examples
     --------
-    >>>     >>> import softmaxloss
-    >>> softmaxloss.softmax(np.array([0.3, 2.9, 4.0])).round(3)
+    >>> import softmaxloss
+    >>> softmaxloss.softmax([0.3, 2.9, 4.0]).round(3)
     array([0.018, 0.245, 0.737])
     """
     z, layout, rows = request_without_targets(logits, axis, temperature, unknown)
@@ -87,8 +87,8 @@ def log_softmax(
 
     Examples
     --------
-    >>>     >>> import softmaxloss
-    >>> softmaxloss.log_softmax(np.array([0.0, -40.0]))
+    >>> import softmaxloss
+    >>> softmaxloss.log_softmax([0.0, -40.0])
     array([-4.24835426e-18, -4.00000000e+01])
     """
     z, layout, rows = request_without_targets(logits, axis, temperature, unknown)

@@ -144,6 +144,7 @@ OTHERS = {
     "SoftmaxClassifier": lambda: (fitted_to(FEATURES), fitted_to(1e-160 * FEATURES), fitted_to(1e140 * FEATURES)),
     "load_model": predictions_of_a_loaded_model,
     "LinearGradients": lambda: sl.LinearGradients(None, None, None),
+    "LogProbs": lambda: sl.LogProbs(0.0, 0.0),
     "Metrics": lambda: str(sl.metrics([[0.0, 1e300]], [0])),
     "get_num_threads": sl.get_num_threads,
     "layers' y": softmax_of_layers,
