@@ -130,14 +130,21 @@ def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def gradients_of_layer(
     layer: Layer, target: Tensor, options: Options, wanted: Sequence[bool], d_loss: Tensor
 ) -> list[Tensor | None]:
-    """Return the gradients of a layer that are wanted, by way of its logits, so that they can be differentiated."""
+    """Return the gradients of a layer's loss that are wanted, so that they can be differentiated."""
+    axis = layer[0].dim() - 1
+    return pull_back(lambda logits: cross_entropy(logits, target, axis, options), layer, wanted, d_loss)
 
-    def loss(*chosen: Any) -> Tensor:
+
+def pull_back(
+    function: Callable[[Tensor], Any], layer: Layer, wanted: Sequence[bool], d_result: Any
+) -> list[Tensor | None]:
+    """Return the gradients of a layer that are wanted, by way of its logits, of which a function is differentiated."""
+
+    def of_chosen(*chosen: Any) -> Any:
         given = iter(chosen)
         now: list[Any] = [next(given) if asked else tensor for tensor, asked in zip(layer, wanted, strict=True)]
-        input, weight, bias = now
-        return cross_entropy(logits_of(input, weight, bias), target, input.dim() - 1, options)
+        return function(logits_of(*now))
 
     chosen = [tensor for tensor, asked in zip(layer, wanted, strict=True) if asked]
-    found = iter(torch.func.vjp(loss, *chosen)[1](d_loss))
+    found = iter(torch.func.vjp(of_chosen, *chosen)[1](d_result))
     return [next(found) if asked else None for asked in wanted]

@@ -28,7 +28,7 @@ from softmaxloss.torch.linear import check_shapes
 from softmaxloss.torch.storage import as_array, as_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from softmaxloss.torch.arguments import Layer, Options
 
@@ -229,7 +229,8 @@ class _OfLogits(Function):
         axis, numbers, names = ctx.more
         options = joined(numbers, names, tensors)
         if _asks_for_more(d_rows):
-            (d_input,) = _pull_back(lambda z: _by_arrays(z, target, axis, options), [input], d_rows)
+            of_logits = torch.func.vjp(lambda z: tuple(_by_arrays(z, target, axis, options)), input)[1]
+            (d_input,) = of_logits(tuple(d_rows))
         else:
             with hosted_by(HOST):
                 d_logits = softmaxloss.log_probs_and_grad(
@@ -258,14 +259,10 @@ class _OfLayer(Function):
         numbers, names, max_memory = ctx.more
         options, wanted = joined(numbers, names, ctx.saved_tensors[4:]), ctx.needs_input_grad[:3]
         if _asks_for_more(d_rows):
-            chosen = [k for k in range(3) if wanted[k]]
-
-            def function(*values: Tensor) -> LogProbs:
-                now = [values[chosen.index(k)] if k in chosen else layer[k] for k in range(3)]
-                return _by_arrays(by_arrays.logits_of(*now), target, now[0].dim() - 1, options)
-
-            found = iter(_pull_back(function, [layer[k] for k in chosen], d_rows))
-            gradients = [next(found) if asked else None for asked in wanted]
+            axis = layer[0].dim() - 1
+            gradients = by_arrays.pull_back(
+                lambda z: tuple(_by_arrays(z, target, axis, options)), tuple(layer), wanted, tuple(d_rows)
+            )
         else:
             x, w, b = _arrays(*layer)
             wrt = [name for name, asked in zip(INPUTS, wanted, strict=True) if asked]
@@ -293,9 +290,3 @@ def _derivatives(d_rows: Sequence[Tensor]) -> Options:
 def _asks_for_more(d_rows: Sequence[Tensor]) -> bool:
     """Return whether a backward pass has to be differentiable, or comes for a batch of derivatives, as under `vmap`."""
     return torch.is_grad_enabled() or any(map(is_batched, d_rows))
-
-
-def _pull_back(
-    function: Callable[..., LogProbs], inputs: Sequence[Tensor], d_rows: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    return torch.func.vjp(lambda *values: tuple(function(*values)), *inputs)[1](tuple(d_rows))  # type: ignore[no-any-return]
