@@ -161,6 +161,7 @@ def errors(rank):
         "normalizer must be": {"normalizer": -1.0 if rank == 1 else 2.0},
         "reduction must be the same on all ranks, got": {"reduction": "sum" if rank == 1 else "mean"},
         "temperature must be the same on all ranks, got": {"temperature": 1.0 + rank},
+        "softcap must be the same on all ranks, got": {"softcap": 5.0 if rank == 1 else None},
         "target must be a tensor, got NoneType": {"target": None if rank == 1 else labels},
         "sample_weight must not require a gradient": {"sample_weight": torch.ones(4, requires_grad=True)},
         "reduction": {"reduction": "average"},

@@ -1,18 +1,12 @@
 """The loss of a vocabulary that is split over processes: each rank has the logits, or the weights, of some classes.
 
-The ranks agree on the `RowSummary` of each whole row by three all-reduces, with a few numbers for each row:
-
-    peak, q_target               maximum, 16 bytes
-    target_logit                 maximum over the ranks whose target has this q_target, 8 bytes
-    rest, dot, mass, owners      sums, relative to the peak of the whole row, 32 bytes
-
-`owners` counts the ranks that have this target: if there are several, all but one of these classes join `rest`. Then
-each rank computes the gradient of its own classes. A linear layer also adds up d_input over the ranks.
+The ranks agree on the summaries of whole rows, see shards.py. Then each rank computes the gradient of its own classes.
+A linear layer also adds up d_input over the ranks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,27 +17,18 @@ from torch.autograd import Function
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.hosts import hosted_by
 from softmaxloss.core.layout import Layout, layout_of
-from softmaxloss.core.options import Reduction, RowOptions, Rows, Slice, averaged, describe
-from softmaxloss.core.rows import ALL_CLASSES
-from softmaxloss.core.summary import RowSummary, merge
+from softmaxloss.core.summary import RowSummary
 from softmaxloss.head.layer import INPUTS, Accumulated
 from softmaxloss.head.layer import Layer as Head
-from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
-from softmaxloss.torch.by_kernels import as_arrays
+from softmaxloss.torch.arguments import check_tensors, is_plain
 from softmaxloss.torch.errors import TensorTypeError, TensorValueError, in_words_of_torch
 from softmaxloss.torch.host import HOST
 from softmaxloss.torch.linear import check_shapes
+from softmaxloss.torch.shards import Group, Shard, checked_options, shard_of, whole_rows
 from softmaxloss.torch.storage import as_array, as_loss, as_tensor, loss_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from softmaxloss.torch.arguments import Options
-
-T = TypeVar("T")
-Group = Any  # dist.ProcessGroup, which builds of PyTorch without torch.distributed lack
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
 
@@ -113,9 +98,9 @@ def cross_entropy(
     def checked() -> tuple[Layout, Options]:
         _check({"input": input}, target, given)
         z = checks.logits(as_array(input))
-        return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), _checked_options(target, given)
+        return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), checked_options(target, given)
 
-    shard = _shard_of(checked, target, group)
+    shard = shard_of(checked, target, group)
     return _CrossEntropy.apply(input, shard)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -191,9 +176,9 @@ normalizer, group
         layout = _head(input, linear_weight, linear_bias, max_memory).layout
         checks.logits(np.broadcast_to(np.zeros(()), layout.shape))
         wants = torch.is_grad_enabled() and input.requires_grad
-        return layout, {**_checked_options(target, given), "input.requires_grad": wants}
+        return layout, {**checked_options(target, given), "input.requires_grad": wants}
 
-    shard = _shard_of(checked, target, group)
+    shard = shard_of(checked, target, group)
     layer = (input, linear_weight, linear_bias)
     return _LinearCrossEntropy.apply(*layer, shard, max_memory)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -212,110 +197,7 @@ def _check(floats: Options, target: Tensor, options: Options) -> None:
             raise TensorValueError(f"{name} must not require a gradient: there is none in a vocabulary that is split")
 
 
-class _Shard(NamedTuple):
-    """The classes of this rank: the layout of their logits, and the descriptor made from targets and options."""
-
-    layout: Layout
-    rows: Rows
-    reduction: Reduction
-    group: Group | None
-
-
-def _shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, group: Group | None) -> _Shard:
-    """Return the shard of this rank; if one rank refuses its arguments, all ranks raise."""
-    if (rank := dist.get_rank(group)) < 0:
-        raise ValueError("group must hold this rank")
-    (layout, options), shards = _on_all_ranks(checked, lambda of: _told(*of), group)
-    for name, value in shards[0].items():
-        values = [shard[name] for shard in shards]
-        if name not in ("n_classes", "n_existing") and any(other != value for other in values):
-            raise ValueError(f"{name} must be the same on all ranks, got {', '.join(map(str, values))}")
-    classes = [shard["n_classes"] for shard in shards]
-    part = Slice(sum(classes[:rank]), sum(classes), sum(shard["n_existing"] for shard in shards))
-    kind, normalizer = options.pop("reduction"), options.pop("normalizer")
-    options.pop("input.requires_grad", None)
-
-    def described() -> tuple[Rows, Reduction]:
-        arrays: RowOptions = {**as_arrays(options), "reduction": "sum"}  # type: ignore[typeddict-item]
-        return describe(as_array(target), layout, part, **arrays)
-
-    (rows, local), divisors = _on_all_ranks(described, lambda of: of[1].divisor, group)
-    divisor = float(sum(divisors))
-    if kind == "mean":  # all ranks have the same divisor and normalizer: all raise, or none
-        divisor = checks.divisor(divisor, normalizer, counts=divisor > 0)
-        rows = rows._replace(weight=averaged(rows.weight, divisor))
-    return _Shard(layout, rows, Reduction(kind, local.batch_shape, divisor), group)
-
-
-def _checked_options(target: Tensor, given: Options) -> Options:
-    """Return the row options with plain numbers, checked as far as one rank can."""
-    options = row_options(target, **given)
-    normalizer = options.get("normalizer")
-    checks.reduction(options["reduction"])
-    options["normalizer"] = checks.normalizer(
-        float(normalizer) if isinstance(normalizer, Tensor) else normalizer, options["reduction"]
-    )
-    return options
-
-
-def _told(layout: Layout, options: Options) -> Options:
-    """Return what ranks tell each other of their shards: numbers of classes, and what has to be the same for all."""
-    mask = options.get("class_mask")
-    exists = ALL_CLASSES if mask is None else checks.class_mask(as_array(mask), layout.n_classes)
-    same = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
-    return {
-        "n_classes": layout.n_classes,
-        "n_existing": int(exists.sum()) or layout.n_classes,
-        "the rows of input": layout.n_rows,
-        **same,
-    }
-
-
-def _on_all_ranks(function: Callable[[], T], told: Callable[[T], Any], group: Group | None) -> tuple[T, list[Any]]:
-    """Call a function on each rank; return its result, and what all ranks tell of theirs. If one raises, all do."""
-    error, mine = None, None
-    try:
-        result = function()
-        mine = told(result)
-    except Exception as raised:  # noqa: BLE001 - whatever it is, the other ranks must not wait
-        error = raised
-    everything: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(everything, (mine, None if error is None else f"{error}"), group)
-    if error is not None:
-        raise error
-    for rank, (_, message) in enumerate(everything):
-        if message is not None:
-            raise ValueError(f"on rank {rank}: {message}")
-    return result, [of for of, _ in everything]
-
-
-def whole_rows(part: RowSummary, temperature: float, group: Group | None) -> RowSummary:
-    """Return the summaries of whole rows, given those of the classes of this rank."""
-    peak = np.where(np.isnan(part.peak), np.inf, part.peak)  # no row with a peak of inf has a softmax either
-    peak, q_target = _reduced(np.stack([peak, part.q_target]), dist.ReduceOp.MAX, group)
-    wanted_here = part.q_target == q_target
-    (target_logit,) = _reduced(np.where(wanted_here, part.target_logit, -np.inf)[None], dist.ReduceOp.MAX, group)
-    owns = wanted_here & (part.target_logit == target_logit)
-    nothing = np.zeros_like(peak)
-    # this row has the peak and the target of the whole row and no other classes: merging with it gives this rank's sums
-    frame = RowSummary(
-        peak, nothing, nothing, nothing, np.where(owns, -np.inf, target_logit), np.where(owns, -1.0, q_target)
-    )
-    here = merge([part, frame], temperature=temperature)
-    rest, dot, mass, owners = _reduced(np.stack([here.rest, here.dot, here.mass, owns]), dist.ReduceOp.SUM, group)
-    with np.errstate(all="ignore"):
-        again = np.where(owners > 1, (owners - 1) * np.exp((target_logit - peak) / temperature), 0.0)
-    return RowSummary(peak, rest + again, dot, mass, target_logit, q_target)
-
-
-def _reduced(numbers: NDArray[np.float64], operation: Any, group: Group | None) -> NDArray[np.float64]:
-    """Return the maximum or the sum of arrays over the ranks."""
-    tensor = torch.from_numpy(np.ascontiguousarray(numbers, np.float64))
-    dist.all_reduce(tensor, operation, group)
-    return tensor.numpy()
-
-
-def _loss(whole: RowSummary, shard: _Shard, dtype: np.dtype[Any]) -> Tensor:
+def _loss(whole: RowSummary, shard: Shard, dtype: np.dtype[Any]) -> Tensor:
     rows = shard.rows
     losses = whole.losses(z_loss=rows.z_loss, temperature=rows.temperature)
     with np.errstate(all="ignore"):
@@ -330,7 +212,7 @@ def _refuse_second_derivatives() -> None:
 
 class _CrossEntropy(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, shard: _Shard) -> Tensor:
+    def forward(ctx: Any, input: Tensor, shard: Shard) -> Tensor:
         z = as_array(input)
         with hosted_by(HOST):
             part = rowwise.summarize(z, shard.rows, shard.layout)
