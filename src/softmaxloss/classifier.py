@@ -19,7 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from softmaxloss.functional import log_softmax, softmax
-from softmaxloss.linear_fit import Descent, Float64s, Objective, all_classes, chunks, refuse_too_large, scores
+from softmaxloss.linear_fit import Descent, Objective, all_classes, refuse_too_large, scores
+from softmaxloss.moments import Float64s, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,21 +163,34 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             check_classification_targets(y)
             classes, targets = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
-        if self.class_weight == "balanced":
-            counts = sample_weight @ targets if soft else np.bincount(targets, sample_weight)
-            class_weight = counts.sum() / (len(classes) * np.where(counts > 0, counts, np.inf))
-        else:
-            class_weight = compute_class_weight(self.class_weight, classes=classes, y=classes if soft else y)
+        counts = sample_weight @ targets if soft else np.bincount(targets, sample_weight)
         objective = Objective(
             X,
             targets,
             sample_weight=sample_weight,
-            class_weight=class_weight,
+            class_weight=self._weight_of(classes, counts),
             label_smoothing=self.label_smoothing,
             C=self.C,
         )
+        return self._minimise(objective, classes, callback, before)
+
+    def _weight_of(self, classes: Array, counts: Array) -> Float64s:
+        """Return the class weights, given the total weight of the samples of each class."""
+        if len(classes) < 2:
+            raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
+        if self.class_weight == "balanced":
+            balanced: Float64s = counts.sum() / (len(classes) * np.where(counts > 0, counts, np.inf))
+            return balanced
+        return compute_class_weight(self.class_weight, classes=classes, y=classes)  # type: ignore[no-any-return]
+
+    def _minimise(
+        self,
+        objective: Objective,
+        classes: Array,
+        callback: Callable[[int, float], object] | None,
+        before: dict[str, Any],
+    ) -> Self:
+        """Minimise an objective, and keep what it leads to; after an exception, be as before the fit."""
         loss_curve = []
 
         def report(iteration: int, value: float) -> None:
@@ -190,11 +204,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         def keep() -> None:
             self.classes_ = classes
             with np.errstate(all="ignore"):
-                self.coef_, self.intercept_ = (array.astype(X.dtype) for array in descent.reached())
+                self.coef_, self.intercept_ = (array.astype(objective.dtype) for array in descent.reached())
 
-        start = self._start(classes, X.shape[1])
+        start = self._start(classes, self.n_features_in_)
         descent = Descent(objective, *start, report, fit_intercept=self.fit_intercept)
-        tol = max(self.tol, 0.1 * np.finfo(X.dtype).eps)
+        tol = max(self.tol, 0.1 * np.finfo(objective.dtype).eps)
         try:
             with np.errstate(all="ignore"):
                 descent.run(tol, self.max_iter)
@@ -203,7 +217,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.update(before)
             raise
         if descent.excess > tol and not descent.stopped:
-            self._warn(descent, X.dtype)
+            self._warn(descent, objective.dtype)
         keep()
         self.n_iter_ = descent.n_iter
         self.loss_curve_ = loss_curve
@@ -318,7 +332,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             f"stopped {limit}, with the objective still about {descent.excess:.0e} of itself above its minimum "
             f"(tol={self.tol}): standardise the features, lower C{remedy}",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _start(self, classes: Array, n_features: int) -> tuple[Float64s, Float64s]:

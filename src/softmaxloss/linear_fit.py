@@ -22,25 +22,17 @@ from softmaxloss.core.layout import layout_of
 from softmaxloss.core.options import describe
 from softmaxloss.functional import softmax
 from softmaxloss.head import linear_cross_entropy_and_grad
+from softmaxloss.moments import Float64s, Moments, chunks, moments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 Array = NDArray[Any]
-Float64s = NDArray[np.float64]
 
-CHUNK = 2**21  # numbers processed at once: 16 MB in float64
-MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
 NOTHING = 1e-16  # nats; below this objective the fit is perfect, such as where all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
 MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
 SINGLE = 1e-7  # the relative excess down to which single precision is enough
-
-
-def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
-    """Yield slices of rows that hold about `CHUNK` numbers."""
-    size = max(1, CHUNK // max(row_size, 1))
-    return (slice(start, start + size) for start in range(0, n_rows, size))
 
 
 def scores(features: Array, coef: Array, intercept: Array) -> Array:
@@ -73,6 +65,7 @@ class Objective:
     """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
 
     Features are dense, or sparse in CSR format. Targets are class indices, or distributions of shape (rows, classes).
+    The mean's divisor is the total weight, or `normalizer`, such as the total weight of more rows than these.
     """
 
     def __init__(
@@ -84,13 +77,15 @@ class Objective:
         class_weight: Float64s,
         label_smoothing: float,
         C: float,  # noqa: N803  scikit-learn's name
+        normalizer: float | None = None,
     ) -> None:
-        self.features, self.targets = features, targets
+        self.features, self.targets, self.dtype = features, targets, features.dtype
         self.n_rows = features.shape[0]
         self.options: dict[str, Any] = {
             "sample_weight": sample_weight,
             "class_weight": class_weight,
             "label_smoothing": label_smoothing,
+            "normalizer": normalizer,
         }
         rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
         if reduction.divisor <= 0:
@@ -100,7 +95,7 @@ class Objective:
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the value, and the gradients with respect to coef and intercept."""
-        weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
+        weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         loss, gradients = linear_cross_entropy_and_grad(
             self.features, weight, self.targets, bias, wrt=("weight", "bias"), **self.options
         )
@@ -110,7 +105,7 @@ class Objective:
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""
-        weight, bias = (a.astype(self.features.dtype) for a in all_classes(coef, intercept))
+        weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         curvature = np.empty(self.n_rows)
         for rows in chunks(self.n_rows, len(weight)):
             logits = scores(self.features[rows], weight, bias)
@@ -118,14 +113,18 @@ class Objective:
             curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
         # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
         curvature /= max(len(weight) - 1, 2)
-        np.maximum(curvature, np.finfo(self.features.dtype).eps, out=curvature)
+        np.maximum(curvature, np.finfo(self.dtype).eps, out=curvature)
         return self.row_weight * curvature
+
+    def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
+        """Return the moments of the features, with rows weighted by their curvature."""
+        return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
 
     def in_single(self) -> Objective | None:
         """Return this objective in single precision, on centred features; None if that would not be faster."""
         n_classes = len(self.options["class_weight"])
         is_dense = isinstance(self.features, np.ndarray)
-        gains = is_dense and self.features.dtype == np.float64 and n_classes >= MANY_CLASSES
+        gains = is_dense and self.dtype == np.float64 and n_classes >= MANY_CLASSES
         return _Single(self) if gains else None
 
 
@@ -134,6 +133,7 @@ class _Single(Objective):
         self.__dict__.update(vars(objective))
         self.center = self.features.mean(axis=0)
         self.features = (self.features - self.center).astype(np.float32)
+        self.dtype = self.features.dtype
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         value, d_coef, d_intercept = super().__call__(coef, intercept + coef @ self.center)
@@ -152,24 +152,19 @@ class Coordinates:
         self, objective: Objective, coef: Float64s, intercept: Float64s, *, fit_intercept: bool = True
     ) -> None:
         self.coef, self.intercept, self.fit_intercept = coef, intercept, fit_intercept
-        features, penalty = objective.features, objective.penalty
-        n_features = features.shape[1]
-        curvature = objective.row_curvature(coef, intercept)
-        total = curvature.sum()
+        n_features, penalty, eps = coef.shape[1], objective.penalty, np.finfo(objective.dtype).eps
+        total, self.center, covariance = objective.moments(coef, intercept, centred=fit_intercept)
         self.intercept_scale = 1 / np.sqrt(total)
-        self.center = np.zeros(n_features)
-        if fit_intercept:
-            self.center = (features.T @ curvature.astype(features.dtype)).astype(np.float64) / total
-        covariance, whiten = _covariance(features, curvature, self.center), n_features <= MAX_WHITENED
+        whiten = covariance.ndim == 2
         variance = covariance.diagonal() if whiten else covariance
         # without a penalty, a feature that varies only by rounding keeps its coefficients
-        varies = variance > (10 * np.finfo(features.dtype).eps * self.center) ** 2 * total
+        varies = variance > (10 * eps * self.center) ** 2 * total
         scale = np.zeros(n_features)
         np.divide(1, np.sqrt(variance + penalty), out=scale, where=varies | (penalty > 0))
         self.scaling: Any = sparse.diags_array(scale)
         if whiten:
             covariance[np.diag_indices(n_features)] += penalty
-            collinear = 10 * n_features * np.finfo(features.dtype).eps  # lets a singular matrix have a root
+            collinear = 10 * n_features * eps  # lets a singular matrix have a root
             matrix = scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features)
             with suppress(linalg.LinAlgError):  # rounding may leave a matrix that has no root
                 root = linalg.cholesky(matrix, lower=True)
@@ -195,28 +190,6 @@ class Coordinates:
     def size(self) -> int:
         """The length of a step."""
         return self.coef.size + len(self.intercept) * self.fit_intercept
-
-
-def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
-    """Return the sum of weight * (x - center) (x - center).T over the rows; its diagonal for very many features."""
-    n_rows, n_features = features.shape
-    whiten = n_features <= MAX_WHITENED
-    if is_sparse(features):
-        features = features.astype(np.float64)  # the difference below may cancel
-        weighted = features.multiply(weight[:, np.newaxis]).tocsr()
-        if whiten:
-            products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)
-        else:
-            products, of_center = np.asarray(features.multiply(weighted).sum(axis=0)).ravel(), center**2
-        covariance: Float64s = products - weight.sum() * of_center
-        diagonal = np.einsum("ii->i", covariance) if whiten else covariance
-        np.maximum(diagonal, 0, out=diagonal)
-        return covariance
-    covariance = np.zeros((n_features, n_features) if whiten else n_features)
-    for rows in chunks(n_rows, n_features):
-        x = np.sqrt(weight[rows, np.newaxis]) * (features[rows] - center)
-        covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
-    return covariance
 
 
 class Descent:
@@ -249,14 +222,14 @@ class Descent:
             self.unit = min(1.0, float(np.linalg.norm(gradient)))
             if self.n_iter == 0:
                 self.report(0, value)
-            gained = value < (1 - np.finfo(fine.features.dtype).eps) * best
+            gained = value < (1 - np.finfo(fine.dtype).eps) * best
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
                 return
             best, self.goal = value, max(tol, ROUND * self.excess)
             if not gained or self.goal < SINGLE:
                 coarse = None  # single precision has done what it can
             self.objective = coarse or fine
-            precision = np.finfo(self.objective.features.dtype).eps
+            precision = np.finfo(self.objective.dtype).eps
             result = optimize.minimize(
                 self._value_and_gradient,
                 zero,

@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from data_sets import LOADERS, data
-from softmaxloss import SoftmaxClassifier, linear_fit
+from softmaxloss import SoftmaxClassifier, moments
 
 
 def uneven(y, seed=0):
@@ -187,7 +187,7 @@ def test_loss_curve_ends_at_the_objective_per_unit_of_weight(name):
 def test_only_scales_matched_reaches_the_same_optimum(monkeypatch):
     X, y = data("breast_cancer", standardised=False)
     whitened = SoftmaxClassifier(tol=1e-12).fit(X, y)
-    monkeypatch.setattr(linear_fit, "MAX_WHITENED", 0)
+    monkeypatch.setattr(moments, "MAX_WHITENED", 0)
     scaled = SoftmaxClassifier(tol=1e-12).fit(X, y)
     assert scaled.n_iter_ != whitened.n_iter_
     assert objective(scaled, X, y) == pytest.approx(objective(whitened, X, y), rel=1e-6)

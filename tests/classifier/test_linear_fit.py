@@ -1,9 +1,14 @@
 # ruff: noqa: N803  C is scikit-learn's name
 """The objective that the classifier minimises, and the coordinates in which it does."""
 
+from functools import reduce
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from scipy import sparse
 
+from softmaxloss import moments
 from softmaxloss.linear_fit import Coordinates, Objective
 
 
@@ -74,3 +79,24 @@ def test_features_may_be_collinear_constant_and_of_any_scale():
     objective.features = np.hstack([objective.features, objective.features[:, :1] * 1e9, np.ones((200, 1))])
     value, gradient = by_step(objective, (np.zeros((3, 6)), intercept), np.ones(3 * 7))
     assert np.isfinite([value, *gradient]).all()
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_moments_of_parts_merge_to_those_of_all_rows(form, centred, whiten, monkeypatch):
+    if not whiten:
+        monkeypatch.setattr(moments, "MAX_WHITENED", 0)
+    rng = np.random.default_rng(0)
+    features, weight = rng.normal(size=(200, 4)) + 100, rng.uniform(0, 2, 200)
+    weight[:20] = 0
+    ends = [0, 0, 20, 120, 121, 200]
+    merged = reduce(
+        moments.Moments.merge,
+        [moments.moments_of(form(features[a:b]), weight[a:b], centred=centred) for a, b in pairwise(ends)],
+    )
+    center = np.average(features, axis=0, weights=weight) * centred
+    squares = (features - center).T @ (weight[:, None] * (features - center))
+    assert merged.total == pytest.approx(weight.sum())
+    np.testing.assert_allclose(merged.center, center)
+    np.testing.assert_allclose(merged.covariance, squares if whiten else squares.diagonal(), rtol=1e-9, atol=1e-7)

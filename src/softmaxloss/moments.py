@@ -1,0 +1,76 @@
+"""Mean and covariance of weighted rows of features. Those of some rows merge with those of others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softmaxloss.core.checks import is_sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Float64s = NDArray[np.float64]
+
+CHUNK = 2**21  # numbers processed at once: 16 MB in float64
+MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
+
+
+def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
+    """Yield slices of rows that hold about `CHUNK` numbers."""
+    size = max(1, CHUNK // max(row_size, 1))
+    return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+class Moments(NamedTuple):
+    """Sums over weighted rows: the weights; their mean; weight * (x - mean) (x - mean).T.
+
+    The mean counts as 0 if the features are not centred. With over MAX_WHITENED features, the covariance is only its
+    diagonal.
+    """
+
+    total: float
+    center: Float64s
+    covariance: Float64s
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of the rows of both, if both are centred or neither is."""
+        total = self.total + other.total
+        if total == 0:
+            return self
+        apart, share = other.center - self.center, other.total / total
+        squares = np.outer(apart, apart) if self.covariance.ndim == 2 else apart**2
+        covariance = self.covariance + other.covariance + self.total * share * squares
+        return Moments(total, self.center + share * apart, covariance)
+
+
+def moments_of(features: Any, weight: Float64s, *, centred: bool) -> Moments:
+    """Return the moments of features, dense or sparse in CSR format, with one weight for each row."""
+    total, center = float(weight.sum()), np.zeros(features.shape[1])
+    if centred and total > 0:
+        center = (features.T @ weight.astype(features.dtype)).astype(np.float64) / total
+    return Moments(total, center, _covariance(features, weight, center))
+
+
+def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
+    """Return the sum of weight * (x - center) (x - center).T over the rows; its diagonal for very many features."""
+    n_rows, n_features = features.shape
+    whiten = n_features <= MAX_WHITENED
+    if is_sparse(features):
+        features = features.astype(np.float64)  # the difference below may cancel
+        weighted = features.multiply(weight[:, np.newaxis]).tocsr()
+        if whiten:
+            products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)
+        else:
+            products, of_center = np.asarray(features.multiply(weighted).sum(axis=0)).ravel(), center**2
+        covariance: Float64s = products - weight.sum() * of_center
+        diagonal = np.einsum("ii->i", covariance) if whiten else covariance
+        np.maximum(diagonal, 0, out=diagonal)
+        return covariance
+    covariance = np.zeros((n_features, n_features) if whiten else n_features)
+    for rows in chunks(n_rows, n_features):
+        x = np.sqrt(weight[rows, np.newaxis]) * (features[rows] - center)
+        covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
+    return covariance
