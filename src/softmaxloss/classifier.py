@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
+FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
 CLOSE_ENOUGH = 1e-6  # a fit that the precision of the data stopped gives no warning below this relative excess
 
 
@@ -154,8 +154,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         before = vars(self).copy()
         self._check_parameters()
-        soft = _is_soft(y)
-        X, y = validate_data(self, X, y, multi_output=soft, **_FEATURES)
+        soft = is_soft(y)
+        X, y = validate_data(self, X, y, multi_output=soft, **FEATURES)
         refuse_too_large(X)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if soft:
@@ -216,6 +216,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
+        finally:
+            del descent.report  # it refers to `descent`: together they would keep the data until garbage is collected
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, objective.dtype)
         keep()
@@ -288,7 +290,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any) -> Array:
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, **_FEATURES)  # type: ignore[no-any-return]
+        return validate_data(self, X, reset=False, **FEATURES)  # type: ignore[no-any-return]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -348,7 +350,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.coef_.astype(np.float64), self.intercept_.astype(np.float64) * bool(self.fit_intercept)
 
 
-def _is_soft(y: Any) -> bool:
+def is_soft(y: Any) -> bool:
     """Return whether y holds soft labels, a number for each class."""
     if getattr(y, "ndim", 2) != 2:
         return False

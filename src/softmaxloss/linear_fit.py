@@ -61,6 +61,13 @@ def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
         )
 
 
+def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-learn's name
+    """Return the factor of |coef|**2 / 2 beside a mean loss."""
+    if total_weight <= 0:
+        raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
+    return 1 / (C * total_weight)
+
+
 class Objective:
     """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
 
@@ -88,20 +95,22 @@ class Objective:
             "normalizer": normalizer,
         }
         rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
-        if reduction.divisor <= 0:
-            raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
-        self.penalty = 1 / (C * reduction.divisor)
+        self.penalty = penalty_of(C, reduction.divisor)
         self.row_weight: Float64s = rows.each().weight * rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the value, and the gradients with respect to coef and intercept."""
+        loss, d_coef, d_intercept = self.mean_loss(coef, intercept)
+        return loss + self.penalty / 2 * float(np.vdot(coef, coef)), d_coef + self.penalty * coef, d_intercept
+
+    def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
+        """Return the mean loss and its gradients."""
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         loss, gradients = linear_cross_entropy_and_grad(
             self.features, weight, self.targets, bias, wrt=("weight", "bias"), **self.options
         )
         _, d_weight, d_bias = cast("tuple[None, Array, Array]", gradients)
-        value = float(loss) + self.penalty / 2 * float(np.vdot(coef, coef))
-        return value, d_weight[-len(coef) :] + self.penalty * coef, d_bias[-len(coef) :].astype(np.float64)
+        return float(loss), d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""

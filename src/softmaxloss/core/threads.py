@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from softmaxloss.core.hosts import Host
@@ -248,6 +248,16 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
             failures.clear()  # the failure would hold this frame, and the frame the failure
     if True not in done:  # interrupted at its very beginning, where the library let the exception pass
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let this thread ask no helper within a with statement, as where the caller keeps all processors busy."""
+    before, _busy.here = getattr(_busy, "here", False), True
+    try:
+        yield
+    finally:
+        _busy.here = before
 
 
 def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
