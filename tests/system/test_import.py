@@ -12,7 +12,7 @@ import pytest
 import softmaxloss
 
 SOURCE = Path(softmaxloss.__file__).parent
-HEAVY = ["numba", "scipy", "sklearn", "matplotlib", "pandas", "polars", "torch", "jax"]
+HEAVY = ["numba", "scipy", "sklearn", "matplotlib", "pandas", "polars", "torch", "jax", "dask"]
 
 
 def test_importing_the_package_loads_numpy_alone():
@@ -107,6 +107,7 @@ FLOORS = [
     "explorer",
     "explanation",
     "torch",
+    "dask",
     "model_file",
     "preparation",
     "columns",
@@ -186,7 +187,7 @@ def test_these_import_one_library_and_nothing_of_the_package_but_themselves(pack
     assert any(within(name, library) for name in imported)
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize("framework", ["torch", "jax", "dask"])
 def test_only_its_own_adapter_imports_a_framework(framework):
     importers = {
         module

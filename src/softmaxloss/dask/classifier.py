@@ -1,0 +1,254 @@
+# ruff: noqa: N803, N806  X is scikit-learn's name
+"""The estimator on Dask collections: `fit` sums over partitions, predictions are lazy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import dask
+import dask.array as da
+import numpy as np
+from dask import delayed, is_dask_collection
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
+
+from softmaxloss import classifier
+from softmaxloss.classifier import FEATURES, is_soft
+from softmaxloss.dask.partitions import (
+    Census,
+    Options,
+    PartitionedObjective,
+    Partitions,
+    census_of,
+    one_thread,
+    part_of,
+)
+from softmaxloss.linear_fit import penalty_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Array = NDArray[Any]
+
+
+class SoftmaxClassifier(classifier.SoftmaxClassifier):
+    """`softmaxloss.SoftmaxClassifier` on Dask collections: the same coefficients, from partitions that stay in place.
+
+    Each evaluation of the objective is one pass over the partitions of X. A worker computes the share of each of its
+    partitions in loss and gradient, shares are summed on the workers, and one sum of the size of the coefficients
+    comes back. Partitions that are persisted stay in memory; others are computed again in each pass, such as read
+    from a file. On data that are not Dask collections, every method is that of the base class.
+
+    Parameters
+    ----------
+    C, fit_intercept, max_iter, tol, class_weight, label_smoothing, warm_start, random_state, verbose
+        As in `softmaxloss.SoftmaxClassifier`, and so are the attributes.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from sklearn.datasets import load_iris
+    >>> from softmaxloss.dask import SoftmaxClassifier
+    >>> X, y = (da.from_array(array, chunks=50) for array in load_iris(return_X_y=True))
+    >>> model = SoftmaxClassifier().fit(X, y)
+    >>> round(float(model.score(X, y)), 3)
+    0.973
+    """
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        callback: Callable[[int, float], object] | None = None,
+    ) -> Self:
+        """Fit coefficients and intercepts.
+
+        Parameters
+        ----------
+        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+            Blocks are NumPy arrays, sparse matrices of SciPy, or dataframes of numbers. Lengths of partitions may be
+            unknown. float32 is used as it is, all else becomes float64.
+        y : Dask array or series of shape (n_samples,), or floats of shape (n_samples, n_classes)
+            Labels of any kind, or soft labels, in partitions of the same lengths as those of X. What is not a Dask
+            collection is split as X is, if the lengths are known.
+        sample_weight : Dask array or series of shape (n_samples,), or float, optional
+            Split as y.
+        callback : callable, optional
+            As in the base class; called in the process that calls `fit`.
+
+        Returns
+        -------
+        SoftmaxClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data are not as described.
+
+        Warns
+        -----
+        ConvergenceWarning
+            As in the base class.
+        """
+        if not is_dask_collection(X):
+            return super().fit(X, y, sample_weight, callback=callback)
+        before = vars(self).copy()
+        self._check_parameters()
+        X = _in_rows(X)
+        dtype = validate_data(self, _no_rows(X), ensure_min_samples=0, **FEATURES).dtype
+        blocks = _partitions(X)
+        labels, weights = _labels_and_weights(X, y, sample_weight)
+        soft = is_dask_collection(y) and is_soft(_no_rows(y))
+        part = delayed(part_of, pure=False)
+        rows = zip(blocks, labels, weights, strict=True)
+        parts = dask.persist(*(part(*row, dtype, soft=soft) for row in rows))
+        classes, counts = Partitions(parts).merged(census_of, Census.merge).compute()
+        check_classification_targets(np.tile(classes, 3))  # for this check, labels that are all different are numbers
+        class_weight = self._weight_of(classes, counts)
+        options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=float(counts @ class_weight))
+        objective = PartitionedObjective(Partitions(blocks, parts), options, penalty_of(self.C, options.normalizer))
+        return self._minimise(objective, classes, callback, before)
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the logits: a lazy Dask array if X is a Dask collection, else as the base class."""
+        return self._of_blocks("decision_function", X)
+
+    def predict(self, X: Any) -> Any:
+        """Return the most probable classes: a lazy Dask array if X is a Dask collection, else as the base class."""
+        return self._of_blocks("predict", X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probabilities: a lazy Dask array if X is a Dask collection, else as the base class."""
+        return self._of_blocks("predict_proba", X)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return their logarithms: a lazy Dask array if X is a Dask collection, else as the base class."""
+        return self._of_blocks("predict_log_proba", X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Return the accuracy: a lazy number of Dask if X is a Dask collection, else as the base class.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        dask.array.Array of shape (), or float
+        """
+        if not is_dask_collection(X):
+            return super().score(X, y, sample_weight)
+        X = _in_rows(X)
+        model = self._delayed(X)
+        rows = Partitions(_partitions(X), *_labels_and_weights(X, y, sample_weight), [model] * X.npartitions)
+        hits = rows.merged(_hits_of, np.add)
+        return da.from_delayed(hits[0] / hits[1], shape=(), dtype=np.float64)
+
+    def _of_blocks(self, method: str, X: Any) -> Any:
+        """Call a method of the base class on a block at a time."""
+        if not is_dask_collection(X):
+            return getattr(super(), method)(X)
+        X = _in_rows(X)
+        model, width = self._delayed(X), len(self.classes_)
+        if method == "predict":
+            nothing = self.classes_[:0]
+        else:
+            dtype = np.result_type(check_array(_no_rows(X), ensure_min_samples=0, **FEATURES), self.coef_)
+            one_column = method == "decision_function" and width == 2
+            nothing = np.empty(0 if one_column else (0, width), dtype)
+        if not isinstance(X, da.Array):
+            return X.map_partitions(_apply, model, method, nothing, meta=nothing)
+        shape: dict[str, Any] = {"chunks": (X.chunks[0], (width,))} if nothing.ndim == 2 else {"drop_axis": 1}
+        return X.map_blocks(_apply, model, method, nothing, dtype=nothing.dtype, meta=nothing, **shape)
+
+    def _delayed(self, X: Any) -> Any:
+        """Return the fitted model as a node of its own, which travels once to each worker; X must fit to it."""
+        check_is_fitted(self)
+        validate_data(self, _no_rows(X), reset=False, ensure_min_samples=0, **FEATURES)
+        return delayed(self._local(), pure=False, traverse=False)
+
+    def _local(self) -> classifier.SoftmaxClassifier:
+        """Return the model as one of the base class, for blocks whose columns have been checked."""
+        model = classifier.SoftmaxClassifier()
+        model.__dict__.update(vars(self))
+        model.__dict__.pop("feature_names_in_", None)
+        return model
+
+
+def _apply(x: Any, model: Any, method: str, nothing: Array) -> Array:
+    """Return what a method of the model returns for a block, which may have no rows."""
+    if not x.shape[0]:
+        return nothing
+    with one_thread():
+        result: Array = getattr(model, method)(check_array(x, **FEATURES))
+        return result
+
+
+def _hits_of(x: Any, y: Any, weight: Any, model: Any) -> Array:
+    """Return the weight of the samples of a block that are classified correctly, and of all."""
+    if not len(y):
+        return np.zeros(2)
+    x, y = check_X_y(x, y, **FEATURES)
+    weight = np.broadcast_to(1.0 if weight is None else np.asarray(weight, np.float64), len(y))
+    return np.array([weight @ (_apply(x, model, "predict", model.classes_[:0]) == y), weight.sum()])
+
+
+def _in_rows(collection: Any) -> Any:
+    """Return a Dask collection whose partitions hold whole rows."""
+    if isinstance(collection, da.Array):
+        return collection.rechunk(dict.fromkeys(range(1, collection.ndim), -1))
+    if not hasattr(collection, "_meta"):
+        raise TypeError(f"expected a Dask array, dataframe or series, got {type(collection).__name__}")
+    return collection
+
+
+def _no_rows(collection: Any) -> Any:
+    """Return a block of a collection without rows, which tells its columns and dtypes."""
+    if not isinstance(collection, da.Array):
+        return collection._meta  # noqa: SLF001  for this purpose, as Dask documents
+    if np.isnan(collection.shape[1:]).any():
+        raise ValueError(f"X must have a known number of columns, got shape {collection.shape}")
+    return np.empty((0, *collection.shape[1:]), collection.dtype)
+
+
+def _partitions(collection: Any) -> list[Any]:
+    """Return the partitions of a collection of whole rows as delayed blocks."""
+    if isinstance(collection, da.Array):
+        return list(collection.to_delayed().ravel())
+    # optimized further, Dask would read several parts of a Parquet file as one if few of its columns are asked for
+    return list(collection.simplify().to_delayed(optimize_graph=False))
+
+
+def _labels_and_weights(X: Any, y: Any, sample_weight: Any) -> tuple[list[Any], list[Any]]:
+    """Return the blocks of both that belong to the partitions of X."""
+    labels = _split_as(X, y, "y")
+    if sample_weight is None or (np.ndim(sample_weight) == 0 and not is_dask_collection(sample_weight)):
+        return labels, [sample_weight] * len(labels)
+    return labels, _split_as(X, sample_weight, "sample_weight")
+
+
+def _split_as(X: Any, value: Any, name: str) -> list[Any]:
+    """Return the blocks of labels or weights that belong to the partitions of X."""
+    lengths = X.chunks[0] if isinstance(X, da.Array) else (np.nan,) * X.npartitions
+    known = not np.isnan(lengths).any()
+    if not is_dask_collection(value):
+        if not known:
+            raise TypeError(
+                f"{name} must be a Dask collection where the lengths of the partitions of X are unknown, "
+                f"got {type(value).__name__}"
+            )
+        value = da.from_array(np.asarray(value))
+    value = _in_rows(value)
+    if known and isinstance(value, da.Array) and not np.isnan(value.shape[0]):
+        if value.shape[0] != sum(lengths):
+            raise ValueError(f"{name} must have one entry per row of X, got {value.shape[0]} for {sum(lengths)} rows")
+        value = value.rechunk({0: lengths})
+    blocks = _partitions(value)
+    if len(blocks) != len(lengths):
+        raise ValueError(f"{name} must have the partitions of X, got {len(blocks)} instead of {len(lengths)}")
+    return blocks
