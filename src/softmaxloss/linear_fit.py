@@ -130,11 +130,21 @@ class Objective:
         return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
 
     def in_single(self) -> Objective | None:
-        """Return this objective in single precision, on centred features; None if that would not be faster."""
+        """Return this objective in single precision, on centred features; None if that would not be faster.
+
+        Features in a mapped file may be larger than memory: they are not copied.
+        """
         n_classes = len(self.options["class_weight"])
-        is_dense = isinstance(self.features, np.ndarray)
-        gains = is_dense and self.dtype == np.float64 and n_classes >= MANY_CLASSES
+        in_memory = isinstance(self.features, np.ndarray) and not _is_mapped(self.features)
+        gains = in_memory and self.dtype == np.float64 and n_classes >= MANY_CLASSES
         return _Single(self) if gains else None
+
+
+def _is_mapped(array: Any) -> bool:
+    """Return whether an array is, or is a view of, a file that is mapped to memory."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
 
 
 class _Single(Objective):
