@@ -1,26 +1,31 @@
 # ruff: noqa: N803, N806  X and C are scikit-learn's names
 """Multinomial logistic regression as a scikit-learn estimator, fitted by L-BFGS on the fused linear layer and loss.
 
-The file has over 300 lines because the estimator is one class, whose docstring lists all parameters and attributes.
+The file has over 300 lines because the estimator is one class, and half of them are its documentation.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from softmaxloss.class_labels import classes_of_stream, is_soft, positions
+from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validation, with_callbacks
 from softmaxloss.functional import log_softmax, softmax
 from softmaxloss.linear_fit import Descent, Objective, all_classes, refuse_too_large, scores
 from softmaxloss.moments import Float64s, chunks
+from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +36,15 @@ FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": 
 CLOSE_ENOUGH = 1e-6  # a fit that the precision of the data stopped gives no warning below this relative excess
 
 
-class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Samples(NamedTuple):
+    """Features, class indices or distributions over the classes, and weights of samples."""
+
+    X: Any
+    targets: Array
+    weight: Float64s
+
+
+class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Linear classifier with softmax and cross-entropy; it minimises what scikit-learn's LogisticRegression does.
 
     It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the weight of the sample, and
@@ -57,10 +70,17 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
         Share of each target, from 0 to 1, that is spread evenly over all classes.
+    early_stopping : bool, default=False
+        Whether `fit` holds back a part of the samples, and stops when the loss on them no longer falls. The
+        coefficients are then those with the lowest loss on that part.
+    validation_fraction : float, default=0.1
+        The share of the samples that early stopping holds back, between 0 and 1; the same share of each class.
+    n_iter_no_change : int, default=5
+        Number of iterations without a lower loss after which early stopping stops.
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit instead of zeros.
     random_state : int, RandomState instance or None, default=None
-        Not used: fitting is deterministic. It exists because scikit-learn's tools set it.
+        Which samples early stopping holds back. Nothing else in fitting is random.
     verbose : int, default=0
         Above 0, print the objective at the start and after each iteration.
 
@@ -76,6 +96,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
         Iterations of L-BFGS.
+    validation_curve_ : list of float
+        With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (D,)
@@ -90,6 +112,13 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     0.973
     """
 
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    loss_curve_: list[float]
+    n_iter_: int
+    _past: Past
+
     def __init__(
         self,
         *,
@@ -99,6 +128,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tol: float = 1e-6,
         class_weight: dict[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -109,10 +141,14 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.tol = tol
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(
         self,
         X: Any,
@@ -152,27 +188,108 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ConvergenceWarning
             If `max_iter` iterations, or the precision of the data, did not suffice to reach `tol`.
         """
+        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
         before = vars(self).copy()
         self._check_parameters()
+        X, y, sample_weight = self._samples(X, y, sample_weight, reset=True)
+        if y.ndim == 2:
+            classes, targets = np.arange(y.shape[1]), y
+        else:
+            classes, targets = np.unique(y, return_inverse=True)
+        counts = sample_weight @ targets if targets.ndim == 2 else np.bincount(targets, sample_weight)
+        class_weight = self._weight_of(classes, counts)
+        everything = Samples(X, targets, sample_weight)
+        train, held_back = self._split(everything) if self.early_stopping else (everything, None)
+        validation = held_back and Validation(self, self._objective(held_back, class_weight), self.n_iter_no_change)
+        return self._minimise(
+            self._objective(train, class_weight), classes, callback, before, tasks=tasks, validation=validation
+        )
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from one more batch of a stream.
+
+        The coefficients become about those that `fit` would find for all samples since the first call, or since the
+        last `fit`, whose samples count as the first batch. Earlier batches are not kept: a quadratic takes their place.
+        So memory does not grow. Batches of some hundred samples and more suit best. To go k times through the same
+        data, give each sample the weight 1 / k; else it counts k times against the penalty.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix of shape (n_samples, n_features)
+            As in `fit`.
+        y : array_like of shape (n_samples,), or floats of shape (n_samples, n_classes)
+            As in `fit`; a batch need not have all classes.
+        classes : array_like of shape (n_classes,), optional
+            All labels of the stream. The first call needs them, unless `fit` was called or labels are soft.
+        sample_weight : array_like of shape (n_samples,) or float, optional
+            As in `fit`.
+
+        Returns
+        -------
+        SoftmaxClassifier
+            The estimator itself. `loss_curve_` and `n_iter_` go on from the previous call; the curve's objective is an
+            estimate for all samples so far.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data are not as described, or do not fit to earlier batches.
+        """
+        before = vars(self).copy()
+        self._check_parameters()
+        for name, value in (("class_weight", "balanced"), ("early_stopping", True)):
+            if getattr(self, name) == value:
+                raise ValueError(f"{name}={value!r} needs all samples at once, and partial_fit gets a batch: call fit")
+        first = not hasattr(self, "_past")
+        X, y, sample_weight = self._samples(X, y, sample_weight, reset=first)
+        known = classes_of_stream(y, classes, None if first else self.classes_)
+        samples = Samples(X, positions(y, known), sample_weight)
+        objective = self._objective(samples, self._weight_of(known, np.ones(len(known))))
+        if first:
+            return self._minimise(objective, known, None, before)
+        loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
+        learned = learn(
+            Learned(self.coef_.astype(np.float64), self.intercept_.astype(np.float64), self._past),
+            objective,
+            C=self.C,
+            fit_intercept=self.fit_intercept,
+            report=self._reporter(loss_curve, self.n_iter_),
+        )
+        self.coef_, self.intercept_ = learned.coef.astype(dtype), learned.intercept.astype(dtype)
+        self._past, self.loss_curve_, self.n_iter_ = learned.past, loss_curve, len(loss_curve) - 1
+        return self
+
+    def _samples(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Array, Float64s]:
+        """Return checked features, labels or soft labels, and weights."""
         soft = is_soft(y)
-        X, y = validate_data(self, X, y, multi_output=soft, **FEATURES)
+        X, y = validate_data(self, X, y, multi_output=soft, reset=reset, **FEATURES)
         refuse_too_large(X)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if soft:
-            classes, targets = np.arange(y.shape[1]), y.astype(np.float64, copy=False)
-        else:
-            check_classification_targets(y)
-            classes, targets = np.unique(y, return_inverse=True)
-        counts = sample_weight @ targets if soft else np.bincount(targets, sample_weight)
-        objective = Objective(
-            X,
-            targets,
-            sample_weight=sample_weight,
-            class_weight=self._weight_of(classes, counts),
+            return X, y.astype(np.float64, copy=False), sample_weight
+        check_classification_targets(y)
+        return X, y, sample_weight
+
+    def _objective(self, samples: Samples, class_weight: Float64s) -> Objective:
+        return Objective(
+            samples.X,
+            samples.targets,
+            sample_weight=samples.weight,
+            class_weight=class_weight,
             label_smoothing=self.label_smoothing,
             C=self.C,
         )
-        return self._minimise(objective, classes, callback, before)
+
+    def _split(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Return the samples to fit, and those that early stopping holds back."""
+        parts = train_test_split(
+            np.arange(len(samples.targets)),
+            test_size=self.validation_fraction,
+            stratify=samples.targets if samples.targets.ndim == 1 else None,
+            random_state=self.random_state,
+        )
+        train, held_back = (Samples(*(array[part] for array in samples)) for part in parts)
+        return train, held_back
 
     def _weight_of(self, classes: Array, counts: Array) -> Float64s:
         """Return the class weights, given the total weight of the samples of each class."""
@@ -189,17 +306,21 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes: Array,
         callback: Callable[[int, float], object] | None,
         before: dict[str, Any],
+        *,
+        tasks: Iterations | None = None,
+        validation: Validation | None = None,
     ) -> Self:
         """Minimise an objective, and keep what it leads to; after an exception, be as before the fit."""
-        loss_curve = []
+        observers = [observer for observer in (tasks, callback, validation) if observer]
+        loss_curve: list[float] = []
+        tell = self._reporter(loss_curve)
 
         def report(iteration: int, value: float) -> None:
-            loss_curve.append(value)
-            if self.verbose:
-                print(f"iteration {iteration:4d}  objective {value:.10g}")  # noqa: T201
-            if callback is not None and iteration > 0:
+            tell(iteration, value)
+            if observers and iteration > 0:
                 keep()
-                callback(iteration, value)
+                for observer in observers:
+                    observer(iteration, value)
 
         def keep() -> None:
             self.classes_ = classes
@@ -210,8 +331,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         descent = Descent(objective, *start, report, fit_intercept=self.fit_intercept)
         tol = max(self.tol, 0.1 * np.finfo(objective.dtype).eps)
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), tasks.watched() if tasks else nullcontext():
                 descent.run(tol, self.max_iter)
+                keep()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -220,10 +342,26 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             del descent.report  # it refers to `descent`: together they would keep the data until garbage is collected
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, objective.dtype)
-        keep()
         self.n_iter_ = descent.n_iter
         self.loss_curve_ = loss_curve
+        self._past = Past.of(objective, descent, descent.value)
+        if validation:
+            self.coef_, self.intercept_ = validation.best
+            self.validation_curve_ = validation.curve
+            del self._past  # it belongs to other coefficients
         return self
+
+    def _reporter(self, loss_curve: list[float], before: int = 0) -> Callable[[int, float], None]:
+        """Return a function that adds to a loss curve and prints if asked to; `before` counts earlier iterations."""
+
+        def report(iteration: int, value: float) -> None:
+            if before and not iteration:
+                return
+            loss_curve.append(value)
+            if self.verbose:
+                print(f"iteration {before + iteration:4d}  objective {value:.10g}")  # noqa: T201
+
+        return report
 
     def decision_function(self, X: Any) -> Array:
         """Return the logits.
@@ -313,6 +451,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ("max_iter", number(self.max_iter, Integral) >= 1, "an integer of at least 1"),
             ("tol", number(self.tol) >= 0, "a number of at least 0"),
             ("class_weight", weights_fit, 'a dict, "balanced" or None'),
+            ("early_stopping", isinstance(self.early_stopping, bool | np.bool_), "True or False"),
+            ("validation_fraction", 0 < number(self.validation_fraction) < 1, "a number between 0 and 1"),
+            ("n_iter_no_change", number(self.n_iter_no_change, Integral) >= 1, "an integer of at least 1"),
             ("label_smoothing", 0 <= number(self.label_smoothing) <= 1, "a number from 0 to 1"),
         ):
             if not fits:
@@ -348,14 +489,3 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{n_features} features, expected {len(self.classes_)} (the same) and {self.coef_.shape[1]}"
             )
         return self.coef_.astype(np.float64), self.intercept_.astype(np.float64) * bool(self.fit_intercept)
-
-
-def is_soft(y: Any) -> bool:
-    """Return whether y holds soft labels, a number for each class."""
-    if getattr(y, "ndim", 2) != 2:
-        return False
-    try:
-        array = np.asarray(y)
-    except (TypeError, ValueError):
-        return False
-    return array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -95,7 +96,8 @@ class Objective:
             "normalizer": normalizer,
         }
         rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
-        self.penalty = penalty_of(C, reduction.divisor)
+        self.weight = reduction.divisor
+        self.penalty = penalty_of(C, self.weight)
         self.row_weight: Float64s = rows.each().weight * rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
@@ -128,6 +130,12 @@ class Objective:
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features, with rows weighted by their curvature."""
         return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
+
+    def of_features(self, features: NDArray[np.intp]) -> Objective:
+        """Return this objective as a function of the coefficients of some features, all others being 0."""
+        part = copy(self)
+        part.features = self.features[:, features]
+        return part
 
     def in_single(self) -> Objective | None:
         """Return this objective in single precision, on centred features; None if that would not be faster.
@@ -172,7 +180,8 @@ class Coordinates:
     ) -> None:
         self.coef, self.intercept, self.fit_intercept = coef, intercept, fit_intercept
         n_features, penalty, eps = coef.shape[1], objective.penalty, np.finfo(objective.dtype).eps
-        total, self.center, covariance = objective.moments(coef, intercept, centred=fit_intercept)
+        self.moments = objective.moments(coef, intercept, centred=fit_intercept)
+        total, self.center, covariance = self.moments
         self.intercept_scale = 1 / np.sqrt(total)
         whiten = covariance.ndim == 2
         variance = covariance.diagonal() if whiten else covariance
@@ -182,7 +191,7 @@ class Coordinates:
         np.divide(1, np.sqrt(variance + penalty), out=scale, where=varies | (penalty > 0))
         self.scaling: Any = sparse.diags_array(scale)
         if whiten:
-            covariance[np.diag_indices(n_features)] += penalty
+            covariance = covariance + penalty * np.eye(n_features)
             collinear = 10 * n_features * eps  # lets a singular matrix have a root
             matrix = scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features)
             with suppress(linalg.LinAlgError):  # rounding may leave a matrix that has no root
@@ -243,6 +252,7 @@ class Descent:
                 self.report(0, value)
             gained = value < (1 - np.finfo(fine.dtype).eps) * best
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
+                self.value = value
                 return
             best, self.goal = value, max(tol, ROUND * self.excess)
             if not gained or self.goal < SINGLE:
@@ -258,9 +268,8 @@ class Descent:
                 options={
                     "maxiter": max_iter - self.n_iter,
                     "maxfun": sys.maxsize,
-                    "maxcor": int(
-                        np.clip(2**25 // zero.size, 10, 30)
-                    ),  # pairs of vectors: as many as 0.5 GB hold, from 10 to 30
+                    # pairs of vectors: as many as 0.5 GB hold, from 10 to 30, and no more than iterations
+                    "maxcor": min(int(np.clip(2**25 // zero.size, 10, 30)), max_iter - self.n_iter),
                     "ftol": 0.01 * precision * value,  # a smaller gain may well be rounding
                     "gtol": 0,
                 },

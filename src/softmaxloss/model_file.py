@@ -28,7 +28,7 @@ from softmaxloss.classifier import SoftmaxClassifier
 from softmaxloss.preparation import TablePreparation
 
 FORMAT = "softmaxloss"
-FORMAT_VERSION = "3"
+FORMAT_VERSION = "4"
 MODEL_NAME = "model.safetensors"
 ESTIMATORS = {
     kind.__name__: kind
@@ -190,7 +190,8 @@ def _described(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C9
     if isinstance(value, type) and issubclass(value, np.generic):
         return ["type", np.dtype(value).str]
     if isinstance(value, BaseEstimator) and type(value).__name__ in ESTIMATORS:
-        return ["estimator", [type(value).__name__, _described(vars(value), tensors)]]
+        kept = {name: of for name, of in vars(value).items() if name != "_past"}  # it serves only partial_fit
+        return ["estimator", [type(value).__name__, _described(kept, tensors)]]
     raise TypeError(f"a model file cannot hold {value!r}")
 
 

@@ -45,6 +45,22 @@ class Moments(NamedTuple):
         covariance = self.covariance + other.covariance + self.total * share * squares
         return Moments(total, self.center + share * apart, covariance)
 
+    def scaled(self, factor: float) -> Moments:
+        """Return the moments of the same rows with all weights multiplied by a factor."""
+        return Moments(factor * self.total, self.center, factor * self.covariance)
+
+    def quadratic(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
+        """Return half the sum of weight * (coef @ x + intercept)**2 over rows and classes, and its gradients."""
+        of_mean = intercept + coef @ self.center
+        product = coef @ self.covariance if self.covariance.ndim == 2 else coef * self.covariance
+        value = (self.total * of_mean @ of_mean + np.vdot(coef, product)) / 2
+        return float(value), product + self.total * np.outer(of_mean, self.center), self.total * of_mean
+
+    def about_zero(self) -> Moments:
+        """Return the diagonal of the moments with 0 in place of the mean, as if the features were not centred."""
+        diagonal = self.covariance.diagonal() if self.covariance.ndim == 2 else self.covariance
+        return Moments(self.total, np.zeros_like(self.center), diagonal + self.total * self.center**2)
+
 
 def moments_of(features: Any, weight: Float64s, *, centred: bool) -> Moments:
     """Return the moments of features, dense or sparse in CSR format, with one weight for each row."""

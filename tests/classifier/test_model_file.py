@@ -143,8 +143,8 @@ def test_another_programs_file_is_refused(path):
 
 
 def test_another_version_is_named(path):
-    path.write_bytes(path.read_bytes().replace(b'"format_version":"3"', b'"format_version":"1"'))
-    with pytest.raises(ModelFileError, match="has format version 1; this softmaxloss reads version 3"):
+    path.write_bytes(path.read_bytes().replace(b'"format_version":"4"', b'"format_version":"1"'))
+    with pytest.raises(ModelFileError, match="has format version 1; this softmaxloss reads version 4"):
         load_model(path)
 
 

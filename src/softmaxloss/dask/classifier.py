@@ -14,7 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
 
 from softmaxloss import classifier
-from softmaxloss.classifier import FEATURES, is_soft
+from softmaxloss.class_labels import is_soft
+from softmaxloss.classifier import FEATURES
 from softmaxloss.dask.partitions import (
     Census,
     Options,
@@ -24,6 +25,7 @@ from softmaxloss.dask.partitions import (
     one_thread,
     part_of,
 )
+from softmaxloss.fit_callbacks import Iterations, with_callbacks
 from softmaxloss.linear_fit import penalty_of
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
 
     Parameters
     ----------
-    C, fit_intercept, max_iter, tol, class_weight, label_smoothing, warm_start, random_state, verbose
-        As in `softmaxloss.SoftmaxClassifier`, and so are the attributes.
+    C, fit_intercept, max_iter, tol, class_weight, label_smoothing, warm_start, random_state, verbose, ...
+        As in `softmaxloss.SoftmaxClassifier`, and so are the attributes. Early stopping needs data that are no Dask
+        collections.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
     0.973
     """
 
+    @with_callbacks
     def fit(
         self,
         X: Any,
@@ -96,8 +100,11 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         """
         if not is_dask_collection(X):
             return super().fit(X, y, sample_weight, callback=callback)
+        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
         before = vars(self).copy()
         self._check_parameters()
+        if self.early_stopping:
+            raise ValueError("early_stopping must be False for Dask collections, got True")
         X = _in_rows(X)
         dtype = validate_data(self, _no_rows(X), ensure_min_samples=0, **FEATURES).dtype
         blocks = _partitions(X)
@@ -111,7 +118,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         class_weight = self._weight_of(classes, counts)
         options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=float(counts @ class_weight))
         objective = PartitionedObjective(Partitions(blocks, parts), options, penalty_of(self.C, options.normalizer))
-        return self._minimise(objective, classes, callback, before)
+        return self._minimise(objective, classes, callback, before, tasks=tasks)
 
     def decision_function(self, X: Any) -> Any:
         """Return the logits: a lazy Dask array if X is a Dask collection, else as the base class."""

@@ -178,7 +178,7 @@ class PartitionedObjective(Objective):
 
     def __init__(self, partitions: Partitions, options: Options, penalty: float) -> None:
         self.partitions, self.shared = partitions, options
-        self.dtype, self.penalty = options.dtype, penalty
+        self.dtype, self.penalty, self.weight = options.dtype, penalty, options.normalizer
         self._known: tuple[Float64s, Loss] | None = None
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> Loss:

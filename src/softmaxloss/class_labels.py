@@ -1,0 +1,47 @@
+"""The labels of a classifier: one class for each sample, or soft labels, a number for each class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def is_soft(y: Any) -> bool:
+    """Return whether y holds soft labels."""
+    if getattr(y, "ndim", 2) != 2:
+        return False
+    try:
+        array = np.asarray(y)
+    except (TypeError, ValueError):
+        return False
+    return array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f"
+
+
+def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
+    """Return the classes of a stream: those known from its first batch, or those that the caller gives with it."""
+    given = None if classes is None else np.unique(classes)
+    if y.ndim == 2:
+        columns = np.arange(y.shape[1])
+        known = columns if known is None else known
+        if not np.array_equal(columns, known):
+            raise ValueError(f"soft labels must have {len(known)} columns, one for each class, got {len(columns)}")
+    if known is None and given is None:
+        raise ValueError("classes must hold all labels of the stream in the first call of partial_fit, got None")
+    if known is not None and given is not None and not np.array_equal(given, known):
+        raise ValueError(f"classes must be those of the first call, {known!r}, got {given!r}")
+    return given if known is None else known  # type: ignore[return-value]
+
+
+def positions(y: Array, classes: Array) -> Array:
+    """Return the positions of labels among sorted classes; soft labels as they are."""
+    if y.ndim == 2:
+        return y
+    places: Array = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    unknown = np.flatnonzero(classes[places] != y)
+    if unknown.size:
+        raise ValueError(f"y must hold labels among {classes!r}, got {y[unknown[0]]!r} at position {unknown[0]}")
+    return places

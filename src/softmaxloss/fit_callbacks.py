@@ -1,0 +1,98 @@
+"""What may watch a fit of the classifier: the loss on samples held back, and the callbacks of scikit-learn 1.9."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+
+from softmaxloss.head import linear_cross_entropy
+from softmaxloss.linear_fit import all_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from softmaxloss.linear_fit import Objective
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+try:
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """No callbacks."""
+
+    _with_callbacks = None
+
+
+__all__ = ["CallbackSupportMixin", "Iterations", "Validation", "with_callbacks"]
+
+
+def with_callbacks(fit: F) -> F:
+    """Return a method `fit` that ends what callbacks have begun, also after an exception."""
+    return fit if _with_callbacks is None else _with_callbacks(fit)
+
+
+class Validation:
+    """The loss on samples held back from the fit, and the coefficients with the lowest: early stopping."""
+
+    def __init__(self, model: Any, objective: Objective, patience: int) -> None:
+        self.model, self.objective, self.patience = model, objective, patience
+        self.curve: list[float] = []
+        self.best: Any = None
+
+    def __call__(self, *_: object) -> None:
+        """Look at the coefficients after an iteration; raise StopIteration if the loss has not fallen for a while."""
+        coef, intercept = self.model.coef_, self.model.intercept_
+        weight, bias = all_classes(coef, intercept)
+        options = self.objective.options
+        loss = linear_cross_entropy(self.objective.features, weight, self.objective.targets, bias, **options)
+        if loss < min(self.curve, default=np.inf):
+            self.best = coef, intercept
+        self.curve.append(float(loss))
+        if len(self.curve) > self.patience + int(np.argmin(self.curve)):
+            raise StopIteration
+
+
+class Iterations:
+    """The iterations of a fit as tasks, of which scikit-learn tells its callbacks."""
+
+    def __init__(self, model: Any, **data: Any) -> None:
+        self.model, self.data = model, data
+        # one more than iterations: the next one begins when the previous one ends
+        self.fit = model._init_callback_context(max_subtasks=model.max_iter + 1)  # noqa: SLF001  as scikit-learn asks
+
+    @classmethod
+    def of(cls, model: Any, **data: Any) -> Self | None:
+        """Return the iterations of a model that has callbacks or is part of one that has; else None."""
+        has_callbacks = hasattr(model, "_skl_callbacks") or hasattr(model, "_parent_callback_ctx")
+        return cls(model, **data) if has_callbacks else None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell the callbacks that the fit begins and ends."""
+        self.fit.call_on_fit_task_begin(estimator=self.model, **self.data)
+        self.iteration = self._begin()
+        yield
+        self.iteration.call_on_fit_task_end(estimator=self.model)
+        self.fit.call_on_fit_task_end(estimator=self.model, reconstruction_attributes=self._fitted, **self.data)
+
+    def __call__(self, *_: object) -> None:
+        """Tell the callbacks that an iteration has ended; raise StopIteration if one of them asks to stop."""
+        stop = self.iteration.call_on_fit_task_end(
+            estimator=self.model, reconstruction_attributes=self._fitted, **self.data
+        )
+        self.iteration = self._begin()
+        if stop:
+            raise StopIteration
+
+    def _begin(self) -> Any:
+        iteration = self.fit.subcontext(task_name="iteration")
+        iteration.call_on_fit_task_begin(estimator=self.model, **self.data)
+        return iteration
+
+    def _fitted(self) -> dict[str, Any]:
+        return {name: getattr(self.model, name) for name in ("classes_", "coef_", "intercept_")}

@@ -1,0 +1,134 @@
+"""Learn from a stream of batches: L-BFGS on each batch, with a quadratic in place of the batches before it.
+
+Each batch is kept only as its share in the mean loss of all samples seen so far. This mean loss becomes a quadratic
+around the coefficients that the batch led to. The quadratic's curvature is that of `linear_fit`: the moments of the
+features, with rows weighted by their curvature, and the same for all classes. So memory does not grow with the stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from softmaxloss.core.checks import is_sparse
+from softmaxloss.linear_fit import Descent, Objective, penalty_of
+from softmaxloss.moments import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from softmaxloss.moments import Float64s
+
+# A new sample counts this many times as much as the mean of those before it: the earlier a quadratic was made, the
+# worse the coefficients that it was made for. That of very many features ignores how these are correlated.
+RECENCY, RECENCY_OF_MANY = 2.0, 4.0
+ITERATIONS = 5  # of L-BFGS on each batch but the first
+TOLERANCE = 1e-5  # relative excess at which they end: the noise of a batch is larger
+
+
+class Past(NamedTuple):
+    """What is kept of the samples seen so far."""
+
+    weight: float  # of all of them
+    loss: float  # their mean loss, at the coefficients that they led to
+    penalty: float  # of these coefficients
+    moments: Moments  # of the features, for a weight of 1 in all
+
+    @classmethod
+    def of(cls, objective: Objective, descent: Descent, value: float) -> Past:
+        """Return what is kept of the samples of an objective, of which a descent has found the value."""
+        moments = descent.coordinates.moments
+        if moments.covariance.ndim == 1:
+            moments = moments.about_zero()
+        loss = value - objective.penalty / 2 * float(np.vdot(descent.coef, descent.coef))
+        return cls(objective.weight, loss, objective.penalty, moments)
+
+    @property
+    def has_many_features(self) -> bool:
+        """Whether the quadratic takes each feature by itself."""
+        return self.moments.covariance.ndim == 1
+
+
+class _Update(Objective):
+    """The objective of a batch and of the past."""
+
+    def __init__(self, batch: Objective, learned: Learned, C: float) -> None:  # noqa: N803  scikit-learn's name
+        self.batch, self.dtype = batch, batch.dtype
+        self.coef, self.intercept, self.past = learned
+        past = self.past
+        recency = RECENCY_OF_MANY if past.has_many_features else RECENCY
+        self.weight = past.weight + batch.weight
+        self.penalty = penalty_of(C, self.weight)
+        self.share = recency * batch.weight / (past.weight + recency * batch.weight)
+
+    def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
+        """Return the mean loss, and its gradients. That of the past balances the penalty where the past ended."""
+        loss, d_coef, d_intercept = self.batch.mean_loss(coef, intercept)
+        step, past, kept = coef - self.coef, self.past, 1 - self.share
+        rise, slope, intercept_slope = past.moments.quadratic(step, intercept - self.intercept)
+        past_loss = past.loss + rise - past.penalty * float(np.vdot(self.coef, step))
+        return (
+            self.share * loss + kept * past_loss,
+            self.share * d_coef + kept * (slope - past.penalty * self.coef),
+            self.share * d_intercept + kept * intercept_slope,
+        )
+
+    def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
+        """Return the moments of the features in batch and past."""
+        many = self.past.has_many_features
+        batch = self.batch.moments(coef, intercept, centred=centred and not many)
+        batch = batch.about_zero() if many else batch
+        return batch.scaled(self.share).merge(self.past.moments.scaled(1 - self.share))
+
+    def in_single(self) -> None:
+        """Return None: one batch is not worth a copy."""
+
+
+class Learned(NamedTuple):
+    """What a stream has taught so far."""
+
+    coef: Float64s
+    intercept: Float64s
+    past: Past
+
+    def of_features(self, features: NDArray[np.intp]) -> Learned:
+        """Return what is known of some features, which the quadratic takes each by itself."""
+        total, center, curvature = self.past.moments
+        moments = Moments(total, center[features], curvature[features])
+        return Learned(self.coef[:, features], self.intercept, self.past._replace(moments=moments))
+
+
+def learn(
+    learned: Learned,
+    batch: Objective,
+    *,
+    C: float,  # noqa: N803  scikit-learn's name
+    fit_intercept: bool,
+    report: Callable[[int, float], object],
+) -> Learned:
+    """Return what is known after one more batch; `report` is told each iteration and its objective."""
+
+    def minimised(learned: Learned, batch: Objective) -> Learned:
+        update = _Update(batch, learned, C)
+        descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
+        with np.errstate(all="ignore"):
+            descent.run(TOLERANCE, ITERATIONS)
+            return Learned(descent.coef, descent.intercept, Past.of(update, descent, descent.value))
+
+    past = learned.past
+    if not (is_sparse(batch.features) and past.has_many_features):
+        return minimised(learned, batch)
+    # features without a value in the batch need no iteration: the minimum for each of their coefficients is known
+    features, kept = np.unique(batch.features.indices), 1 - _Update(batch, learned, C).share
+    coef, intercept, present = minimised(learned.of_features(features), batch.of_features(features))
+    curvature, shrinkage = kept * past.moments.covariance, np.ones(len(past.moments.covariance))
+    before, now = curvature + kept * past.penalty, curvature + present.penalty
+    np.divide(before, now, out=shrinkage, where=now > 0)
+    all_coef = shrinkage * learned.coef
+    all_coef[:, features] = coef
+    curvature[features] = present.moments.covariance
+    moments = Moments(present.moments.total, past.moments.center, curvature)
+    return Learned(all_coef, intercept, present._replace(moments=moments))

@@ -1,0 +1,186 @@
+# ruff: noqa: N803, N806  X and C are scikit-learn's names
+"""Learning from a stream: what a batch adds, and how near to the optimum of all samples the result is."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+
+from data_sets import data
+from softmaxloss import SoftmaxClassifier, linear_cross_entropy, stream_fit
+from softmaxloss.linear_fit import Objective
+from softmaxloss.moments import moments_of
+from softmaxloss.stream_fit import Learned, Past, _Update
+
+
+def drawn(features, n_classes, seed=0):
+    """Return labels drawn from the softmax of a random linear layer."""
+    random = np.random.default_rng(seed)
+    weight = random.normal(size=(features.shape[1], n_classes))
+    logits = features @ (weight - weight.mean(axis=0))
+    return (np.asarray(logits) + random.gumbel(size=(features.shape[0], n_classes))).argmax(axis=1)
+
+
+def dense():
+    X = np.random.default_rng(0).normal(size=(10_000, 20)) / 3 + 1
+    return X, drawn(X, 10)
+
+
+def words():
+    """Return rows of unit length with 30 of 3,000 features each, the first ones most often."""
+    random = np.random.default_rng(0)
+    columns = np.minimum(random.zipf(1.4, size=(6000, 30)) - 1, 2999)
+    counts = sparse.csr_array((np.ones(columns.size), (np.repeat(np.arange(6000), 30), columns.ravel())), (6000, 3000))
+    X = sparse.csr_array(counts.multiply(1 / np.sqrt(counts.multiply(counts).sum(axis=1))[:, None]))
+    return X, drawn(5 * X, 10)
+
+
+def objective(model, X, y):
+    targets = np.searchsorted(model.classes_, y)
+    loss = linear_cross_entropy(X, model.coef_, targets, model.intercept_, reduction="sum")
+    return model.C * loss + np.vdot(model.coef_, model.coef_) / 2
+
+
+def shuffled(name):
+    X, y = data(name)
+    order = np.random.default_rng(0).permutation(len(y))
+    return X[order], y[order]
+
+
+def streamed(model, X, y, *, size, passes=1):
+    for _ in range(passes):
+        for start in range(0, len(y), size):
+            part = slice(start, start + size)
+            model.partial_fit(X[part], y[part], classes=np.unique(y), sample_weight=1 / passes)
+    return model
+
+
+@pytest.mark.parametrize(("make", "excess"), [(dense, 0.01), (words, 0.025)])
+@pytest.mark.parametrize("size", [200, 1000])
+def test_three_passes_come_near_the_optimum(make, excess, size):
+    X, y = make()
+    best = LogisticRegression(tol=1e-6, max_iter=1000).fit(X, y)
+    model = streamed(SoftmaxClassifier(), X, y, size=size, passes=3)
+    assert objective(best, X, y) * (1 - 1e-6) < objective(model, X, y) < (1 + excess) * objective(best, X, y)
+    assert model.loss_curve_[-1] == pytest.approx(objective(best, X, y) / len(y), rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["iris", "breast_cancer"])
+def test_one_batch_with_all_samples_is_a_fit(name):
+    X, y = data(name)
+    fitted, learned = SoftmaxClassifier().fit(X, y), SoftmaxClassifier().partial_fit(X, y, classes=np.unique(y))
+    np.testing.assert_array_equal(learned.coef_, fitted.coef_)
+    assert learned.loss_curve_ == fitted.loss_curve_
+
+
+def test_a_fit_is_a_first_batch():
+    X, y = shuffled("iris")
+    first, then = slice(0, None, 2), slice(1, None, 2)
+    learned = SoftmaxClassifier().partial_fit(X[first], y[first], classes=[0, 1, 2]).partial_fit(X[then], y[then])
+    fitted = SoftmaxClassifier().fit(X[first], y[first]).partial_fit(X[then], y[then])
+    np.testing.assert_array_equal(learned.coef_, fitted.coef_)
+
+
+def test_sparse_features_are_learned_as_dense_ones_are():
+    X, y = shuffled("iris")
+    X = X * (np.abs(X) > 0.5)
+    as_dense, as_sparse = (streamed(SoftmaxClassifier(), of, y, size=40) for of in (X, sparse.csr_array(X)))
+    np.testing.assert_allclose(as_sparse.coef_, as_dense.coef_, rtol=1e-6, atol=1e-6)
+
+
+def test_absent_features_are_where_iterations_would_bring_them(monkeypatch):
+    monkeypatch.setattr(stream_fit, "ITERATIONS", 1000)
+    monkeypatch.setattr(stream_fit, "TOLERANCE", 1e-14)
+    X, y = words()
+    X, y = X[:300], y[:300]
+    iterated = streamed(SoftmaxClassifier(), X.toarray(), y, size=60)
+    known = streamed(SoftmaxClassifier(), X, y, size=60)
+    np.testing.assert_allclose(known.coef_, iterated.coef_, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(known.intercept_, iterated.intercept_, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_features", [5, 1100])
+def test_gradient_of_batch_and_past_is_that_of_finite_differences(n_features):
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(30, n_features)), random.integers(3, size=30)
+    batch = Objective(X, y, sample_weight=random.uniform(size=30), class_weight=np.ones(3), label_smoothing=0.1, C=0.5)
+    coef, intercept = random.normal(size=(3, n_features)), random.normal(size=3)
+    moments = moments_of(X, random.uniform(size=30), centred=n_features < 100)
+    update = _Update(batch, Learned(coef, intercept, Past(20.0, 1.5, 0.01, moments)), 0.5)
+    at, along = (random.normal(size=(3, n_features + 1)) for _ in range(2))
+
+    def value(step):
+        point = at + step * along
+        return update(point[:, 1:], point[:, 0])[0]
+
+    _, d_coef, d_intercept = update(at[:, 1:], at[:, 0])
+    slope = np.vdot(d_coef, along[:, 1:]) + np.vdot(d_intercept, along[:, 0])
+    assert (value(1e-5) - value(-1e-5)) / 2e-5 == pytest.approx(slope, rel=1e-6)
+
+
+def test_soft_labels_stream():
+    X, y = shuffled("iris")
+    hard = streamed(SoftmaxClassifier(), X, y, size=50)
+    soft = SoftmaxClassifier()
+    for start in range(0, 150, 50):
+        soft.partial_fit(X[start : start + 50], np.eye(3)[y[start : start + 50]])
+    np.testing.assert_allclose(soft.coef_, hard.coef_, rtol=1e-6, atol=1e-9)
+
+
+def test_a_pickled_stream_goes_on_where_it_stopped():
+    X, y = shuffled("iris")
+    model = streamed(SoftmaxClassifier(), X[::2], y[::2], size=25)
+    copy = pickle.loads(pickle.dumps(model))
+    for each in (model, copy):
+        each.partial_fit(X[1::2], y[1::2])
+    np.testing.assert_array_equal(copy.coef_, model.coef_)
+
+
+def test_labels_of_any_kind_and_order_stream():
+    X, y = shuffled("iris")
+    names = np.array(["virginica", "setosa", "versicolor"])
+    model = streamed(SoftmaxClassifier(), X, names[y], size=30)
+    assert model.score(X, names[y]) > 0.9
+    assert model.classes_.tolist() == sorted(names)
+
+
+def test_an_interrupted_batch_changes_nothing(monkeypatch):
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
+    before = pickle.dumps(model)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Past, "of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(X[::2], y[::2])
+    assert pickle.dumps(model) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, {}, "classes must hold all labels of the stream in the first call of partial_fit, got None"),
+        ({}, {"classes": [0, 1]}, r"y must hold labels among array\(\[0, 1\]\), got .*2.* at position"),
+        ({"class_weight": "balanced"}, {"classes": [0, 1, 2]}, "class_weight='balanced' needs all samples at once"),
+        ({"early_stopping": True}, {"classes": [0, 1, 2]}, "early_stopping=True needs all samples at once"),
+    ],
+)
+def test_first_batch_says_what_is_wrong(changes, arguments, message):
+    X, y = shuffled("iris")
+    with pytest.raises(ValueError, match=message):
+        SoftmaxClassifier(**changes).partial_fit(X, y, **arguments)
+
+
+def test_later_batches_must_have_the_classes_of_the_first():
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="classes must be those of the first call"):
+        model.partial_fit(X, y, classes=[0, 1, 3])
+    with pytest.raises(ValueError, match="soft labels must have 3 columns, one for each class, got 2"):
+        model.partial_fit(X, np.full((150, 2), 0.5))
+    with pytest.raises(ValueError, match="X has 3 features, but SoftmaxClassifier is expecting 4"):
+        model.partial_fit(X[:, :3], y)
