@@ -112,6 +112,7 @@ FLOORS = [
     "columns",
     "classifier",
     "linear_fit",
+    "boosting",
     "layers",
     "gradient_check",
     "head",

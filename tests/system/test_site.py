@@ -19,6 +19,7 @@ PAGES = [
     "numpy",
     "pytorch",
     "classifier",
+    "boosting",
     "options",
     "head",
     "differences",
@@ -29,7 +30,9 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("module", ["softmaxloss", "softmaxloss.torch", "softmaxloss.torch.distributed"])
+@pytest.mark.parametrize(
+    "module", ["softmaxloss", "softmaxloss.boosting", "softmaxloss.torch", "softmaxloss.torch.distributed"]
+)
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__
     _, *sections = re.split(r"currentmodule:: (\S+)", (DOCS / "api.md").read_text())
