@@ -107,6 +107,7 @@ FLOORS = [
     "explorer",
     "explanation",
     "torch",
+    "onnx",
     "model_file",
     "preparation",
     "columns",

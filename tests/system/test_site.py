@@ -31,7 +31,8 @@ PAGES = [
 
 
 @pytest.mark.parametrize(
-    "module", ["softmaxloss", "softmaxloss.boosting", "softmaxloss.torch", "softmaxloss.torch.distributed"]
+    "module",
+    ["softmaxloss", "softmaxloss.boosting", "softmaxloss.onnx", "softmaxloss.torch", "softmaxloss.torch.distributed"],
 )
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__
