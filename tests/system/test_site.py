@@ -22,6 +22,7 @@ PAGES = [
     "boosting",
     "options",
     "head",
+    "recipes",
     "differences",
     "api",
     "accuracy",
