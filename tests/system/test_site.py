@@ -20,8 +20,10 @@ PAGES = [
     "pytorch",
     "classifier",
     "large",
+    "boosting",
     "options",
     "head",
+    "recipes",
     "differences",
     "api",
     "accuracy",
@@ -31,7 +33,15 @@ PAGES = [
 
 
 @pytest.mark.parametrize(
-    "module", ["softmaxloss", "softmaxloss.dask", "softmaxloss.torch", "softmaxloss.torch.distributed"]
+    "module",
+    [
+        "softmaxloss",
+        "softmaxloss.boosting",
+        "softmaxloss.dask",
+        "softmaxloss.onnx",
+        "softmaxloss.torch",
+        "softmaxloss.torch.distributed",
+    ],
 )
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__

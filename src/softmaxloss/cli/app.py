@@ -129,6 +129,31 @@ def predict(
 
 
 @app.command(sort_key=4)
+def export(
+    model: Model,
+    /,
+    *,
+    out: Path = Path("model.onnx"),
+    opset: Annotated[int, Parameter(validator=Number(gte=13))] = 13,
+) -> None:
+    """Write MODEL as an ONNX file, for runtimes without Python; it must have learned from numbers alone.
+
+    Example: `softmaxloss export softmaxloss-digits --out digits.onnx`.
+
+    Parameters
+    ----------
+    out
+        The file to write.
+    opset
+        The version of ONNX's operators; older ones run everywhere.
+    """
+    _check_environment()
+    from softmaxloss.cli.export import run_export
+
+    run_export(model, out, opset)
+
+
+@app.command(sort_key=5)
 def explain(
     *,
     logits: Numbers | None = None,
@@ -174,7 +199,7 @@ def explain(
     run_explain(Request(logits, target, labels, label_smoothing, temperature, model, data, row, out, text))
 
 
-@app.command(sort_key=5)
+@app.command(sort_key=6)
 def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = False) -> None:
     """Write a page to play with softmax and its loss, and open it in a browser.
 

@@ -1,0 +1,268 @@
+"""Softmax with loss for gradient-boosted trees: an objective and a metric for XGBoost and LightGBM.
+
+Neither library is imported here: they call the objective with arrays, or with a data set that has `get_label` and
+`get_weight`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.options import checked_numbers, request
+from softmaxloss.core.rows import ONE
+from softmaxloss.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["SoftmaxMetric", "SoftmaxObjective", "start_scores"]
+
+Library = Literal["xgboost", "lightgbm"]
+SMALLEST_HESSIAN = 1e-16  # of XGBoost's multi:softprob
+SMALLEST_SHARE = 1e-15  # of LightGBM's multiclass
+
+
+class _SoftmaxLoss:
+    """What objective and metric have in common: options, and how the arguments of a call are read."""
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        label_smoothing: float = 0.0,
+        class_weight: ArrayLike | None = None,
+        temperature: float = 1.0,
+        soft_labels: ArrayLike | None = None,
+    ) -> None:
+        if library not in {"xgboost", "lightgbm"}:
+            raise ValueError(f'library must be "xgboost" or "lightgbm", got {library!r}')
+        checked_numbers(label_smoothing=label_smoothing, temperature=temperature)
+        self.library = library
+        self.options: Any = {
+            "label_smoothing": label_smoothing,
+            "class_weight": class_weight,
+            "temperature": temperature,
+        }
+        self.soft_labels = None if soft_labels is None else _soft(soft_labels)
+
+    def _arguments(self, first: Any, second: Any, sample_weight: ArrayLike | None) -> tuple[Array, Array, int, Any]:
+        """Return scores, targets, the axis of the classes and the options, for `request`.
+
+        The native functions pass (scores, data set), the scikit-learn estimators (labels, scores, weights).
+        """
+        if hasattr(second, "get_label"):
+            scores, labels, sample_weight = first, second.get_label(), second.get_weight()
+        else:
+            scores, labels = second, first
+        if scores.ndim != 2:
+            raise ValueError(
+                f"scores must have shape (rows, classes), got {scores.shape}: train with num_class set to the number "
+                "of classes; for two classes take the library's own binary objective"
+            )
+        if self.soft_labels is not None and self.soft_labels.shape != scores.shape:
+            raise ValueError(
+                f"soft_labels must have one row for each row of the data and one column for each class, shape "
+                f"{scores.shape}, got {self.soft_labels.shape}; other data need an objective or a metric of their own"
+            )
+        targets = _indices(labels) if self.soft_labels is None else self.soft_labels
+        weights = None if sample_weight is None or np.size(sample_weight) == 0 else sample_weight
+        options = self.options | {"sample_weight": weights}
+        if scores.flags.f_contiguous and not scores.flags.c_contiguous:  # LightGBM's order
+            return scores.T, targets.T, 0, options
+        return scores, targets, 1, options
+
+
+class SoftmaxObjective(_SoftmaxLoss):
+    """Gradient and diagonal of the Hessian of softmax with loss, as an objective of XGBoost or LightGBM.
+
+    Pass it as ``obj`` to ``xgboost.train``, as ``params["objective"]`` to ``lightgbm.train``, or as ``objective`` to
+    ``XGBClassifier`` or ``LGBMClassifier``. In the symbols of `cross_entropy`, it gives for each row
+
+        gradient_j = w * (mass * p_j - q_j) / temperature
+        hessian_j  = hessian_factor * w * mass * p_j * (1 - p_j) / temperature**2
+
+    with mass = sum_j q_j. Without options the trees are those of the library's own multi-class objective.
+
+    Parameters
+    ----------
+    library : {"xgboost", "lightgbm"}
+        Which library will call the objective.
+    label_smoothing, class_weight, temperature
+        As in `cross_entropy`. Probabilities are ``softmax(scores, temperature=temperature)``.
+    soft_labels : array_like, shape (rows, classes), optional
+        The target distribution of each row of the training data, in place of its label.
+    hessian_factor : float, optional
+        Positive. By default that of the library's own objective: 2 for XGBoost, classes / (classes - 1) for LightGBM.
+        The exact Hessian has factor 1. With it steps are larger, about as with a larger learning rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; labels, weights and soft labels are checked when the objective is called.
+
+    Notes
+    -----
+    Weights of rows are those of the data set. XGBoost's own objective has no Hessian below 1e-16, and so has this one
+    for XGBoost.
+
+    References
+    ----------
+    Friedman, Greedy function approximation: a gradient boosting machine, Annals of Statistics 29 (2001).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmaxloss.boosting import SoftmaxObjective
+    >>> objective = SoftmaxObjective("xgboost", label_smoothing=0.1)
+    >>> gradient, hessian = objective(np.array([2]), np.array([[0.3, 2.9, 4.0]]))
+    >>> gradient.round(3), hessian.round(3)
+    (array([[-0.015,  0.212, -0.197]]), array([[0.036, 0.37 , 0.388]]))
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        label_smoothing: float = 0.0,
+        class_weight: ArrayLike | None = None,
+        temperature: float = 1.0,
+        soft_labels: ArrayLike | None = None,
+        hessian_factor: float | None = None,
+    ) -> None:
+        super().__init__(
+            library,
+            label_smoothing=label_smoothing,
+            class_weight=class_weight,
+            temperature=temperature,
+            soft_labels=soft_labels,
+        )
+        self.hessian_factor = None if hessian_factor is None else checks.positive("hessian_factor", hessian_factor)
+
+    def __call__(self, first: Any, second: Any, sample_weight: ArrayLike | None = None) -> tuple[Array, Array]:
+        """Return gradient and Hessian of (scores, data set) or, from an estimator, of (labels, scores, weights)."""
+        scores, targets, axis, options = self._arguments(first, second, sample_weight)
+        z, layout, rows, _ = request(scores, targets, axis, options | {"reduction": "sum"})
+        gradient, p = np.empty_like(z), np.empty_like(z)
+        rowwise.losses_and_gradients(z, rows, ONE, gradient, layout)
+        rowwise.softmax(z, rows, p, layout)
+        # hessian_diagonal keeps the digits of 1 - p, which a sum over a leaf does not need, and takes 15 times as long
+        with np.errstate(all="ignore"):
+            curvature = self._factor(layout.n_classes) * rows.weight * rows.mass / rows.temperature**2
+            hessian = p * (1 - p)
+            hessian *= np.expand_dims(curvature, axis).astype(z.dtype)
+            if self.library == "xgboost":
+                np.maximum(hessian, SMALLEST_HESSIAN, out=hessian)
+        return (gradient.T, hessian.T) if axis == 0 else (gradient, hessian)
+
+    def _factor(self, n_classes: int) -> float:
+        if self.hessian_factor is not None:
+            return self.hessian_factor
+        return 2.0 if self.library == "xgboost" else n_classes / max(n_classes - 1, 1)
+
+
+class SoftmaxMetric(_SoftmaxLoss):
+    """The mean cross-entropy, as a metric of XGBoost or LightGBM for models that `SoftmaxObjective` trains.
+
+    Pass it as ``custom_metric`` to ``xgboost.train``, as ``feval`` to ``lightgbm.train``, or as ``eval_metric`` to
+    ``XGBClassifier`` or to ``LGBMClassifier.fit``. It expects raw scores, which both libraries pass if the objective is
+    custom, too. It is called "cross_entropy", and less is better.
+
+    Parameters
+    ----------
+    library, label_smoothing, class_weight, temperature, soft_labels
+        As in `SoftmaxObjective`. Soft labels are those of the data that the metric is computed on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SoftmaxObjective`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmaxloss.boosting import SoftmaxMetric
+    >>> name, loss, higher_is_better = SoftmaxMetric("lightgbm")(np.array([2]), np.array([[0.3, 2.9, 4.0]]))
+    >>> name, round(loss, 3), higher_is_better
+    ('cross_entropy', 0.306, False)
+    """
+
+    __name__ = "cross_entropy"  # XGBClassifier asks for it
+
+    def __call__(self, first: Any, second: Any, sample_weight: ArrayLike | None = None) -> Any:
+        """Return name, value and "higher is not better" for LightGBM, the first two for XGBoost, its estimator one."""
+        scores, targets, axis, options = self._arguments(first, second, sample_weight)
+        loss = float(cross_entropy(scores, targets, axis=axis, **options))
+        if self.library == "lightgbm":
+            return self.__name__, loss, False
+        return (self.__name__, loss) if hasattr(second, "get_label") else loss
+
+
+def start_scores(labels: ArrayLike, n_classes: int, *, sample_weight: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return the scores that boosting starts from: the logarithm of the share of each class.
+
+    The libraries start from these scores with their own objectives, but not with custom ones. Give them to XGBoost as
+    ``params["base_score"] = scores.tolist()``, to LightGBM as ``init_score`` of each row.
+
+    Parameters
+    ----------
+    labels : array_like, shape (rows,) or (rows, classes)
+        Class numbers, or soft labels.
+    n_classes : int
+        The number of classes.
+    sample_weight : array_like, shape (rows,), optional
+        Weights of the rows.
+
+    Returns
+    -------
+    array, shape (classes,)
+        No share counts as less than 1e-15, as in LightGBM.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or no row has a weight.
+
+    Examples
+    --------
+    >>> from softmaxloss.boosting import start_scores
+    >>> start_scores([0, 0, 2, 1], 3).round(3)
+    array([-0.693, -1.386, -1.386])
+    """
+    given = checks.as_array("labels", labels)
+    weight = np.ones(len(given)) if sample_weight is None else checks.sample_weight(sample_weight, given.shape[:1])
+    n_classes = checks.count("n_classes", n_classes)
+    totals = weight @ _soft(given) if given.ndim == 2 else np.bincount(_indices(given), weight, minlength=n_classes)
+    if totals.shape != (n_classes,):
+        raise ValueError(f"labels must be of {n_classes} classes, as n_classes says, got {len(totals)}")
+    if not totals.sum() > 0:
+        raise ValueError("labels: no row has a weight above 0")
+    scores: NDArray[np.float64] = np.log(np.maximum(totals / totals.sum(), SMALLEST_SHARE))
+    return scores
+
+
+def _soft(soft_labels: ArrayLike) -> Array:
+    array = checks.as_array("soft_labels", soft_labels)
+    array = array.astype(float) if array.dtype.kind in "biu" else checks.floats("soft_labels", array)
+    if array.ndim != 2:
+        raise ValueError(f"soft_labels must have shape (rows, classes), got {array.shape}")
+    return array
+
+
+def _indices(labels: Any) -> NDArray[np.int64]:
+    """Return class numbers, which data sets keep as floats, as integers."""
+    given = checks.numbers("labels", labels)
+    with np.errstate(invalid="ignore"):
+        indices: NDArray[np.int64] = given.astype(np.int64)
+    wrong = (indices != given) | (indices < 0)
+    if wrong.any():
+        first = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        raise ValueError(
+            f"labels must be class numbers from 0 on, got {given[first]} at position {checks.position(first)}; "
+            "distributions go into soft_labels"
+        )
+    return indices
