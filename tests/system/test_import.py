@@ -107,6 +107,7 @@ FLOORS = [
     "explorer",
     "explanation",
     "torch",
+    "jax",
     "model_file",
     "preparation",
     "columns",

@@ -18,6 +18,7 @@ PAGES = [
     "explained",
     "numpy",
     "pytorch",
+    "jax",
     "classifier",
     "options",
     "head",
@@ -29,7 +30,10 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("module", ["softmaxloss", "softmaxloss.torch", "softmaxloss.torch.distributed"])
+MODULES = ["softmaxloss", "softmaxloss.torch", "softmaxloss.torch.distributed", "softmaxloss.jax"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__
     _, *sections = re.split(r"currentmodule:: (\S+)", (DOCS / "api.md").read_text())
