@@ -13,7 +13,7 @@ from agree import assert_close
 from jax_arrays import layer_problem
 from scripts import run
 from softmaxloss import reference
-from thorough import thorough
+from thorough import parametrize, thorough
 
 OPTIONS = {
     "plain": {},
@@ -25,7 +25,7 @@ OPTIONS = {
         "temperature": 0.7,
     },
 }
-over_options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+over_options = parametrize(["options"], [(of,) for of in OPTIONS.values()], list(OPTIONS), [False, True])
 
 
 def problem(shape=(4, 5)):
@@ -91,7 +91,7 @@ def test_losses_in_scans_and_checkpoints_have_the_same_gradient():
     assert_close(jax.jit(jax.grad(total))(logits), right, 1e-6)
 
 
-@pytest.mark.parametrize("linear", [thorough(False), True])
+@pytest.mark.parametrize("linear", [False, thorough(True)])
 def test_finite_differences_in_targets_and_weights_agree(linear):
     with jax.enable_x64(True):
         x, w, b, _ = layer_problem(4, 3, 5, np.float64)

@@ -117,7 +117,8 @@ def _check_arrays(arrays: Mapping[str, Any], n_classes: int, batch: tuple[int, .
         checks.sample_weight(known("sample_weight", arrays["sample_weight"]), batch)
     if "normalizer" in arrays:
         divisor: Any = arrays["normalizer"]
-        checks.normalizer(known("normalizer", divisor) if isinstance(divisor, jax.Array) else divisor, reduction)
+        divisor = known("normalizer", divisor) if isinstance(divisor, jax.Array) else divisor
+        checks.normalizer(divisor, reduction)
 
 
 def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any], n_classes: int) -> None:
