@@ -11,7 +11,7 @@ import softmaxloss.jax as slj
 from agree import assert_close, assert_same_bits
 from jax_arrays import layer_problem
 from scripts import run
-from thorough import parametrize
+from thorough import parametrize, thorough
 
 EXISTS = np.arange(10) != 3
 OPTIONS = {
@@ -122,7 +122,7 @@ def test_rows_that_take_no_part_are_never_read():
         assert_same_bits(got, right)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [thorough(jnp.float16), jnp.bfloat16])
 def test_products_of_half_precision_are_added_in_float32(dtype):
     x, w, b, labels = layer_problem(dtype=dtype)
     single = [of.astype(jnp.float32) for of in (x, w, b)]

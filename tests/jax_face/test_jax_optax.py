@@ -8,6 +8,7 @@ import pytest
 
 import softmaxloss.jax as slj
 from agree import assert_close, assert_same_bits
+from thorough import thorough
 
 LOGITS = jnp.array([[10.0, 1.0, -2.0], [1.0, 4.0, 0.2], [-30.0, 30.0, 0.0], [2.0, 2.0, 2.0]])
 LABELS = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]])
@@ -55,7 +56,7 @@ def test_the_gradient_is_that_of_optax():
         assert_close(ours[0], theirs[0], 1e-6)
 
 
-@pytest.mark.parametrize("axis", [0, -1, (2, 0), (0, 1, 2)])
+@pytest.mark.parametrize("axis", [thorough(0), (2, 0), thorough((0, 1, 2))])
 def test_classes_may_lie_on_one_axis_or_several(axis):
     rng = np.random.default_rng(0)
     logits, labels = (jnp.asarray(rng.normal(size=(2, 3, 5)), jnp.float32) for _ in range(2))
@@ -74,7 +75,7 @@ def test_no_axis_means_all():
     assert_close(slj.softmax(LOGITS, axis=None), jax.nn.softmax(LOGITS, axis=None), 1e-6)
 
 
-@pytest.mark.parametrize("axis", [1, (1, 2)])
+@pytest.mark.parametrize("axis", [thorough(1), (1, 2)])
 def test_where_says_which_logits_count(axis):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(4, 3, 5)), jnp.float32)
@@ -115,7 +116,7 @@ def test_labels_broadcast_and_have_derivatives():
     assert_close(ours, theirs, 1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [thorough(jnp.float16), jnp.bfloat16])
 def test_losses_of_half_precision_are_computed_in_float32(dtype):
     logits = (LOGITS / 3).astype(dtype)
     losses = slj.softmax_cross_entropy_with_integer_labels(logits, INDICES)

@@ -62,6 +62,10 @@ class Frame(NamedTuple):
         """Return an array of the batch's shape with an axis of length 1 for the classes."""
         return self.xp.expand_dims(array, axis=self.axis)
 
+    def highest(self, array: Array) -> Array:
+        """Return the class of the largest number of each row."""
+        return self.xp.astype(self.xp.argmax(array, axis=self.axis, keepdims=True), self.index.dtype, copy=False)
+
     def total(self, array: Array) -> Array:
         """Return the sum over the classes."""
         return self.xp.sum(array, axis=self.axis, keepdims=True)
@@ -76,7 +80,8 @@ def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
     device = None if is_jax else getattr(logits, "device", None)  # NumPy 1 has none
     lengths = [1] * logits.ndim
     lengths[axis] = logits.shape[axis]
-    index = xp.reshape(xp.arange(logits.shape[axis], device=device), tuple(lengths))
+    narrow = xp.int32 if is_jax else None  # beside float32, comparisons of int64 would take twice as long
+    index = xp.reshape(xp.arange(logits.shape[axis], dtype=narrow, device=device), tuple(lengths))
     row_shape = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
     return Frame(xp, axis, row_shape, dtype, device, index)
 
@@ -183,7 +188,7 @@ class _FromWinner(NamedTuple):
     def of(cls, logits: Array, axis: int, temperature: float, xp: Any) -> _FromWinner:
         frame = frame_of(logits, axis, xp)
         x = frame.numbers(logits)
-        winner = frame.xp.argmax(x, axis=frame.axis, keepdims=True)
+        winner = frame.highest(x)
         others = others_of(frame, x, winner, temperature)
         return cls(frame, x, others, view(frame, at(frame, x, winner), others.peak, frame.total(others.y), temperature))
 

@@ -121,12 +121,12 @@ def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
 def _of_labels(rows: Wanted, labels: Array) -> Wanted:
     (frame, options), r, weight = rows[:2], rows.r, rows.weight
     xp, keep = frame.xp, 1 - options.label_smoothing
-    label = xp.astype(frame.per_row(labels), frame.index.dtype)
+    label = xp.astype(frame.per_row(labels), xp.arange(0).dtype)  # which has the ignored label, and all wrong ones
     if options.ignore_index is not None:
         weight = xp.where(label == options.ignore_index, 0.0, weight)
     known = (label >= 0) & (label < frame.index.shape[frame.axis])
     weight = xp.where(known | (weight == 0), weight, nan)
-    label = xp.where(known, label, 0)  # no other label is ever used as an index
+    label = xp.astype(xp.where(known, label, 0), frame.index.dtype)  # no other label is ever used as an index
     r_label = xp.ones_like(weight)
     if options.class_weight is not None:
         r_label = xp.reshape(xp.take(xp.reshape(r, (-1,)), xp.reshape(label, (-1,))), label.shape)
@@ -134,10 +134,9 @@ def _of_labels(rows: Wanted, labels: Array) -> Wanted:
     if options.class_weight is None or not options.label_smoothing:
         return rows
     # a class of large weight may be wanted more than the label
-    favourite = xp.argmax(r, axis=frame.axis, keepdims=True)
     q_of_favourite = rows.floor * xp.max(r, axis=frame.axis, keepdims=True)
     other = q_of_favourite > rows.q_t
-    t, q_t = xp.where(other, favourite, label), xp.where(other, q_of_favourite, rows.q_t)
+    t, q_t = xp.where(other, frame.highest(r), label), xp.where(other, q_of_favourite, rows.q_t)
     return rows._replace(t=t, q_t=q_t, label=label)
 
 
@@ -148,7 +147,7 @@ def _of_distributions(rows: Wanted, targets: Array) -> Wanted:
         p = xp.where(rows.weight == 0, 0.0, p)
     rows = rows._replace(p=p)
     q = rows.q()
-    t = xp.argmax(q, axis=frame.axis, keepdims=True)
+    t = frame.highest(q)
     q_t = xp.take_along_axis(q, t, axis=frame.axis)
     return rows._replace(t=t, q_t=q_t, unsmoothed=frame.total(rows.r * p))
 

@@ -60,7 +60,7 @@ def _rows(asked: Asked, layer: Layer, others: Others) -> Wanted:
     frame, p, r, exists = rows.frame, rows.p, rows.r, rows.exists
     exists = _filled(jnp.ones(frame.index.shape, bool) if exists is None else exists, missing)
     r = frame.numbers(exists) if isinstance(r, float) else _filled(r, missing)
-    index = jnp.arange(n_classes + missing).reshape(exists.shape)
+    index = jnp.arange(n_classes + missing, dtype=frame.index.dtype).reshape(exists.shape)
     p = None if p is None else _filled(p, missing)
     return rows._replace(frame=frame._replace(index=index), p=p, r=r, exists=exists)
 
@@ -88,7 +88,7 @@ def _blocks(asked: Asked, parameters: tuple[Array | None, ...]) -> tuple[Array |
 
 
 def _firsts(asked: Asked, rows: Wanted) -> Array:
-    return jnp.arange(0, rows.frame.index.shape[-1], asked.block)
+    return jnp.arange(0, rows.frame.index.shape[-1], asked.block, dtype=rows.frame.index.dtype)
 
 
 def _of_block(asked: Asked, rows: Wanted, first: Array) -> Wanted:
