@@ -29,7 +29,7 @@ def of_case(case, function=slj.cross_entropy):
         return loss_and_gradient(jnp.asarray(case.logits), jnp.asarray(case.targets))
 
 
-def layer_problem(n=6, n_features=4, n_classes=10, dtype=np.float32):
+def layer_problem(n=6, n_features=4, n_classes=11, dtype=np.float32):
     """Return features, weight and bias of a linear layer, and labels."""
     rng = np.random.default_rng(0)
     shapes = (n, n_features), (n_classes, n_features), (n_classes,)
