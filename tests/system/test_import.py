@@ -109,6 +109,7 @@ FLOORS = [
     "torch",
     "dask",
     "onnx",
+    "jax",
     "model_file",
     "preparation",
     "columns",

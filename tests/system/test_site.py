@@ -18,6 +18,7 @@ PAGES = [
     "explained",
     "numpy",
     "pytorch",
+    "jax",
     "classifier",
     "large",
     "boosting",
@@ -32,17 +33,18 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "softmaxloss",
-        "softmaxloss.boosting",
-        "softmaxloss.dask",
-        "softmaxloss.onnx",
-        "softmaxloss.torch",
-        "softmaxloss.torch.distributed",
-    ],
-)
+MODULES = [
+    "softmaxloss",
+    "softmaxloss.boosting",
+    "softmaxloss.dask",
+    "softmaxloss.jax",
+    "softmaxloss.onnx",
+    "softmaxloss.torch",
+    "softmaxloss.torch.distributed",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__
     _, *sections = re.split(r"currentmodule:: (\S+)", (DOCS / "api.md").read_text())

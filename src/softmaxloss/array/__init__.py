@@ -4,12 +4,15 @@ PyTorch tensors on any device, JAX arrays and whatever else `array_api_compat` k
 function here looks at a value to decide what to do next, and none writes into an array. So all of them can be traced,
 compiled, mapped over a batch and differentiated, twice too. Arguments are trusted: the callers check them.
 
-    rows.py    the row seen from one of its classes; softmax and its logarithms
-    loss.py    what targets and options ask for; the loss and y - t
+    rows.py      the row seen from one of its classes; softmax and its logarithms
+    wanted.py    what targets and options ask for
+    summary.py   what is known of some classes, which may be merged
+    loss.py      the loss and y - t; log-probabilities and entropies
 """
 
-from softmaxloss.array.loss import Options, gradients, log_probs, losses, losses_and_gradients, row_weights
+from softmaxloss.array.loss import gradients, log_probs, losses, losses_and_gradients, row_weights
 from softmaxloss.array.rows import log_softmax, logsumexp, softmax
+from softmaxloss.array.wanted import Options
 
 __all__ = [
     "Options",

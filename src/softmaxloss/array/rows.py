@@ -16,6 +16,8 @@ Odds may overflow. Where the others outweigh t (`far`), small = 1 / odds takes t
     cost  = log1p(small), and where far d + log(rest) is added: no term is negative
     miss  = small / (1 + small), or 1 / (1 + small) where far
 
+`Others` holds peak and y, of all classes or of some; `View` follows from x_t, peak and rest of the whole row.
+
 The mathematical result does not depend on peak, which only keeps exp in range. So its derivative cancels out of every
 derivative of the result, whichever of two equal logits automatic differentiation takes for the larger one.
 
@@ -30,7 +32,7 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-__all__ = ["Frame", "View", "frame_of", "log_softmax", "logsumexp", "softmax", "view"]
+__all__ = ["Frame", "Others", "View", "at", "frame_of", "log_softmax", "logsumexp", "others_of", "softmax", "view"]
 
 Array = Any  # of any namespace
 
@@ -43,7 +45,8 @@ class Frame(NamedTuple):
     row_shape: tuple[int, ...]  # of numbers per row: that of the logits, with 1 for the classes
     dtype: Any  # of the computation
     device: Any  # of new arrays
-    index: Array  # 0, ..., V - 1 along the axis
+    index: Array  # of these classes, along the axis: 0, ..., V - 1, or a block of them
+    first: int | Array | None = None  # class of a block
 
     def numbers(self, values: float | Array) -> Array:
         """Return an array, or a Python number, in the dtype of the computation."""
@@ -59,6 +62,10 @@ class Frame(NamedTuple):
         """Return an array of the batch's shape with an axis of length 1 for the classes."""
         return self.xp.expand_dims(array, axis=self.axis)
 
+    def highest(self, array: Array) -> Array:
+        """Return the class of the largest number of each row."""
+        return self.xp.astype(self.xp.argmax(array, axis=self.axis, keepdims=True), self.index.dtype, copy=False)
+
     def total(self, array: Array) -> Array:
         """Return the sum over the classes."""
         return self.xp.sum(array, axis=self.axis, keepdims=True)
@@ -73,17 +80,36 @@ def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
     device = None if is_jax else getattr(logits, "device", None)  # NumPy 1 has none
     lengths = [1] * logits.ndim
     lengths[axis] = logits.shape[axis]
-    index = xp.reshape(xp.arange(logits.shape[axis], device=device), tuple(lengths))
+    narrow = xp.int32 if is_jax else None  # beside float32, comparisons of int64 would take twice as long
+    index = xp.reshape(xp.arange(logits.shape[axis], dtype=narrow, device=device), tuple(lengths))
     row_shape = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
     return Frame(xp, axis, row_shape, dtype, device, index)
 
 
-class View(NamedTuple):
-    """Rows seen from one class t of each: arrays of the logits' shape, then numbers per row."""
+class Others(NamedTuple):
+    """The classes of rows of logits but one class t of each: arrays of the logits' shape, and peak."""
 
     is_t: Array  # whether this is the class t
-    gap: Array  # (x_j - peak) / T, never positive; -inf for t
+    peak: Array  # per row
+    gap: Array  # (x_j - peak) / T; -inf for t
     y: Array  # exp(gap)
+
+
+def others_of(frame: Frame, x: Array, t: Array, temperature: float, peak: Array | None = None) -> Others:
+    """Return the classes but t of logits x, relative to the highest of them or to a given peak."""
+    is_t = frame.index == t
+    x = frame.xp.where(is_t, -inf, x)
+    if peak is None:
+        peak = frame.xp.max(x, axis=frame.axis, keepdims=True)
+    gap = x - frame.xp.where(peak == -inf, 0.0, peak)
+    gap = gap if temperature == 1 else gap / temperature
+    return Others(is_t, peak, gap, frame.xp.exp(gap))
+
+
+class View(NamedTuple):
+    """Rows seen from one class t of each: numbers per row."""
+
+    peak: Array
     share: Array  # p_j / y_j, the same for all j but t
     p_t: Array
     miss: Array  # 1 - p_t
@@ -92,19 +118,11 @@ class View(NamedTuple):
     lse: Array  # log(sum_j exp(x_j / T))
 
 
-def view(frame: Frame, x: Array, t: Array, temperature: float) -> View:
-    """Return rows of logits x seen from the classes t, one for each row; NaN where logits define no softmax."""
+def view(frame: Frame, x_t: Array, peak: Array, rest: Array, temperature: float) -> View:
+    """Return rows seen from their classes t; NaN where logits define no softmax."""
     xp, where = frame.xp, frame.xp.where
-    is_t = frame.index == t
-    x_t = xp.take_along_axis(x, t, axis=frame.axis)
     x_t = where(x_t == inf, nan, x_t)  # the others make NaN of inf by themselves: inf - inf
-    others = where(is_t, -inf, x)
-    peak = xp.max(others, axis=frame.axis, keepdims=True)
     peak = where(peak == -inf, x_t, peak)  # t is alone
-    gap = others - peak if temperature == 1 else (others - peak) / temperature
-    y = xp.exp(gap)
-    rest = frame.total(y)
-
     some = where(rest == 0, 1.0, rest)
     log_rest = xp.log(some)
     d, lost = _difference(frame, peak, x_t, temperature)
@@ -113,9 +131,7 @@ def view(frame: Frame, x: Array, t: Array, temperature: float) -> View:
     small = where(far, ratio / some, ratio * rest)
     more = where(far, log_rest, 0.0) + xp.log1p(small)
     return View(
-        is_t,
-        gap,
-        y,
+        peak,
         share=where(far, 1 / some, ratio) / (1 + small),
         p_t=where(far, small, 1.0) / (1 + small),
         miss=where(far, 1.0, small) / (1 + small),
@@ -123,6 +139,16 @@ def view(frame: Frame, x: Array, t: Array, temperature: float) -> View:
         excess=where(far, 0.0, -d) + more,
         lse=where(far, peak, x_t) / temperature + more,
     )
+
+
+def at(frame: Frame, x: Array, t: Array) -> Array:
+    """Return the logit of the class t of each row; 0 where t is not among the classes of a block."""
+    xp = frame.xp
+    if frame.first is None:
+        return xp.take_along_axis(x, t, axis=frame.axis)
+    place, last = t - frame.first, frame.index.shape[frame.axis] - 1
+    here = xp.take_along_axis(x, xp.clip(place, 0, last), axis=frame.axis)
+    return xp.where((place >= 0) & (place <= last), here, 0.0)
 
 
 def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
@@ -150,28 +176,40 @@ def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[A
     return d / t, lost
 
 
-def _from_winner(logits: Array, axis: int, temperature: float, xp: Any) -> tuple[Frame, Array, View]:
-    """Return logits seen from the class of the highest one, whose log-probability may be tiny."""
-    frame = frame_of(logits, axis, xp)
-    x = frame.numbers(logits)
-    winner = frame.xp.argmax(x, axis=frame.axis, keepdims=True)
-    return frame, x, view(frame, x, winner, temperature)
+class _FromWinner(NamedTuple):
+    """Logits seen from the class of the highest one, whose log-probability may be tiny."""
+
+    frame: Frame
+    x: Array
+    others: Others
+    seen: View
+
+    @classmethod
+    def of(cls, logits: Array, axis: int, temperature: float, xp: Any) -> _FromWinner:
+        frame = frame_of(logits, axis, xp)
+        x = frame.numbers(logits)
+        winner = frame.highest(x)
+        others = others_of(frame, x, winner, temperature)
+        return cls(frame, x, others, view(frame, at(frame, x, winner), others.peak, frame.total(others.y), temperature))
+
+    def joined(self, of_winner: Array, of_others: Array, dtype: Any) -> Array:
+        return self.frame.xp.astype(self.frame.xp.where(self.others.is_t, of_winner, of_others), dtype)
 
 
 def softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
     """Return the probabilities exp(z_j) / sum_c exp(z_c) over an axis, with z = logits / temperature."""
-    frame, _, seen = _from_winner(logits, axis, temperature, xp)
-    return frame.xp.astype(frame.xp.where(seen.is_t, seen.p_t, seen.y * seen.share), logits.dtype)
+    of = _FromWinner.of(logits, axis, temperature, xp)
+    return of.joined(of.seen.p_t, of.others.y * of.seen.share, logits.dtype)
 
 
 def log_softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
     """Return the logarithms of the softmax; both terms of each have one sign, so nothing cancels."""
-    frame, _, seen = _from_winner(logits, axis, temperature, xp)
-    return frame.xp.astype(frame.xp.where(seen.is_t, -seen.cost, seen.gap - seen.excess), logits.dtype)
+    of = _FromWinner.of(logits, axis, temperature, xp)
+    return of.joined(-of.seen.cost, of.others.gap - of.seen.excess, logits.dtype)
 
 
 def logsumexp(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
     """Return log(sum_j exp(z_j)) of each row: inf where a row holds inf, -inf where it holds nothing but -inf."""
-    frame, x, seen = _from_winner(logits, axis, temperature, xp)
+    frame, x, _, seen = _FromWinner.of(logits, axis, temperature, xp)
     top = frame.xp.max(x, axis=frame.axis, keepdims=True)
     return frame.xp.squeeze(frame.xp.where(frame.xp.isinf(top), top, seen.lse), axis=frame.axis)

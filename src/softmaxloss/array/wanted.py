@@ -1,0 +1,160 @@
+"""What targets and options want of rows of logits, before any logit is seen.
+
+With target distribution P, class weights r, and smoothing eps over V classes:
+
+    q_j = r_j ((1 - eps) P_j + eps / V)               the effective target
+    t   = argmax_j q_j                                the class that rows.py sees the row from
+"""
+
+from __future__ import annotations
+
+from math import nan
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from softmaxloss.array.rows import Array, Frame
+
+__all__ = ["Options", "Wanted", "wanted"]
+
+
+class Options(NamedTuple):
+    """The options of the loss, which `softmaxloss.cross_entropy` documents.
+
+    Arrays are of the namespace and on the device of the logits. Numbers are Python's, as they decide what is computed.
+    A `class_mask` may also have the shape of the logits, without class weights: then each row has classes of its own.
+    """
+
+    axis: int = -1
+    class_weight: Array | None = None
+    sample_weight: Array | None = None
+    ignore_index: int | None = None
+    class_mask: Array | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float | None = None
+    temperature: float = 1.0
+    reduction: str = "mean"
+    normalizer: float | Array | None = None
+    xp: Any = None  # the namespace; array_api_compat finds it, but torch.compile warns of the way it does
+
+
+class Wanted(NamedTuple):
+    """What each row wants: numbers per row, and what q is made of along the classes."""
+
+    frame: Frame
+    options: Options
+    t: Array
+    q_t: Array
+    unsmoothed: Array  # sum_c r_c P_c
+    weight: (
+        Array  # w, for a mean divided by its divisor; 0 where the row takes no part, NaN where its label is no class
+    )
+    live: Array | None  # whether the row takes part; None where no option can leave one out
+    label: Array | None  # where P is 1; None for a label that is t, and for distributions
+    p: Array | None  # P, along the classes; None for labels
+    r: Array | float  # along the classes, 0 for those that do not exist; 1.0 where nothing tells them apart
+    exists: Array | None  # along the classes; None where all do
+    floor: Array  # eps / V
+
+    @property
+    def is_sharp(self) -> bool:
+        """Whether q is 0 for all classes but t."""
+        return self.p is None and not self.options.label_smoothing
+
+    def q(self) -> Array:
+        """Return q along the classes; that of t is right only in rows of distributions."""
+        frame, keep = self.frame, 1 - self.options.label_smoothing
+        if self.p is not None:
+            return self.r * (keep * self.p + self.floor if self.options.label_smoothing else self.p)
+        if self.label is None:
+            return self.r * self.floor
+        return self.r * (frame.xp.where(frame.index == self.label, frame.numbers(keep), 0.0) + self.floor)
+
+    def of_block(self, first: int | Array, cut: Callable[[Array], Array]) -> Wanted:
+        """Return what rows want of a block of classes, given its first class and how to cut it out of an array."""
+        frame = self.frame._replace(index=cut(self.frame.index), first=first)
+        along = (self.p, self.r, self.exists)
+        p, r, exists = (of if of is None or isinstance(of, float) else cut(of) for of in along)
+        return self._replace(frame=frame, p=p, r=r, exists=exists)
+
+
+def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
+    """Return what targets and options want of the rows of a frame."""
+    xp, eps = frame.xp, options.label_smoothing
+    are_labels = targets.ndim < len(frame.row_shape)
+    exists, r, n_classes = None, 1.0, frame.index.shape[frame.axis]
+    if options.class_weight is not None:
+        r = frame.per_class(frame.numbers(options.class_weight))
+    if options.class_mask is not None:
+        exists = options.class_mask if options.class_mask.ndim > 1 else frame.per_class(options.class_mask)
+        n_classes = frame.total(frame.numbers(exists))
+        if options.class_weight is not None or eps:
+            r = xp.where(exists, frame.numbers(r), 0.0)
+    weight = xp.ones(frame.row_shape, dtype=frame.dtype, device=frame.device)
+    if options.sample_weight is not None:
+        weight = frame.per_row(frame.numbers(options.sample_weight))
+
+    rows = Wanted(
+        frame,
+        options,
+        None,
+        None,
+        None,
+        weight,
+        None,
+        None,
+        None,
+        r,
+        exists,
+        frame.numbers(eps / n_classes if eps else 0.0),
+    )
+    rows = _of_labels(rows, targets) if are_labels else _of_distributions(rows, targets)
+    may_be_0 = [options.sample_weight, options.ignore_index if are_labels else None]
+    if options.reduction == "mean":
+        rows = rows._replace(weight=_averaged(rows))
+        may_be_0 += [options.class_weight, options.normalizer, rows.p]
+    return rows if all(of is None for of in may_be_0) else rows._replace(live=rows.weight != 0)
+
+
+def _of_labels(rows: Wanted, labels: Array) -> Wanted:
+    (frame, options), r, weight = rows[:2], rows.r, rows.weight
+    xp, keep = frame.xp, 1 - options.label_smoothing
+    label = xp.astype(frame.per_row(labels), xp.arange(0).dtype)  # which has the ignored label, and all wrong ones
+    if options.ignore_index is not None:
+        weight = xp.where(label == options.ignore_index, 0.0, weight)
+    known = (label >= 0) & (label < frame.index.shape[frame.axis])
+    weight = xp.where(known | (weight == 0), weight, nan)
+    label = xp.astype(xp.where(known, label, 0), frame.index.dtype)  # no other label is ever used as an index
+    r_label = xp.ones_like(weight)
+    if options.class_weight is not None:
+        r_label = xp.reshape(xp.take(xp.reshape(r, (-1,)), xp.reshape(label, (-1,))), label.shape)
+    rows = rows._replace(t=label, q_t=r_label * (keep + rows.floor), unsmoothed=r_label, weight=weight)
+    if options.class_weight is None or not options.label_smoothing:
+        return rows
+    # a class of large weight may be wanted more than the label
+    q_of_favourite = rows.floor * xp.max(r, axis=frame.axis, keepdims=True)
+    other = q_of_favourite > rows.q_t
+    t, q_t = xp.where(other, frame.highest(r), label), xp.where(other, q_of_favourite, rows.q_t)
+    return rows._replace(t=t, q_t=q_t, label=label)
+
+
+def _of_distributions(rows: Wanted, targets: Array) -> Wanted:
+    frame, xp = rows.frame, rows.frame.xp
+    p = frame.numbers(targets)
+    if rows.options.sample_weight is not None:
+        p = xp.where(rows.weight == 0, 0.0, p)
+    rows = rows._replace(p=p)
+    q = rows.q()
+    t = frame.highest(q)
+    q_t = xp.take_along_axis(q, t, axis=frame.axis)
+    return rows._replace(t=t, q_t=q_t, unsmoothed=frame.total(rows.r * p))
+
+
+def _averaged(rows: Wanted) -> Array:
+    """Return the weights of rows divided by the divisor of the mean; the mean over nothing is 0."""
+    frame, given, where = rows.frame, rows.options.normalizer, rows.frame.xp.where
+    divisor = frame.xp.sum(rows.weight * rows.unsmoothed) if given is None else frame.numbers(given)
+    nothing = divisor == 0
+    return where(nothing, 0.0, rows.weight / where(nothing, 1.0, divisor))

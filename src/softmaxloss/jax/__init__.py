@@ -1,0 +1,34 @@
+"""Softmax with loss for JAX: exact losses with every row option, under all of JAX's transformations.
+
+All of it is operations on JAX arrays, so it runs wherever JAX runs. Gradients are the formula y - t, not derivatives of
+the operations.
+"""
+
+from importlib.util import find_spec
+
+for package in ("jax", "array_api_compat"):
+    if find_spec(package) is None:
+        raise ImportError(f'softmaxloss.jax needs {package}: pip install "softmaxloss[jax]"')
+
+from softmaxloss.jax.functional import (  # noqa: E402
+    LogProbs,
+    cross_entropy,
+    log_probs,
+    log_softmax,
+    softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+)
+from softmaxloss.jax.linear import linear_cross_entropy, linear_log_probs  # noqa: E402
+
+__all__ = [
+    "LogProbs",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "log_probs",
+    "log_softmax",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]

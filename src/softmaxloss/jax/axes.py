@@ -1,0 +1,70 @@
+"""Classes that lie on several axes, and masks of logits or rows, as optax and `jax.nn` take them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from softmaxloss.core import checks
+from softmaxloss.jax.arguments import as_array, form, static
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+Axes = int | tuple[int, ...] | None
+Array = jax.Array
+
+
+def axes_of(axes: Axes, logits: Array) -> tuple[int, ...]:
+    """Return the axes of the classes, counted from 0; None means all."""
+    checked = checks.logits(form(logits.shape, logits.dtype))
+    if axes is None:
+        return tuple(range(logits.ndim))
+    several = tuple(axes) if isinstance(axes, tuple | list) else (axes,)
+    for axis in several:
+        static(axis=axis)
+    along = tuple(checks.axis(axis, checked) for axis in several)
+    if len(set(along)) < max(1, len(along)):
+        raise ValueError(f"axis must be an axis, or several that differ, got {checks.shown(axes)}")
+    return along
+
+
+def joined(array: Array, along: tuple[int, ...]) -> Array:
+    """Return an array with its axes of classes joined to one at the end; with one such axis, as it is."""
+    if len(along) == 1:
+        return array
+    batch = [axis for axis in range(array.ndim) if axis not in along]
+    n_classes = math.prod(array.shape[axis] for axis in along)
+    return array.transpose(*batch, *along).reshape(*(array.shape[axis] for axis in batch), n_classes)
+
+
+def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Return an array of a shape from what `joined` made of it."""
+    if len(along) == 1:
+        return array
+    order = [*(axis for axis in range(len(shape)) if axis not in along), *along]
+    return array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+def broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    """Return an array in the shape of the logits."""
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} must have the shape of logits {shape}, or broadcast to it, got {array.shape}"
+        ) from None
+
+
+def mask_of(where: ArrayLike, shape: tuple[int, ...], along: tuple[int, ...] = ()) -> Array:
+    """Return which logits count; given without the axes of the classes, `where` says which rows count."""
+    mask = as_array("where", where)
+    if mask.dtype != bool:
+        raise TypeError(f"where must be bool, True for logits that count, got {mask.dtype}")
+    if mask.ndim == len(shape) - len(along):
+        mask = jnp.expand_dims(mask, along)
+    return broadcast("where", mask, shape)

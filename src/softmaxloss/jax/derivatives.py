@@ -1,0 +1,120 @@
+"""Numbers per row, and their derivatives by the formulas of `softmaxloss.array`.
+
+JAX is told how a small change of the logits changes the numbers: by the sum of gradient times change. This is linear in
+the change, so JAX transposes it to the gradient, and differentiates the gradient's own formula for second derivatives.
+Derivatives with respect to targets and weights are left to JAX.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from softmaxloss.array.loss import gradient_of, gradients_of_log_probs, log_probs_of, loss_of
+from softmaxloss.array.rows import frame_of
+from softmaxloss.array.summary import look, summarize, whole
+from softmaxloss.array.wanted import Options, wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from softmaxloss.array.rows import View
+    from softmaxloss.array.summary import Look, Summary
+    from softmaxloss.array.wanted import Wanted
+
+Array = jax.Array
+Others = tuple[Array, dict[str, Array]]  # the targets, and the options that are arrays
+Numbers = tuple[Array, ...]  # per row: the losses, or log-probabilities and entropies
+
+
+class Asked(NamedTuple):
+    """What is asked, as far as it decides what is computed."""
+
+    numbers: tuple[tuple[str, Any], ...]  # the options that are no arrays
+    log_probs: bool = False  # rather than losses
+    block: int = 0  # classes of a linear layer that are computed at once
+
+    def of(self, shape: tuple[int, ...], dtype: Any, others: Others) -> Wanted:
+        """Return what is wanted of rows of logits."""
+        targets, arrays = others
+        options = Options(**{**dict(self.numbers), **arrays}, xp=jnp)
+        return wanted(frame_of(jax.ShapeDtypeStruct(shape, dtype), options.axis, jnp), targets, options)  # type: ignore[no-untyped-call]
+
+    def numbers_of(self, rows: Wanted, summary: Summary) -> Numbers:
+        """Return the numbers of rows that are summarized."""
+        seen = whole(rows, summary)
+        found = log_probs_of(rows, summary, seen) if self.log_probs else (loss_of(rows, summary, seen),)
+        return tuple(jnp.squeeze(of, axis=rows.frame.axis) for of in found)
+
+    def gradients_of(self, rows: Wanted, looked: Look, summary: Summary, seen: View) -> Numbers:
+        """Return the gradients of the numbers in the logits."""
+        if self.log_probs:
+            return gradients_of_log_probs(rows, looked, summary, seen)
+        return (gradient_of(rows, looked, summary, seen),)
+
+
+@partial(jax.jit, static_argnums=0)
+def of_logits(asked: Asked, logits: Array, others: Others) -> Numbers:
+    """Return the numbers of rows of logits."""
+    return _of_logits(asked, logits, others)
+
+
+def _plain(asked: Asked, logits: Array, others: Others) -> Numbers:
+    rows = asked.of(logits.shape, logits.dtype, others)
+    return asked.numbers_of(rows, summarize(rows, look(rows, logits), entropy=asked.log_probs))
+
+
+_of_logits = jax.custom_jvp(_plain, nondiff_argnums=(0,))
+
+
+def _change(asked: Asked, primals: tuple[Array, Others], tangents: tuple[Any, Any]) -> tuple[Numbers, Numbers]:
+    (logits, others), (d_logits, d_others) = primals, tangents
+    changes = change_by_others(partial(_plain, asked, logits), others, d_others)
+    if not is_zero(d_logits):
+        rows = asked.of(logits.shape, logits.dtype, others)
+        looked = look(rows, logits)
+        summary = summarize(rows, looked, entropy=asked.log_probs)
+        gradients = asked.gradients_of(rows, looked, summary, whole(rows, summary))
+        d_logits = rows.frame.numbers(d_logits)
+        changes = added(changes, tuple(change_of(rows, rows.frame.total(of * d_logits)) for of in gradients))
+    numbers = _of_logits(asked, logits, others)
+    return numbers, changes or tuple(jnp.zeros_like(of) for of in numbers)
+
+
+_of_logits.defjvp(_change, symbolic_zeros=True)
+
+
+def change_of(rows: Wanted, change: Array) -> Array:
+    """Return the change of a number per row: nothing reaches a row that takes no part, not even NaN from above."""
+    change = change if rows.live is None else jnp.where(rows.live, change, 0.0)
+    return jnp.squeeze(change, axis=rows.frame.axis)
+
+
+def added(a: Numbers, b: Numbers) -> Numbers:
+    """Return the sum of changes; no changes are ()."""
+    return tuple(x + y for x, y in zip(a, b, strict=True)) if a else b
+
+
+def is_zero(tangent: Any) -> bool:
+    """Return whether a tangent is known to be 0, as those of integers are."""
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+
+
+def change_by_others(function: Callable[[Others], Numbers], others: Others, d_others: Any) -> Numbers:
+    """Return how targets and options change a function of them; () where they do not change."""
+    leaves, form = jax.tree.flatten(others)
+    tangents = jax.tree.leaves(d_others, is_leaf=lambda of: isinstance(of, SymbolicZero))
+    changing = {k: of for k, of in enumerate(tangents) if not is_zero(of)}
+    if not changing:
+        return ()
+
+    def of_changing(*values: Array) -> Numbers:
+        now = dict(zip(changing, values, strict=True))
+        return function(jax.tree.unflatten(form, [now.get(k, leaf) for k, leaf in enumerate(leaves)]))
+
+    changes: Numbers = jax.jvp(of_changing, [leaves[k] for k in changing], list(changing.values()))[1]
+    return changes

@@ -1,0 +1,98 @@
+"""Arguments that make no sense raise errors that say why; labels under jit make NaN, and checkify reports them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import softmaxloss.jax as slj
+from calls import LOGITS, ONE_HOT
+from wrong_arguments import WRONG
+
+STATIC = ("axis", "ignore_index", "label_smoothing", "z_loss", "softcap", "temperature", "reduction")
+ARRAYS = ("class_weight", "sample_weight", "class_mask", "normalizer")
+SEEN_BY_VALUE = {
+    *("a negative share", "a share of NaN", "an infinite share", "a soft row", "a share for a masked class"),
+    *("zero where rows count", "a large label"),
+}
+ROWS = [
+    pytest.param(name, row, id=f"{name}: {kind}")
+    for name in (*STATIC, *ARRAYS, "targets")
+    for kind, row in WRONG[name].items()
+    if kind not in SEEN_BY_VALUE
+]
+LABELS = np.array([0, 2])
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_each_wrong_argument_gets_an_error_that_names_it(name, row):
+    arguments = {"targets": LABELS, **row.beside, name: row.value}
+    with pytest.raises(row.error) as raised:
+        slj.cross_entropy(jnp.asarray(LOGITS), **arguments)
+    assert name in str(raised.value)
+    for fragment in row.fragments:
+        assert fragment in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "temperature", "softcap", "z_loss", "ignore_index", "axis"])
+def test_traced_numbers_are_refused_in_words(name):
+    traced = jax.jit(lambda value: slj.cross_entropy(LOGITS, LABELS, **{name: value}))
+    with pytest.raises(TypeError, match=rf"{name} must be known when the function is traced.*static_argnames"):
+        traced(1)
+
+
+def test_what_shapes_and_dtypes_tell_is_refused_under_jit():
+    of = jax.jit(slj.cross_entropy)
+    with pytest.raises(ValueError, match=r"targets: class indices must have shape \(2,\), got \(3,\)"):
+        of(LOGITS, jnp.array([0, 1, 2]))
+    with pytest.raises(TypeError, match="logits must be float16"):
+        of(LOGITS == 0, LABELS)
+    with pytest.raises(ValueError, match="class_weight must have one entry per class"):
+        of(LOGITS, LABELS, class_weight=jnp.ones(4))
+    with pytest.raises(ValueError, match="weight must have shape"):
+        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones(3), LABELS)
+    with pytest.raises(ValueError, match="features must have shape"):
+        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones((5, 4)), LABELS)
+    with pytest.raises(ValueError, match="max_memory must be at least 1"):
+        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones((5, 3)), LABELS, max_memory=0)
+
+
+def test_unknown_and_unsuitable_options_are_refused():
+    with pytest.raises(TypeError, match=r"'dim'.*pass it as axis"):
+        slj.cross_entropy(LOGITS, LABELS, dim=1)
+    with pytest.raises(TypeError, match="label_smoothing is not an option of this function"):
+        slj.log_probs(LOGITS, LABELS, label_smoothing=0.1)
+    with pytest.raises(TypeError, match="targets must be class indices"):
+        slj.log_probs(LOGITS, ONE_HOT)
+    with pytest.raises(TypeError, match="labels must be class indices"):
+        slj.softmax_cross_entropy_with_integer_labels(LOGITS, ONE_HOT)
+    with pytest.raises(TypeError, match="labels must be distributions"):
+        slj.softmax_cross_entropy(LOGITS, ONE_HOT.astype(int))
+    with pytest.raises(TypeError, match="where must be bool"):
+        slj.softmax_cross_entropy(LOGITS, ONE_HOT, where=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"where must have the shape of logits \(2, 3\)"):
+        slj.softmax(LOGITS, where=jnp.ones((3, 3), bool))
+    with pytest.raises(ValueError, match=r"axis must be an axis, or several that differ, got \(0, 0\)"):
+        slj.softmax(LOGITS, axis=(0, 0))
+    with pytest.raises(ValueError, match="axis must lie between -2 and 1"):
+        slj.softmax_cross_entropy(LOGITS, ONE_HOT, axis=(0, 2))
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_a_label_that_is_no_class_makes_its_row_nan_under_jit(label):
+    loss_of = jax.jit(lambda z, t: jax.vjp(lambda z: slj.cross_entropy(z, t, reduction="none"), z)[0])
+    assert np.isnan(loss_of(LOGITS, jnp.array([0, label]))).tolist() == [False, True]
+
+
+def test_checkify_reports_labels_that_are_no_classes():
+    def loss_of(logits, labels):
+        return slj.cross_entropy(logits, labels, ignore_index=-100)
+
+    checked = checkify.checkify(jax.jit(jax.value_and_grad(loss_of)))
+    error, (loss, _) = checked(LOGITS, jnp.array([-100, 7]))
+    assert np.isnan(loss)
+    with pytest.raises(checkify.JaxRuntimeError, match=r"targets: label 7 is not in 0\.\.2 \(3 classes\)"):
+        error.throw()
+    error, _ = checked(LOGITS, jnp.array([-100, 2]))
+    assert error.get() is None
