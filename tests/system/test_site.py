@@ -30,7 +30,9 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("module", ["softmaxloss", "softmaxloss.dask", "softmaxloss.torch", "softmaxloss.torch.distributed"])
+@pytest.mark.parametrize(
+    "module", ["softmaxloss", "softmaxloss.dask", "softmaxloss.torch", "softmaxloss.torch.distributed"]
+)
 def test_every_public_name_is_in_the_reference(module):
     public = pytest.importorskip(module).__all__
     _, *sections = re.split(r"currentmodule:: (\S+)", (DOCS / "api.md").read_text())
