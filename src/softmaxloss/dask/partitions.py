@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dask
 import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Loss = tuple[float, Float64s, Float64s]  # with its gradients with respect to coef and intercept
 
+_LARGE = "distributed.admin.large-graph-warning-threshold"  # coefficients of 10 MB would warn in each pass
 MERGED_AT_ONCE = 8  # so that a worker holds few shares at a time
 
 
@@ -199,7 +201,9 @@ class PartitionedObjective(Objective):
         """Return None: a copy in single precision would take memory on the workers."""
 
     def _pass(self, share_of: Any, merge: Any, coef: Float64s, intercept: Float64s, *options: bool) -> Any:
-        return self.partitions.merged(share_of, merge, Point(self.shared, coef, intercept), *options).compute()
+        share = self.partitions.merged(share_of, merge, Point(self.shared, coef, intercept), *options)
+        with dask.config.set({_LARGE: "1 TB"}):
+            return share.compute()
 
 
 class _OneBlasThread:
