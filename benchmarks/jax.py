@@ -54,7 +54,7 @@ def _with_gradients(layer: Head, loss: Callable[..., Any]) -> Run:
     import jax
 
     arguments = jax.device_put(layer[:3])
-    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arguments).compile()
     return lambda: jax.block_until_ready(compiled(*arguments))
 
 
