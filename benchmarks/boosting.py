@@ -2,8 +2,8 @@
 
 python -m benchmarks.boosting [--repeats 4] [--threads 2]
 
-Trainings take turns, two pairs for each repeat, and ratios are medians over the pairs. A first pair is not timed, as it
-compiles the kernels. It tells whether the trees are the same.
+Each pair trains once with each objective. There are two pairs for each repeat, and the ratios are medians over the
+pairs. A first pair is not timed, because it compiles the kernels. It shows whether the trees are the same.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def made_up() -> Data:
 
 
 def xgboost(x: Any, y: Any, threads: int) -> Callable[..., Any]:
-    """Return a function that trains XGBoost, and returns the model and what computes its scores."""
+    """Return a function that trains XGBoost, and returns the model and a function that computes its scores."""
     import xgboost
 
     params = {"num_class": y.max() + 1, "objective": "multi:softprob", "base_score": 0.5, "nthread": threads}
@@ -51,7 +51,7 @@ def xgboost(x: Any, y: Any, threads: int) -> Callable[..., Any]:
 
 
 def lightgbm(x: Any, y: Any, threads: int) -> Callable[..., Any]:
-    """Return a function that trains LightGBM, and returns the model and what computes its scores."""
+    """Return a function that trains LightGBM, and returns the model and a function that computes its scores."""
     import lightgbm
 
     params = {"num_class": y.max() + 1, "boost_from_average": False, "num_threads": threads, "verbose": -1}

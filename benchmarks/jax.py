@@ -1,6 +1,6 @@
-"""Time the losses of JAX arrays beside those of optax, both compiled, and measure the memory of a linear layer.
+"""Time our losses of JAX arrays beside those of optax, both compiled, and measure the memory of a linear layer.
 
-python -m benchmarks.jax [--quick] [--write] prints the tables of docs/jax.md, and writes them there.
+python -m benchmarks.jax [--quick] [--write] prints the tables of docs/jax.md; --write also writes them there.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from benchmarks.torch import N_CLASSES, N_FEATURES, random_layer
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "jax.md"
 BEGIN = "<!-- written by benchmarks/jax.py -->"
-LOSSES = {OURS: partial(contenders.jax, library="softmaxloss.jax"), "JAX": contenders.jax}  # JAX is optax here
+LOSSES = {OURS: partial(contenders.jax, library="softmaxloss.jax"), "JAX": contenders.jax}  # the column JAX is optax
 PARTS = ("loss", "head", "memory")
 QUICK = {"shapes": ["1024x10", "1024x1000"], "dtypes": ["float32"], "repeats": 3, "rows": 128}
 
@@ -67,7 +67,7 @@ def layers(options: argparse.Namespace) -> str:
 
 
 def memory(options: argparse.Namespace) -> str:
-    """Return the table of how much memory a linear layer takes, each measured in a fresh process."""
+    """Return the table of the memory that a linear layer takes; each row is measured in a fresh process."""
     rows = []
     for name in (OURS, "optax, all logits"):
         with ProcessPoolExecutor(1, get_context("spawn"), **head.IGNORE_INTERRUPTS) as pool:
@@ -79,7 +79,7 @@ def memory(options: argparse.Namespace) -> str:
 
 
 def _extra_memory(make: Callable[[Head], Run], n_rows: int) -> int:
-    """Return what a first call takes besides its gradients: later ones get memory that the process kept."""
+    """Return the memory that a first call takes besides its gradients: later calls reuse what the process kept."""
     layer = random_layer(n_rows)
     _warm = make(random_layer(8))()  # starts threads
     return peak_memory(make(layer)) - layer.features.nbytes - layer.weight.nbytes

@@ -2,10 +2,11 @@
 
 python -m benchmarks.large [--rows 1000000 10000000] [--features 50] [--classes 10] [--workers 2] [--partition 250000]
 
-A local cluster makes float32 features on its workers, one partition after the other, and keeps them. After each
-iteration the script reads three counters: the time; the bytes that workers have sent to each other; and all bytes that
-went through the loopback device of this computer, which are those between workers, scheduler and client (Linux only).
-The same features are then written to Parquet files, from which each pass reads them again.
+A local cluster makes float32 features on its workers, one partition after the other, and keeps them in memory. After
+each iteration of the fit the script reads three counters: the time; the bytes that workers have sent to each other; and
+all bytes that went through the loopback device of this computer. The latter are the bytes between workers, scheduler
+and client. They can be read only on Linux. Then the script writes the same features to Parquet files, and each pass
+reads them again.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def _through_loopback() -> int:
 
 
 def _from_files(features: Any, labels: Any, folder: str) -> tuple[Any, Any]:
-    """Write the data to Parquet files, and return what reads them again in each pass."""
+    """Write the data to Parquet files, and return features and labels that each pass reads from them again."""
     import dask.dataframe as dd
 
     names = [f"x{i}" for i in range(features.shape[1])]

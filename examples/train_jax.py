@@ -1,6 +1,7 @@
 """Train a small classifier of handwritten digits with JAX, optax and softmaxloss.jax: `python examples/train_jax.py`.
 
-All batches of an epoch are one `jax.lax.scan`. Rows of the label -1 fill up the last batch, and take no part.
+One `jax.lax.scan` goes through all batches of an epoch. Rows with the label -1 fill the last batch. They do not count
+in the loss.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["SoftmaxMetric", "SoftmaxObjective", "start_scores"]
 
 Library = Literal["xgboost", "lightgbm"]
-SMALLEST_HESSIAN = 1e-16  # of XGBoost's multi:softprob
-SMALLEST_SHARE = 1e-15  # of LightGBM's multiclass
+SMALLEST_HESSIAN = 1e-16  # the lower bound in XGBoost's multi:softprob
+SMALLEST_SHARE = 1e-15  # the lower bound in LightGBM's multiclass
 
 
 class _SoftmaxLoss:
@@ -81,12 +81,13 @@ class SoftmaxObjective(_SoftmaxLoss):
     """Gradient and diagonal of the Hessian of softmax with loss, as an objective of XGBoost or LightGBM.
 
     Pass it as ``obj`` to ``xgboost.train``, as ``params["objective"]`` to ``lightgbm.train``, or as ``objective`` to
-    ``XGBClassifier`` or ``LGBMClassifier``. In the symbols of `cross_entropy`, it gives for each row
+    ``XGBClassifier`` or ``LGBMClassifier``. In the symbols of `cross_entropy`, it returns for each row
 
         gradient_j = w * (mass * p_j - q_j) / temperature
         hessian_j  = hessian_factor * w * mass * p_j * (1 - p_j) / temperature**2
 
-    with mass = sum_j q_j. Without options the trees are those of the library's own multi-class objective.
+    with mass = sum_j q_j. Without options, the trees are the same as with the library's own multi-class
+    objective.
 
     Parameters
     ----------
@@ -97,8 +98,9 @@ class SoftmaxObjective(_SoftmaxLoss):
     soft_labels : array_like, shape (rows, classes), optional
         The target distribution of each row of the training data, in place of its label.
     hessian_factor : float, optional
-        Positive. By default that of the library's own objective: 2 for XGBoost, classes / (classes - 1) for LightGBM.
-        The exact Hessian has factor 1. With it steps are larger, about as with a larger learning rate.
+        Positive. The default is that of the library's own objective: 2 for XGBoost, classes / (classes - 1) for
+        LightGBM. With 1 the diagonal of the Hessian is exact. Steps are then larger, about as with a larger learning
+        rate.
 
     Raises
     ------
@@ -107,8 +109,8 @@ class SoftmaxObjective(_SoftmaxLoss):
 
     Notes
     -----
-    Weights of rows are those of the data set. XGBoost's own objective has no Hessian below 1e-16, and so has this one
-    for XGBoost.
+    Row weights come from the data set. For XGBoost, every entry of the Hessian is at least 1e-16, as in XGBoost's own
+    objective.
 
     References
     ----------
@@ -144,13 +146,13 @@ class SoftmaxObjective(_SoftmaxLoss):
         self.hessian_factor = None if hessian_factor is None else checks.positive("hessian_factor", hessian_factor)
 
     def __call__(self, first: Any, second: Any, sample_weight: ArrayLike | None = None) -> tuple[Array, Array]:
-        """Return gradient and Hessian of (scores, data set) or, from an estimator, of (labels, scores, weights)."""
+        """Return gradient and Hessian, given (scores, data set), or (labels, scores, weights) by an estimator."""
         scores, targets, axis, options = self._arguments(first, second, sample_weight)
         z, layout, rows, _ = request(scores, targets, axis, options | {"reduction": "sum"})
         gradient, p = np.empty_like(z), np.empty_like(z)
         rowwise.losses_and_gradients(z, rows, ONE, gradient, layout)
         rowwise.softmax(z, rows, p, layout)
-        # hessian_diagonal keeps the digits of 1 - p, which a sum over a leaf does not need, and takes 15 times as long
+        # hessian_diagonal would keep the digits of 1 - p, but take 15 times as long; sums over a leaf do not need them
         with np.errstate(all="ignore"):
             curvature = self._factor(layout.n_classes) * rows.weight * rows.mass / rows.temperature**2
             hessian = p * (1 - p)
@@ -169,8 +171,8 @@ class SoftmaxMetric(_SoftmaxLoss):
     """The mean cross-entropy, as a metric of XGBoost or LightGBM for models that `SoftmaxObjective` trains.
 
     Pass it as ``custom_metric`` to ``xgboost.train``, as ``feval`` to ``lightgbm.train``, or as ``eval_metric`` to
-    ``XGBClassifier`` or to ``LGBMClassifier.fit``. It expects raw scores, which both libraries pass if the objective is
-    custom, too. It is called "cross_entropy", and less is better.
+    ``XGBClassifier`` or to ``LGBMClassifier.fit``. It expects raw scores. Both libraries pass these only if the
+    objective is custom, too. Its name in their output is "cross_entropy", and lower is better.
 
     Parameters
     ----------
@@ -191,10 +193,10 @@ class SoftmaxMetric(_SoftmaxLoss):
     ('cross_entropy', 0.306, False)
     """
 
-    __name__ = "cross_entropy"  # XGBClassifier asks for it
+    __name__ = "cross_entropy"  # XGBClassifier reads this name
 
     def __call__(self, first: Any, second: Any, sample_weight: ArrayLike | None = None) -> Any:
-        """Return name, value and "higher is not better" for LightGBM, the first two for XGBoost, its estimator one."""
+        """Return (name, value, is higher better) for LightGBM, (name, value) for XGBoost, value for XGBClassifier."""
         scores, targets, axis, options = self._arguments(first, second, sample_weight)
         loss = float(cross_entropy(scores, targets, axis=axis, **options))
         if self.library == "lightgbm":
@@ -205,8 +207,8 @@ class SoftmaxMetric(_SoftmaxLoss):
 def start_scores(labels: ArrayLike, n_classes: int, *, sample_weight: ArrayLike | None = None) -> NDArray[np.float64]:
     """Return the scores that boosting starts from: the logarithm of the share of each class.
 
-    The libraries start from these scores with their own objectives, but not with custom ones. Give them to XGBoost as
-    ``params["base_score"] = scores.tolist()``, to LightGBM as ``init_score`` of each row.
+    The libraries start from these scores with their own objectives, but not with custom ones. Pass them to XGBoost as
+    ``params["base_score"] = scores.tolist()``, and to LightGBM as the ``init_score`` of each row.
 
     Parameters
     ----------
@@ -220,12 +222,12 @@ def start_scores(labels: ArrayLike, n_classes: int, *, sample_weight: ArrayLike 
     Returns
     -------
     array, shape (classes,)
-        No share counts as less than 1e-15, as in LightGBM.
+        A share below 1e-15 counts as 1e-15, as in LightGBM.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, or no row has a weight.
+        If an argument is not as described, or if no row has a weight above 0.
 
     Examples
     --------
@@ -254,7 +256,7 @@ def _soft(soft_labels: ArrayLike) -> Array:
 
 
 def _indices(labels: Any) -> NDArray[np.int64]:
-    """Return class numbers, which data sets keep as floats, as integers."""
+    """Return class numbers as integers; data sets store them as floats."""
     given = checks.numbers("labels", labels)
     with np.errstate(invalid="ignore"):
         indices: NDArray[np.int64] = given.astype(np.int64)

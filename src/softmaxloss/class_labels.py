@@ -1,4 +1,4 @@
-"""The labels of a classifier: one class for each sample, or soft labels, a number for each class."""
+"""The labels of a classifier: one class for each sample; or soft labels, which are one number for each class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_soft(y: Any) -> bool:
 
 
 def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
-    """Return the classes of a stream: those known from its first batch, or those that the caller gives with it."""
+    """Return the classes of a stream: those known from an earlier batch, else those that the caller gives."""
     given = None if classes is None else np.unique(classes)
     if y.ndim == 2:
         columns = np.arange(y.shape[1])
@@ -37,7 +37,7 @@ def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
 
 
 def positions(y: Array, classes: Array) -> Array:
-    """Return the positions of labels among sorted classes; soft labels as they are."""
+    """Return the positions of labels among sorted classes; soft labels are returned unchanged."""
     if y.ndim == 2:
         return y
     places: Array = np.minimum(np.searchsorted(classes, y), len(classes) - 1)

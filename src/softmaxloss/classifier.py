@@ -1,7 +1,7 @@
 # ruff: noqa: N803, N806  X and C are scikit-learn's names
 """Multinomial logistic regression as a scikit-learn estimator, fitted by L-BFGS on the fused linear layer and loss.
 
-The file has over 300 lines because the estimator is one class, and half of them are its documentation.
+The file has over 300 lines because the estimator is one class, and half of its lines are documentation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-CLOSE_ENOUGH = 1e-6  # a fit that the precision of the data stopped gives no warning below this relative excess
+CLOSE_ENOUGH = 1e-6  # if the precision of the data stopped a fit, there is no warning below this relative excess
 
 
 class Samples(NamedTuple):
@@ -45,19 +45,19 @@ class Samples(NamedTuple):
 
 
 class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear classifier with softmax and cross-entropy; it minimises what scikit-learn's LogisticRegression does.
+    """Linear classifier with softmax and cross-entropy; the objective is that of scikit-learn's LogisticRegression.
 
-    It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the weight of the sample, and
-    ``loss_i`` the cross-entropy, with class weights, of the logits ``coef @ x_i + intercept`` (with two classes ``[0,
-    coef @ x_i + intercept]``, one row of coefficients); the intercept is not penalised. The fit converges without
-    scaled features. The penalty depends on their units, though, so scaling usually gives a better classifier. Sparse
-    features stay sparse. The samples x classes array of logits is never held in one piece, neither in `fit` nor in
-    `predict`.
+    It minimises ``C * sum_i w_i * loss_i + |coef|**2 / 2`` with L-BFGS. ``w_i`` is the weight of sample i. ``loss_i``
+    is the cross-entropy, with class weights, of the logits ``coef @ x_i + intercept``. With two classes there is one
+    row of coefficients, and the logits are ``[0, coef @ x_i + intercept]``. The intercept is not penalised. The fit
+    converges even if features are not scaled. But the penalty depends on the units of the features, so scaling usually
+    gives a better classifier. Sparse features stay sparse. Neither `fit` nor `predict` stores the logits of all
+    samples at once.
 
     Parameters
     ----------
     C : float, default=1.0
-        Weight of the losses against the penalty, above 0; smaller means stronger regularisation, and infinity none.
+        Weight of the losses against the penalty, above 0. A smaller C is a stronger penalty; infinity means none.
     fit_intercept : bool, default=True
         Whether to fit intercepts; if not, they are 0.
     max_iter : int, default=1000
@@ -74,13 +74,13 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Whether `fit` holds back a part of the samples, and stops when the loss on them no longer falls. The
         coefficients are then those with the lowest loss on that part.
     validation_fraction : float, default=0.1
-        The share of the samples that early stopping holds back, between 0 and 1; the same share of each class.
+        The share of the samples, between 0 and 1, that early stopping holds back. The share of each class is the same.
     n_iter_no_change : int, default=5
         Number of iterations without a lower loss after which early stopping stops.
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit instead of zeros.
     random_state : int, RandomState instance or None, default=None
-        Which samples early stopping holds back. Nothing else in fitting is random.
+        It decides which samples early stopping holds back. Nothing else in fitting is random.
     verbose : int, default=0
         Above 0, print the objective at the start and after each iteration.
 
@@ -162,9 +162,9 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Parameters
         ----------
         X : array_like or sparse matrix of shape (n_samples, n_features)
-            float32 data are used as they are, all else becomes float64. Squares of the values must not overflow.
+            float32 data stay float32; all other types become float64. Squares of the values must not overflow.
         y : array_like of shape (n_samples,), or floats of shape (n_samples, n_classes)
-            Labels of any kind, of at least two classes. Or soft labels: column k is the share of class k in each
+            Labels of any kind, of at least two classes. Or soft labels: column k holds the share of class k in each
             sample.
         sample_weight : array_like of shape (n_samples,) or float, optional
             Not negative; a sample of weight 2 counts as two samples.
@@ -208,10 +208,10 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one more batch of a stream.
 
-        The coefficients become about those that `fit` would find for all samples since the first call, or since the
-        last `fit`, whose samples count as the first batch. Earlier batches are not kept: a quadratic takes their place.
-        So memory does not grow. Batches of some hundred samples and more suit best. To go k times through the same
-        data, give each sample the weight 1 / k; else it counts k times against the penalty.
+        The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
+        samples count as the first batch. Earlier batches are not kept: a quadratic takes their place. So memory does
+        not grow. Batches of a few hundred samples or more work best. To go k times through the same data, give each
+        sample the weight 1 / k. Otherwise each sample counts k times against the penalty.
 
         Parameters
         ----------
@@ -227,13 +227,13 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Returns
         -------
         SoftmaxClassifier
-            The estimator itself. `loss_curve_` and `n_iter_` go on from the previous call; the curve's objective is an
-            estimate for all samples so far.
+            The estimator itself. `loss_curve_` and `n_iter_` continue from the previous call. The objective in the
+            curve is an estimate for all samples so far.
 
         Raises
         ------
         TypeError, ValueError
-            If a parameter or the data are not as described, or do not fit to earlier batches.
+            If a parameter or the data are not as described, or do not fit earlier batches.
         """
         before = vars(self).copy()
         self._check_parameters()
@@ -310,7 +310,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         tasks: Iterations | None = None,
         validation: Validation | None = None,
     ) -> Self:
-        """Minimise an objective, and keep what it leads to; after an exception, be as before the fit."""
+        """Minimise an objective and store the result; after an exception, the estimator is as before the fit."""
         observers = [observer for observer in (tasks, callback, validation) if observer]
         loss_curve: list[float] = []
         tell = self._reporter(loss_curve)
@@ -339,7 +339,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             self.__dict__.update(before)
             raise
         finally:
-            del descent.report  # it refers to `descent`: together they would keep the data until garbage is collected
+            del descent.report  # a reference cycle would keep the data until garbage is collected
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, objective.dtype)
         self.n_iter_ = descent.n_iter

@@ -1,4 +1,4 @@
-"""What may watch a fit of the classifier: the loss on samples held back, and the callbacks of scikit-learn 1.9."""
+"""The observers of a classifier's fit: the loss on samples held back, and the callbacks of scikit-learn 1.9."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = ["CallbackSupportMixin", "Iterations", "Validation", "with_callbacks"]
 
 
 def with_callbacks(fit: F) -> F:
-    """Return a method `fit` that ends what callbacks have begun, also after an exception."""
+    """Return a method `fit` that also ends what callbacks have begun, even after an exception."""
     return fit if _with_callbacks is None else _with_callbacks(fit)
 
 
 class Validation:
-    """The loss on samples held back from the fit, and the coefficients with the lowest: early stopping."""
+    """Early stopping: the loss on samples held back from the fit, and the coefficients with the lowest loss."""
 
     def __init__(self, model: Any, objective: Objective, patience: int) -> None:
         self.model, self.objective, self.patience = model, objective, patience
@@ -45,7 +45,7 @@ class Validation:
         self.best: Any = None
 
     def __call__(self, *_: object) -> None:
-        """Look at the coefficients after an iteration; raise StopIteration if the loss has not fallen for a while."""
+        """Find the loss after an iteration; raise StopIteration if it has not fallen for `patience` iterations."""
         coef, intercept = self.model.coef_, self.model.intercept_
         weight, bias = all_classes(coef, intercept)
         options = self.objective.options
@@ -58,7 +58,7 @@ class Validation:
 
 
 class Iterations:
-    """The iterations of a fit as tasks, of which scikit-learn tells its callbacks."""
+    """The iterations of a fit as tasks, which scikit-learn reports to its callbacks."""
 
     def __init__(self, model: Any, **data: Any) -> None:
         self.model, self.data = model, data
@@ -67,7 +67,7 @@ class Iterations:
 
     @classmethod
     def of(cls, model: Any, **data: Any) -> Self | None:
-        """Return the iterations of a model that has callbacks or is part of one that has; else None."""
+        """Return the iterations if the model has callbacks, or is part of a model that has some; else None."""
         has_callbacks = hasattr(model, "_skl_callbacks") or hasattr(model, "_parent_callback_ctx")
         return cls(model, **data) if has_callbacks else None
 

@@ -1,4 +1,4 @@
-"""Mean and covariance of weighted rows of features. Those of some rows merge with those of others."""
+"""Mean and covariance of weighted rows of features. Those of two sets of rows can be merged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Float64s = NDArray[np.float64]
 
 CHUNK = 2**21  # numbers processed at once: 16 MB in float64
-MAX_WHITENED = 1024  # with more features only their scales are matched: a covariance would take over 8 MB
+MAX_WHITENED = 1024  # with more features only their variances are kept: a covariance would take over 8 MB
 
 
 def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
@@ -25,10 +25,10 @@ def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
 
 
 class Moments(NamedTuple):
-    """Sums over weighted rows: the weights; their mean; weight * (x - mean) (x - mean).T.
+    """Of weighted rows x: the sum of the weights, the mean, and the sum of weight * (x - mean) (x - mean).T.
 
-    The mean counts as 0 if the features are not centred. With over MAX_WHITENED features, the covariance is only its
-    diagonal.
+    The mean counts as 0 if the features are not centred. With over MAX_WHITENED features, only the diagonal of the
+    covariance is kept.
     """
 
     total: float
@@ -71,7 +71,7 @@ def moments_of(features: Any, weight: Float64s, *, centred: bool) -> Moments:
 
 
 def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
-    """Return the sum of weight * (x - center) (x - center).T over the rows; its diagonal for very many features."""
+    """Return the sum of weight * (x - center) (x - center).T over rows; only its diagonal for very many features."""
     n_rows, n_features = features.shape
     whiten = n_features <= MAX_WHITENED
     if is_sparse(features):

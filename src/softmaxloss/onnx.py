@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_onnx"]
 
-OLDEST_OPSET = 13  # the first whose Softmax is that of one axis
+OLDEST_OPSET = 13  # the first whose Softmax works along a single axis
 
 
 def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, Any] | None = None) -> onnx.ModelProto:
@@ -41,20 +41,21 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     Parameters
     ----------
     classifier : SoftmaxClassifier, or Pipeline that ends with one
-        Steps before it may be `StandardScaler`, or the preparation in a model of `softmaxloss train` that learned from
-        columns of numbers alone. ``X`` then has these columns, in the order of the metadata entry "features", and a gap
-        is NaN.
+        Steps before it may be `StandardScaler`. The pipeline in a model of `softmaxloss train` works, too, if the model
+        learned only from columns of numbers. ``X`` then has these columns, in the order of the metadata entry
+        "features", and a missing value is NaN.
     opset : int, default 13
-        The version of ONNX's operators, from 13 to the newest that the package onnx knows. Older ones run everywhere.
+        The version of ONNX's operators, from 13 to the newest that the package onnx knows. More runtimes support the
+        older ones.
     metadata : dict, optional
-        More entries for the model's metadata, texts or what JSON can hold.
+        More entries for the model's metadata: texts, or values that JSON can hold.
 
     Returns
     -------
     onnx.ModelProto
         ``X`` and the probabilities are float32 if the classifier was fitted on float32 data, else float64. A model of
-        `softmaxloss train` takes float64, as tables do, and gives float32. Labels are integers, texts, floats or bools.
-        The metadata holds "format", "scikit_learn" and, if the columns have names, "features".
+        `softmaxloss train` takes float64, like the tables, but returns float32. Labels are integers, texts, floats or
+        bools. The metadata holds "format", "scikit_learn" and, if the columns have names, "features".
 
     Raises
     ------
@@ -92,7 +93,7 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     graph, value, samples = _Graph(), "X", _value("X", coef.dtype, ["samples", coef.shape[1]])
     names = getattr(classifier, "feature_names_in_", None)
     for step in before:
-        if type(step).__module__ == "softmaxloss.preparation":  # which needs polars: it is not imported here
+        if type(step).__module__ == "softmaxloss.preparation":  # not imported here: it needs polars
             names = _columns(step)
             samples = _value("X", np.dtype(np.float64), ["samples", len(names)])
             value = _prepared(graph, value, step)
@@ -143,7 +144,7 @@ class _Graph:
 
 
 def _scaled(graph: _Graph, value: str, scaler: StandardScaler, dtype: np.dtype[Any]) -> str:
-    """Add what a scaler does, in the precision in which it does it."""
+    """Add the nodes for a scaler, in the precision in which the scaler computes."""
     check_is_fitted(scaler)
     if scaler.with_mean:
         value = graph.node("Sub", value, graph.constant(scaler.mean_.astype(dtype)))
@@ -153,7 +154,7 @@ def _scaled(graph: _Graph, value: str, scaler: StandardScaler, dtype: np.dtype[A
 
 
 def _columns(preparation: TablePreparation) -> list[str]:
-    """Return the columns of numbers that a model learned from; ValueError if there are others."""
+    """Return the columns of numbers that a model learned from; ValueError if it learned from others, too."""
     check_is_fitted(preparation)
     others = [*preparation.words, *preparation.dates]
     if others:
@@ -165,7 +166,7 @@ def _columns(preparation: TablePreparation) -> list[str]:
 
 
 def _prepared(graph: _Graph, value: str, preparation: TablePreparation) -> str:
-    """Add the filling of gaps, the features that mark gaps, and the scaling of each part of a table."""
+    """Add the nodes that fill missing values, add features that mark them, and scale each part of a table."""
     columns = list(preparation.numbers)
     missing, parts = graph.node("IsNaN", value), []
     for names, (imputer, scaler) in preparation.parts_:

@@ -1,8 +1,9 @@
 """Learn from a stream of batches: L-BFGS on each batch, with a quadratic in place of the batches before it.
 
 Each batch is kept only as its share in the mean loss of all samples seen so far. This mean loss becomes a quadratic
-around the coefficients that the batch led to. The quadratic's curvature is that of `linear_fit`: the moments of the
-features, with rows weighted by their curvature, and the same for all classes. So memory does not grow with the stream.
+around the coefficients that the batch led to. The quadratic has the curvature that `linear_fit` uses: the moments of
+the features, with rows weighted by the curvature of their loss. It is the same for all classes. Memory does not grow
+with the stream, because nothing but the quadratic is kept.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ if TYPE_CHECKING:
 
     from softmaxloss.moments import Float64s
 
-# A new sample counts this many times as much as the mean of those before it: the earlier a quadratic was made, the
-# worse the coefficients that it was made for. That of very many features ignores how these are correlated.
+# A new sample counts this many times as much as an average earlier sample, because the earlier a quadratic was made,
+# the worse were its coefficients. With very many features the factor is larger: then the quadratic ignores how features
+# are correlated.
 RECENCY, RECENCY_OF_MANY = 2.0, 4.0
-ITERATIONS = 5  # of L-BFGS on each batch but the first
-TOLERANCE = 1e-5  # relative excess at which they end: the noise of a batch is larger
+ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
+TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
 
 
 class Past(NamedTuple):
     """What is kept of the samples seen so far."""
 
-    weight: float  # of all of them
-    loss: float  # their mean loss, at the coefficients that they led to
-    penalty: float  # of these coefficients
-    moments: Moments  # of the features, for a weight of 1 in all
+    weight: float  # the total weight of all of them
+    loss: float  # their mean loss, at the coefficients that were fitted to them
+    penalty: float  # the factor of |coef|**2 / 2 in that fit
+    moments: Moments  # of the features, with the weights of all samples scaled to a sum of 1
 
     @classmethod
     def of(cls, objective: Objective, descent: Descent, value: float) -> Past:
-        """Return what is kept of the samples of an objective, of which a descent has found the value."""
+        """Return what is kept of the samples of an objective, after a descent that ended at this value."""
         moments = descent.coordinates.moments
         if moments.covariance.ndim == 1:
             moments = moments.about_zero()
@@ -48,7 +50,7 @@ class Past(NamedTuple):
 
     @property
     def has_many_features(self) -> bool:
-        """Whether the quadratic takes each feature by itself."""
+        """Whether the quadratic treats each feature by itself, without correlations."""
         return self.moments.covariance.ndim == 1
 
 
@@ -65,7 +67,7 @@ class _Update(Objective):
         self.share = recency * batch.weight / (past.weight + recency * batch.weight)
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        """Return the mean loss, and its gradients. That of the past balances the penalty where the past ended."""
+        """Return the mean loss and its gradients; the past's balances that of the penalty at `self.coef`."""
         loss, d_coef, d_intercept = self.batch.mean_loss(coef, intercept)
         step, past, kept = coef - self.coef, self.past, 1 - self.share
         rise, slope, intercept_slope = past.moments.quadratic(step, intercept - self.intercept)
@@ -95,7 +97,7 @@ class Learned(NamedTuple):
     past: Past
 
     def of_features(self, features: NDArray[np.intp]) -> Learned:
-        """Return what is known of some features, which the quadratic takes each by itself."""
+        """Return what is known of some features, if the quadratic treats each feature by itself."""
         total, center, curvature = self.past.moments
         moments = Moments(total, center[features], curvature[features])
         return Learned(self.coef[:, features], self.intercept, self.past._replace(moments=moments))
@@ -109,7 +111,7 @@ def learn(
     fit_intercept: bool,
     report: Callable[[int, float], object],
 ) -> Learned:
-    """Return what is known after one more batch; `report` is told each iteration and its objective."""
+    """Return what is known after one more batch; `report` gets each iteration and its objective."""
 
     def minimised(learned: Learned, batch: Objective) -> Learned:
         update = _Update(batch, learned, C)

@@ -1,12 +1,13 @@
 """The loss, its gradient and softmax in operations of the Array API standard, for arrays where the kernels do not run.
 
-PyTorch tensors on any device, JAX arrays and whatever else `array_api_compat` knows get the answers of the kernels. No
-function here looks at a value to decide what to do next, and none writes into an array. So all of them can be traced,
-compiled, mapped over a batch and differentiated, twice too. Arguments are trusted: the callers check them.
+PyTorch tensors on any device, JAX arrays and all other arrays that `array_api_compat` knows get the results that the
+kernels give for NumPy arrays. No function here looks at a value to decide what to do next, and none writes into an
+array. So all of them can be traced, compiled, mapped over a batch and differentiated, also twice. The functions do not
+check their arguments, because the callers do.
 
-    rows.py      the row seen from one of its classes; softmax and its logarithms
+    rows.py      one class of a row against all others; softmax and its logarithms
     wanted.py    what targets and options ask for
-    summary.py   what is known of some classes, which may be merged
+    summary.py   what is known of a block of classes; blocks can be merged
     loss.py      the loss and y - t; log-probabilities and entropies
 """
 

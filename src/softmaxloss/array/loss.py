@@ -1,11 +1,12 @@
 """The loss of rows and its gradient, y - t, in array operations.
 
-With q and t as in wanted.py, dot, mass and heat as in summary.py, z-loss factor zeta and row weight w:
+q and t are those of wanted.py; dot, mass and heat those of summary.py; all other names those of rows.py, where share
+and excess are in `View`. With z-loss factor zeta and row weight w:
 
     loss  = w (q_t cost + dot + mass excess + zeta lse**2)      no term is negative: nothing cancels
     more  = mass + 2 zeta lse                                   a = q_t + more
     dz_j  = w (a p_j - q_j)                                     y - t
-    dz_t  = w (more - a miss)                                   where a miss <= q_t: its terms are smaller there
+    dz_t  = w (more - a miss)                                   if a miss <= q_t, else as dz_j: the smaller terms
     entropy = p_t cost + share (heat + rest excess)             no term is negative
 """
 
@@ -38,8 +39,8 @@ def losses(logits: Array, targets: Array, **options: Any) -> Array:
     logits : array
         Real numbers with the V classes on the axis `axis`, by default the last one.
     targets : array
-        Class indices of the batch's shape, or rows of bools or real numbers of the shape of the logits. A label that is
-        no class cannot raise here: it makes its row NaN.
+        Class indices in the shape of the logits without the axis of the classes. Or distributions: bools or real
+        numbers in the shape of the logits. A label that is not a class raises no error here: it makes its row NaN.
     **options
         See `Options`.
 
@@ -60,16 +61,17 @@ def losses(logits: Array, targets: Array, **options: Any) -> Array:
 def losses_and_gradients(
     logits: Array, targets: Array, *, upstream: float | Array | None = None, **options: Any
 ) -> tuple[Array, Array]:
-    """Return the loss and its gradient in the logits, as `softmaxloss.cross_entropy_and_grad` does.
+    """Return the loss and its gradient with respect to the logits, as `softmaxloss.cross_entropy_and_grad` does.
 
-    `upstream` is the gradient that arrives from above: a number, or with reduction "none" one per row.
+    `upstream` is the derivative of the final objective with respect to the loss: a number, or with reduction "none" one
+    per row.
     """
     known = _Known.of(logits, targets, options)
     return _reduced(known), _gradient(known, upstream, logits.dtype)
 
 
 def gradients(logits: Array, targets: Array, *, upstream: float | Array | None = None, **options: Any) -> Array:
-    """Return the gradient alone; its derivatives are products with the Hessian."""
+    """Return only the gradient; differentiating it gives products with the Hessian."""
     return _gradient(_Known.of(logits, targets, options), upstream, logits.dtype)
 
 
@@ -84,7 +86,7 @@ def log_probs(logits: Array, targets: Array, **options: Any) -> tuple[Array, Arr
 
 
 def row_weights(logits: Array, targets: Array, **options: Any) -> tuple[Array, Array]:
-    """Return per row its weight, which is 0 where it takes no part, and its share in what the mean divides by.
+    """Return for each row its weight, which is 0 if it takes no part, and what it adds to the divisor of the mean.
 
     Only the shape of the logits matters.
     """
@@ -93,7 +95,7 @@ def row_weights(logits: Array, targets: Array, **options: Any) -> tuple[Array, A
 
 
 class _Known(NamedTuple):
-    """Rows of logits, and all that is known of them."""
+    """Rows of logits, and everything that has been computed from them."""
 
     rows: Wanted
     looked: Look
@@ -143,7 +145,7 @@ def loss_of(rows: Wanted, summary: Summary, seen: View) -> Array:
 
 
 def gradient_of(rows: Wanted, looked: Look, summary: Summary, seen: View, upstream: Array | None = None) -> Array:
-    """Return the gradient in the logits that were looked at at the peak of the rows."""
+    """Return the gradient with respect to the logits in `looked`, which must use the peak of the whole rows."""
     options, where = rows.options, rows.frame.xp.where
     more = 0.0 if summary.mass is None else summary.mass
     if options.z_loss:
@@ -171,7 +173,10 @@ def log_probs_of(rows: Wanted, summary: Summary, seen: View) -> tuple[Array, Arr
 
 
 def gradients_of_log_probs(rows: Wanted, looked: Look, summary: Summary, seen: View) -> tuple[Array, Array]:
-    """Return the gradients of log-probabilities, [j = t] - p, and of entropies H, -p (log p + H), in the logits."""
+    """Return the gradients of log-probabilities, [j = t] - p, and of entropies H, -p (log p + H).
+
+    They are gradients with respect to the logits.
+    """
     frame, where = rows.frame, rows.frame.xp.where
     is_t, _, gap, y = looked.others
     scale, (_, entropy) = rows.weight / rows.options.temperature, log_probs_of(rows, summary, seen)
@@ -183,7 +188,7 @@ def gradients_of_log_probs(rows: Wanted, looked: Look, summary: Summary, seen: V
 
 
 def _of_classes(rows: Wanted, looked: Look, dx: Array) -> Array:
-    """Return a gradient in the logits before the soft cap, exactly 0 for classes that do not exist."""
+    """Return a gradient with respect to the logits before the soft cap; it is 0 for classes that do not exist."""
     if looked.slope is not None:
         dx = dx * looked.slope
     return dx if rows.exists is None else rows.frame.xp.where(rows.exists, dx, 0.0)  # even in a row that is NaN

@@ -1,25 +1,26 @@
-"""A row of logits seen from one of its classes: its cost, the softmax and the log-softmax.
+"""One class of a row of logits against all others: its cost; the softmax and the log-softmax.
 
-One row of logits x at temperature T, seen from class t. All sums and the peak leave t out:
+For a row of logits x at temperature T and one of its classes, t. The peak and all sums leave t out:
 
     peak  = max over j != t of x_j
     y_j   = exp((x_j - peak) / T)                     0 for t itself
-    rest  = sum_j y_j                                 >= 1: the others, relative to the best of them
+    rest  = sum_j y_j                                 >= 1: the others, relative to the largest of them
     d     = (peak - x_t) / T
     odds  = rest exp(d)                               of the others against t
     cost  = log1p(odds)                               -log p_t
     miss  = odds / (1 + odds)                         1 - p_t
     p_j   = y_j miss / rest
 
-Odds may overflow. Where the others outweigh t (`far`), small = 1 / odds takes their place, and small = odds elsewhere:
+The odds may overflow. So small = 1 / odds replaces them where the others outweigh t (`far`). Elsewhere small = odds:
 
-    cost  = log1p(small), and where far d + log(rest) is added: no term is negative
-    miss  = small / (1 + small), or 1 / (1 + small) where far
+    cost  = log1p(small), to which d + log(rest) is added where far: no term is negative
+    miss  = small / (1 + small), but 1 / (1 + small) where far
 
 `Others` holds peak and y, of all classes or of some; `View` follows from x_t, peak and rest of the whole row.
 
-The mathematical result does not depend on peak, which only keeps exp in range. So its derivative cancels out of every
-derivative of the result, whichever of two equal logits automatic differentiation takes for the larger one.
+The peak only keeps exp in range: in exact arithmetic, the result does not depend on it. So the derivative of the peak
+cancels out of every derivative of the result. If two logits are equally high, it does not matter which of them
+automatic differentiation takes as the peak.
 
 Infinite numbers are replaced before they are used, not after: a derivative passes through both branches of `where`,
 and 0 times inf would be NaN.
@@ -38,15 +39,15 @@ Array = Any  # of any namespace
 
 
 class Frame(NamedTuple):
-    """Where the classes of an array of logits lie, and what computes with it."""
+    """Where the classes of an array of logits lie; and the namespace, dtype and device to compute with."""
 
     xp: Any  # the namespace
     axis: int  # of the classes, counted from the front
-    row_shape: tuple[int, ...]  # of numbers per row: that of the logits, with 1 for the classes
+    row_shape: tuple[int, ...]  # of one number per row: that of the logits, with length 1 for the classes
     dtype: Any  # of the computation
     device: Any  # of new arrays
-    index: Array  # of these classes, along the axis: 0, ..., V - 1, or a block of them
-    first: int | Array | None = None  # class of a block
+    index: Array  # the classes along the axis: 0, ..., V - 1, or a block of them
+    first: int | Array | None = None  # first class of the block; None if there is no block
 
     def numbers(self, values: float | Array) -> Array:
         """Return an array, or a Python number, in the dtype of the computation."""
@@ -76,18 +77,18 @@ def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
     xp = array_namespace(logits) if xp is None else xp
     axis %= logits.ndim
     dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
-    is_jax = xp.__name__ == "jax.numpy"  # JAX moves new arrays by itself; traced and sharded ones have no one device
+    is_jax = xp.__name__ == "jax.numpy"  # JAX moves new arrays by itself; traced and sharded ones have no single device
     device = None if is_jax else getattr(logits, "device", None)  # NumPy 1 has none
     lengths = [1] * logits.ndim
     lengths[axis] = logits.shape[axis]
-    narrow = xp.int32 if is_jax else None  # beside float32, comparisons of int64 would take twice as long
+    narrow = xp.int32 if is_jax else None  # in loops over float32, comparisons of int64 would take twice as long
     index = xp.reshape(xp.arange(logits.shape[axis], dtype=narrow, device=device), tuple(lengths))
     row_shape = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
     return Frame(xp, axis, row_shape, dtype, device, index)
 
 
 class Others(NamedTuple):
-    """The classes of rows of logits but one class t of each: arrays of the logits' shape, and peak."""
+    """All classes of each row except its class t: arrays in the shape of the logits, and one peak per row."""
 
     is_t: Array  # whether this is the class t
     peak: Array  # per row
@@ -96,7 +97,7 @@ class Others(NamedTuple):
 
 
 def others_of(frame: Frame, x: Array, t: Array, temperature: float, peak: Array | None = None) -> Others:
-    """Return the classes but t of logits x, relative to the highest of them or to a given peak."""
+    """Return all classes of logits x except t, relative to the highest of them or to a given peak."""
     is_t = frame.index == t
     x = frame.xp.where(is_t, -inf, x)
     if peak is None:
@@ -107,7 +108,7 @@ def others_of(frame: Frame, x: Array, t: Array, temperature: float, peak: Array 
 
 
 class View(NamedTuple):
-    """Rows seen from one class t of each: numbers per row."""
+    """The class t of each row against all others: arrays of one number per row."""
 
     peak: Array
     share: Array  # p_j / y_j, the same for all j but t
@@ -119,10 +120,10 @@ class View(NamedTuple):
 
 
 def view(frame: Frame, x_t: Array, peak: Array, rest: Array, temperature: float) -> View:
-    """Return rows seen from their classes t; NaN where logits define no softmax."""
+    """Return the `View` of rows; NaN where the logits define no softmax."""
     xp, where = frame.xp, frame.xp.where
-    x_t = where(x_t == inf, nan, x_t)  # the others make NaN of inf by themselves: inf - inf
-    peak = where(peak == -inf, x_t, peak)  # t is alone
+    x_t = where(x_t == inf, nan, x_t)  # among the others, inf becomes NaN by itself: inf - inf
+    peak = where(peak == -inf, x_t, peak)  # no other class counts
     some = where(rest == 0, 1.0, rest)
     log_rest = xp.log(some)
     d, lost = _difference(frame, peak, x_t, temperature)
@@ -152,11 +153,11 @@ def at(frame: Frame, x: Array, t: Array) -> Array:
 
 
 def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
-    """Return d = (a - b) / T, and what rounding took from it; 0 where exp(d) is 0 or inf.
+    """Return d = (a - b) / T and what rounding took from it; the latter is 0 where exp(d) is 0 or inf.
 
-    What is lost is small beside d, but exp(d) turns an absolute error of d into a relative one. The difference loses
-    what Knuth's two-sum finds. The quotient q loses the remainder of the division: q and T are split into halves, as
-    products of numbers with half the digits are exact.
+    The error is small relative to d, but exp(d) turns an absolute error of d into a relative error. Knuth's two-sum
+    finds the error of the difference. The error of the quotient q is the remainder of the division. To compute the
+    remainder exactly, q and T are split into halves: products of numbers with half the digits are exact.
     """
     xp, t = frame.xp, temperature
     d = a - b
@@ -177,7 +178,7 @@ def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[A
 
 
 class _FromWinner(NamedTuple):
-    """Logits seen from the class of the highest one, whose log-probability may be tiny."""
+    """Rows of logits with the class of the highest logit as t, because its log-probability may be tiny."""
 
     frame: Frame
     x: Array
@@ -203,7 +204,7 @@ def softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any 
 
 
 def log_softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
-    """Return the logarithms of the softmax; both terms of each have one sign, so nothing cancels."""
+    """Return the logarithms of the softmax; both terms of each have the same sign, so nothing cancels."""
     of = _FromWinner.of(logits, axis, temperature, xp)
     return of.joined(-of.seen.cost, of.others.gap - of.seen.excess, logits.dtype)
 

@@ -1,10 +1,10 @@
-"""What a loss needs to know of some classes of rows of logits: as long as they are not all there, it can be merged.
+"""Summaries: what a loss needs to know about a block of classes. The summaries of two blocks can be merged.
 
-Of a block of classes without the class t of each row, with peak, y and rest as in rows.py:
+For a block of classes, with peak, y and rest as in rows.py. All sums leave out the class t of each row:
 
-    dot   = sum_j q_j (peak - x_j) / T                what the classes cost that are wanted besides t
+    dot   = sum_j q_j (peak - x_j) / T                cost of the target's other classes, measured from the peak
     mass  = sum_j q_j
-    heat  = sum_j y_j (peak - x_j) / T                what the entropy asks for
+    heat  = sum_j y_j (peak - x_j) / T                what the entropy needs
 
 The sums of two blocks are added relative to the higher peak:
 
@@ -28,7 +28,7 @@ __all__ = ["Look", "Summary", "look", "merge", "summarize", "times", "whole"]
 
 
 class Look(NamedTuple):
-    """A look at logits: arrays of their shape, but for x_t and a peak."""
+    """Logits relative to a peak: arrays in their shape, except x_t and the peak, which have one number per row."""
 
     x_t: Array  # logit of the class t, 0 where it is in another block
     others: Others
@@ -36,7 +36,7 @@ class Look(NamedTuple):
 
 
 def look(rows: Wanted, logits: Array, peak: Array | None = None) -> Look:
-    """Return a look at the logits of all classes, or of a block; at a given peak where it is known."""
+    """Return the `Look` at the logits of all classes, or of a block; relative to `peak` if that is known already."""
     frame, options = rows.frame, rows.options
     where, exists, live, slope = frame.xp.where, rows.exists, rows.live, None
     x = frame.numbers(logits)
@@ -50,7 +50,7 @@ def look(rows: Wanted, logits: Array, peak: Array | None = None) -> Look:
 
 
 def _capped(frame: Frame, x: Array, softcap: float) -> tuple[Array, Array]:
-    """Return softcap * tanh(x / softcap), and its slope, for which 1 - tanh**2 would cancel."""
+    """Return softcap * tanh(x / softcap) and its slope; computed as 1 - tanh**2, the slope would cancel."""
     u = x / softcap
     e = frame.xp.exp(2 * frame.xp.where(u > 0, -u, u))
     return softcap * frame.xp.tanh(u), 4 * e / (1 + e) ** 2
@@ -63,7 +63,7 @@ class Summary(NamedTuple):
     peak: Array
     rest: Array
     dot: Array  # None where q is 0 for all classes but t
-    mass: Array  # None where dot is
+    mass: Array  # None where dot is None
     heat: Array  # None where no entropy is asked for
 
 
@@ -93,7 +93,7 @@ def merge(rows: Wanted, a: Summary, b: Summary) -> Summary:
 
 
 def whole(rows: Wanted, of: Summary) -> View:
-    """Return rows of which all classes are known, seen from their classes t."""
+    """Return the `View` of rows, given the summary of all their classes."""
     return view(rows.frame, of.x_t, of.peak, of.rest, rows.options.temperature)
 
 

@@ -1,9 +1,9 @@
-"""What targets and options want of rows of logits, before any logit is seen.
+"""What targets and options ask of rows of logits, before any logit is read.
 
 With target distribution P, class weights r, and smoothing eps over V classes:
 
     q_j = r_j ((1 - eps) P_j + eps / V)               the effective target
-    t   = argmax_j q_j                                the class that rows.py sees the row from
+    t   = argmax_j q_j                                the class that rows.py sets against all others
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ __all__ = ["Options", "Wanted", "wanted"]
 class Options(NamedTuple):
     """The options of the loss, which `softmaxloss.cross_entropy` documents.
 
-    Arrays are of the namespace and on the device of the logits. Numbers are Python's, as they decide what is computed.
-    A `class_mask` may also have the shape of the logits, without class weights: then each row has classes of its own.
+    Arrays are of the namespace and on the device of the logits. Numbers are Python numbers, because they decide what is
+    computed. Without class weights, `class_mask` may also have the shape of the logits: each row then has its own
+    classes.
     """
 
     axis: int = -1
@@ -37,11 +38,11 @@ class Options(NamedTuple):
     temperature: float = 1.0
     reduction: str = "mean"
     normalizer: float | Array | None = None
-    xp: Any = None  # the namespace; array_api_compat finds it, but torch.compile warns of the way it does
+    xp: Any = None  # the namespace; array_api_compat could find it, but torch.compile warns about how it does
 
 
 class Wanted(NamedTuple):
-    """What each row wants: numbers per row, and what q is made of along the classes."""
+    """What is asked of each row: numbers per row, and the parts of q along the classes."""
 
     frame: Frame
     options: Options
@@ -52,9 +53,9 @@ class Wanted(NamedTuple):
         Array  # w, for a mean divided by its divisor; 0 where the row takes no part, NaN where its label is no class
     )
     live: Array | None  # whether the row takes part; None where no option can leave one out
-    label: Array | None  # where P is 1; None for a label that is t, and for distributions
+    label: Array | None  # the class where P is 1; None if it is t, and for distributions
     p: Array | None  # P, along the classes; None for labels
-    r: Array | float  # along the classes, 0 for those that do not exist; 1.0 where nothing tells them apart
+    r: Array | float  # class weights, 0 for classes that do not exist; 1.0 where no option needs them
     exists: Array | None  # along the classes; None where all do
     floor: Array  # eps / V
 
@@ -64,7 +65,7 @@ class Wanted(NamedTuple):
         return self.p is None and not self.options.label_smoothing
 
     def q(self) -> Array:
-        """Return q along the classes; that of t is right only in rows of distributions."""
+        """Return q along the classes; the entry of t is correct only if the targets are distributions."""
         frame, keep = self.frame, 1 - self.options.label_smoothing
         if self.p is not None:
             return self.r * (keep * self.p + self.floor if self.options.label_smoothing else self.p)
@@ -73,7 +74,7 @@ class Wanted(NamedTuple):
         return self.r * (frame.xp.where(frame.index == self.label, frame.numbers(keep), 0.0) + self.floor)
 
     def of_block(self, first: int | Array, cut: Callable[[Array], Array]) -> Wanted:
-        """Return what rows want of a block of classes, given its first class and how to cut it out of an array."""
+        """Return what is asked of a block of classes, given its first class and a function that cuts out the block."""
         frame = self.frame._replace(index=cut(self.frame.index), first=first)
         along = (self.p, self.r, self.exists)
         p, r, exists = (of if of is None or isinstance(of, float) else cut(of) for of in along)
@@ -81,7 +82,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
-    """Return what targets and options want of the rows of a frame."""
+    """Return what targets and options ask of the rows of a frame."""
     xp, eps = frame.xp, options.label_smoothing
     are_labels = targets.ndim < len(frame.row_shape)
     exists, r, n_classes = None, 1.0, frame.index.shape[frame.axis]
@@ -121,19 +122,19 @@ def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
 def _of_labels(rows: Wanted, labels: Array) -> Wanted:
     (frame, options), r, weight = rows[:2], rows.r, rows.weight
     xp, keep = frame.xp, 1 - options.label_smoothing
-    label = xp.astype(frame.per_row(labels), xp.arange(0).dtype)  # which has the ignored label, and all wrong ones
+    label = xp.astype(frame.per_row(labels), xp.arange(0).dtype)  # wide enough for ignored and wrong labels
     if options.ignore_index is not None:
         weight = xp.where(label == options.ignore_index, 0.0, weight)
     known = (label >= 0) & (label < frame.index.shape[frame.axis])
     weight = xp.where(known | (weight == 0), weight, nan)
-    label = xp.astype(xp.where(known, label, 0), frame.index.dtype)  # no other label is ever used as an index
+    label = xp.astype(xp.where(known, label, 0), frame.index.dtype)  # only known labels are used as an index
     r_label = xp.ones_like(weight)
     if options.class_weight is not None:
         r_label = xp.reshape(xp.take(xp.reshape(r, (-1,)), xp.reshape(label, (-1,))), label.shape)
     rows = rows._replace(t=label, q_t=r_label * (keep + rows.floor), unsmoothed=r_label, weight=weight)
     if options.class_weight is None or not options.label_smoothing:
         return rows
-    # a class of large weight may be wanted more than the label
+    # a class of large weight may have a larger q than the label
     q_of_favourite = rows.floor * xp.max(r, axis=frame.axis, keepdims=True)
     other = q_of_favourite > rows.q_t
     t, q_t = xp.where(other, frame.highest(r), label), xp.where(other, q_of_favourite, rows.q_t)

@@ -136,7 +136,7 @@ def export(
     out: Path = Path("model.onnx"),
     opset: Annotated[int, Parameter(validator=Number(gte=13))] = 13,
 ) -> None:
-    """Write MODEL as an ONNX file, for runtimes without Python; it must have learned from numbers alone.
+    """Write MODEL as an ONNX file, for runtimes without Python; it must have learned only from numbers.
 
     Example: `softmaxloss export softmaxloss-digits --out digits.onnx`.
 
@@ -145,7 +145,7 @@ def export(
     out
         The file to write.
     opset
-        The version of ONNX's operators; older ones run everywhere.
+        The version of ONNX's operators; more runtimes support the older ones.
     """
     _check_environment()
     from softmaxloss.cli.export import run_export

@@ -8,7 +8,7 @@ from softmaxloss.cli.outputs import check_out, write_all
 
 
 def run_export(model_path: Path, out: Path, opset: int) -> None:
-    """Write the model, and say what its input holds."""
+    """Write the model, and print the columns of its input."""
     if out.suffix.lower() != ".onnx":
         raise CommandError(f"--out {out} must end in .onnx")
     if not out.parent.is_dir():

@@ -37,15 +37,16 @@ Array = NDArray[Any]
 class SoftmaxClassifier(classifier.SoftmaxClassifier):
     """`softmaxloss.SoftmaxClassifier` on Dask collections: the same coefficients, from partitions that stay in place.
 
-    Each evaluation of the objective is one pass over the partitions of X. A worker computes the share of each of its
-    partitions in loss and gradient, shares are summed on the workers, and one sum of the size of the coefficients
-    comes back. Partitions that are persisted stay in memory; others are computed again in each pass, such as read
-    from a file. On data that are not Dask collections, every method is that of the base class.
+    Each evaluation of the objective is one pass over the partitions of X. For each of its partitions, a worker computes
+    how much the partition adds to loss and gradient. The workers sum these shares. One sum, as large as the
+    coefficients, returns to the process that called `fit`. Persisted partitions stay in memory. All others are computed
+    again in each pass, for example read from a file again. For data that are not Dask collections, every method works
+    as in the base class.
 
     Parameters
     ----------
     C, fit_intercept, max_iter, tol, class_weight, label_smoothing, warm_start, random_state, verbose, ...
-        As in `softmaxloss.SoftmaxClassifier`, and so are the attributes. Early stopping needs data that are no Dask
+        As in `softmaxloss.SoftmaxClassifier`, which also documents the attributes. Early stopping does not work on Dask
         collections.
 
     Examples
@@ -73,15 +74,15 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         Parameters
         ----------
         X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
-            Blocks are NumPy arrays, sparse matrices of SciPy, or dataframes of numbers. Lengths of partitions may be
-            unknown. float32 is used as it is, all else becomes float64.
+            Blocks are NumPy arrays, sparse matrices of SciPy, or dataframes of numbers. The lengths of partitions may
+            be unknown. float32 stays float32; all other types become float64.
         y : Dask array or series of shape (n_samples,), or floats of shape (n_samples, n_classes)
-            Labels of any kind, or soft labels, in partitions of the same lengths as those of X. What is not a Dask
-            collection is split as X is, if the lengths are known.
+            Labels of any kind, or soft labels, in partitions of the same lengths as those of X. Other arrays are
+            split as X is; for this, the lengths of the partitions of X must be known.
         sample_weight : Dask array or series of shape (n_samples,), or float, optional
-            Split as y.
+            In partitions of the same lengths as those of X, or split as `y`.
         callback : callable, optional
-            As in the base class; called in the process that calls `fit`.
+            As in the base class. It is called in the process that calls `fit`.
 
         Returns
         -------
@@ -114,30 +115,30 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         rows = zip(blocks, labels, weights, strict=True)
         parts = dask.persist(*(part(*row, dtype, soft=soft) for row in rows))
         classes, counts = Partitions(parts).merged(census_of, Census.merge).compute()
-        check_classification_targets(np.tile(classes, 3))  # for this check, labels that are all different are numbers
+        check_classification_targets(np.tile(classes, 3))  # labels that are all different look like numbers to it
         class_weight = self._weight_of(classes, counts)
         options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=float(counts @ class_weight))
         objective = PartitionedObjective(Partitions(blocks, parts), options, penalty_of(self.C, options.normalizer))
         return self._minimise(objective, classes, callback, before, tasks=tasks)
 
     def decision_function(self, X: Any) -> Any:
-        """Return the logits: a lazy Dask array if X is a Dask collection, else as the base class."""
+        """Return the logits: a lazy Dask array if X is a Dask collection, else a NumPy array."""
         return self._of_blocks("decision_function", X)
 
     def predict(self, X: Any) -> Any:
-        """Return the most probable classes: a lazy Dask array if X is a Dask collection, else as the base class."""
+        """Return the most probable classes: a lazy Dask array if X is a Dask collection, else a NumPy array."""
         return self._of_blocks("predict", X)
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probabilities: a lazy Dask array if X is a Dask collection, else as the base class."""
+        """Return the probabilities: a lazy Dask array if X is a Dask collection, else a NumPy array."""
         return self._of_blocks("predict_proba", X)
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Return their logarithms: a lazy Dask array if X is a Dask collection, else as the base class."""
+        """Return the log-probabilities: a lazy Dask array if X is a Dask collection, else a NumPy array."""
         return self._of_blocks("predict_log_proba", X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Return the accuracy: a lazy number of Dask if X is a Dask collection, else as the base class.
+        """Return the accuracy: a lazy Dask array of one number if X is a Dask collection, else a float.
 
         Parameters
         ----------
@@ -174,7 +175,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         return X.map_blocks(_apply, model, method, nothing, dtype=nothing.dtype, meta=nothing, **shape)
 
     def _delayed(self, X: Any) -> Any:
-        """Return the fitted model as a node of its own, which travels once to each worker; X must fit to it."""
+        """Return the fitted model as one node, which travels once to each worker; raise if X does not fit to it."""
         check_is_fitted(self)
         validate_data(self, _no_rows(X), reset=False, ensure_min_samples=0, **FEATURES)
         return delayed(self._local(), pure=False, traverse=False)
@@ -197,7 +198,7 @@ def _apply(x: Any, model: Any, method: str, nothing: Array) -> Array:
 
 
 def _hits_of(x: Any, y: Any, weight: Any, model: Any) -> Array:
-    """Return the weight of the samples of a block that are classified correctly, and of all."""
+    """Return the total weight of the samples of a block that are classified correctly, and of all its samples."""
     if not len(y):
         return np.zeros(2)
     x, y = check_X_y(x, y, **FEATURES)
@@ -215,9 +216,9 @@ def _in_rows(collection: Any) -> Any:
 
 
 def _no_rows(collection: Any) -> Any:
-    """Return a block of a collection without rows, which tells its columns and dtypes."""
+    """Return an empty block that has the columns and dtypes of a collection."""
     if not isinstance(collection, da.Array):
-        return collection._meta  # noqa: SLF001  for this purpose, as Dask documents
+        return collection._meta  # noqa: SLF001  Dask documents it for this purpose
     if np.isnan(collection.shape[1:]).any():
         raise ValueError(f"X must have a known number of columns, got shape {collection.shape}")
     return np.empty((0, *collection.shape[1:]), collection.dtype)
@@ -227,12 +228,12 @@ def _partitions(collection: Any) -> list[Any]:
     """Return the partitions of a collection of whole rows as delayed blocks."""
     if isinstance(collection, da.Array):
         return list(collection.to_delayed().ravel())
-    # optimized further, Dask would read several parts of a Parquet file as one if few of its columns are asked for
+    # fully optimized, Dask would read several parts of a Parquet file as one if few of its columns are used
     return list(collection.simplify().to_delayed(optimize_graph=False))
 
 
 def _labels_and_weights(X: Any, y: Any, sample_weight: Any) -> tuple[list[Any], list[Any]]:
-    """Return the blocks of both that belong to the partitions of X."""
+    """Return the blocks of labels and those of weights that belong to the partitions of X."""
     labels = _split_as(X, y, "y")
     if sample_weight is None or (np.ndim(sample_weight) == 0 and not is_dask_collection(sample_weight)):
         return labels, [sample_weight] * len(labels)

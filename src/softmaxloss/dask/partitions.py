@@ -1,4 +1,4 @@
-"""The objective of rows that lie in many partitions: each gives its share, and shares are summed where they arise."""
+"""The objective over rows in many partitions: a worker computes the share of each, and workers sum the shares."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Loss = tuple[float, Float64s, Float64s]  # with its gradients with respect to coef and intercept
 
-_LARGE = "distributed.admin.large-graph-warning-threshold"  # coefficients of 10 MB would warn in each pass
+_LARGE = "distributed.admin.large-graph-warning-threshold"  # by default, coefficients of 10 MB warn in each pass
 MERGED_AT_ONCE = 8  # so that a worker holds few shares at a time
 
 
@@ -56,7 +56,7 @@ class Census(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What all partitions must know, whatever the coefficients."""
+    """What all partitions must know besides the coefficients."""
 
     dtype: np.dtype[Any]
     classes: Array
@@ -67,7 +67,7 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """Where the objective is evaluated."""
+    """The coefficients at which the objective is evaluated, and the options."""
 
     options: Options
     coef: Float64s
@@ -108,7 +108,7 @@ def loss_of(x: Any, part: Part, point: Point) -> Loss:
 
 
 def moments_and_loss_of(x: Any, part: Part, point: Point, centred: bool) -> tuple[Moments, Loss]:  # noqa: FBT001
-    """Return a partition's moments and its share of the mean loss, which read it once."""
+    """Return a partition's moments and its share of the mean loss, so that one pass finds both."""
     with one_thread():
         objective = _objective(x, part, point.options)
         moments = objective.moments(point.coef, point.intercept, centred=centred)
@@ -140,9 +140,9 @@ def _merge(a: tuple[Moments, Loss], b: tuple[Moments, Loss]) -> tuple[Moments, L
 
 
 class Partitions:
-    """The partitions of some collections, as columns of delayed blocks: those at one position belong together.
+    """The partitions of some collections, as columns of delayed blocks. Blocks at the same position belong together.
 
-    Its graphs are built by hand: those of `dask.delayed` took 1 ms for each partition and pass, these take 0.1 ms.
+    The graphs are built by hand, which takes 0.1 ms for each partition and pass. Those of `dask.delayed` took 1 ms.
     """
 
     def __init__(self, *columns: Sequence[Any]) -> None:
@@ -154,9 +154,10 @@ class Partitions:
         ]
 
     def merged(self, share_of: Callable[..., Any], merge: Callable[[Any, Any], Any], *shared: Any) -> Delayed:
-        """Return the shares share_of(*blocks, *shared) of all partitions, merged by a tree.
+        """Return the shares share_of(*blocks, *shared) of all partitions, merged in a tree.
 
-        What is shared travels once to each worker. Workers merge the shares of neighbours, and only mergers travel.
+        The arguments `shared` travel once to each worker. Workers merge the shares of neighbouring partitions, and only
+        merged shares travel.
         """
         name = f"{share_of.__name__}-{uuid.uuid4().hex}"
         nodes = [DataNode((f"shared-{name}", position), value) for position, value in enumerate(shared)]
@@ -218,7 +219,7 @@ class _OneBlasThread:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._controller = self._controller or ThreadpoolController()  # which takes some milliseconds
+                self._controller = self._controller or ThreadpoolController()  # creating it takes some milliseconds
                 self._limits = self._controller.limit(limits=1, user_api="blas")
 
     def __exit__(self, *_: object) -> None:
@@ -233,6 +234,6 @@ _one_blas_thread = _OneBlasThread()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on this thread alone: Dask's other threads are as busy. Overflow shows in the objective."""
+    """Compute on this thread alone, as Dask keeps the others busy. No warnings: the objective shows an overflow."""
     with alone(), _one_blas_thread, np.errstate(all="ignore"):
         yield

@@ -1,7 +1,7 @@
-"""Softmax with loss for JAX: exact losses with every row option, under all of JAX's transformations.
+"""Softmax with loss for JAX: exact losses with every option, under all of JAX's transformations.
 
-All of it is operations on JAX arrays, so it runs wherever JAX runs. Gradients are the formula y - t, not derivatives of
-the operations.
+All computations are operations on JAX arrays, so they run wherever JAX runs. The gradient is the formula y - t
+(probabilities minus targets): JAX does not differentiate each operation.
 """
 
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
-"""The arguments of the functions are checked: shapes and dtypes always, values where JAX has them.
+"""Check the arguments of the functions: shapes and dtypes always, values only where JAX knows them.
 
-While a function is traced, as by `jax.jit`, arrays have no values. A label that is no class then makes its row NaN, and
-`jax.experimental.checkify` reports it.
+While JAX traces a function, for example under `jax.jit`, arrays have no values. A label that is not a class then makes
+its row NaN, and `jax.experimental.checkify` reports the label.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _OPTIONAL = (*_ARRAYS, "ignore_index", "softcap")  # None is their default
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return an array of JAX."""
+    """Return a value as a JAX array."""
     if isinstance(value, jax.Array):
         return value
     return jnp.asarray(checks.as_array(name, value))
 
 
 def known(name: str, value: Any) -> NumPyArray:
-    """Return an array with the values of a given one, or only with its shape and dtype if it is being traced."""
+    """Return a value as a NumPy array; a traced value gives an array that only has its shape and dtype."""
     if not isinstance(value, jax.Array):
         return checks.as_array(name, value)
     if is_traced(value):
@@ -46,17 +46,17 @@ def known(name: str, value: Any) -> NumPyArray:
 
 
 def is_traced(value: Any) -> bool:
-    """Return whether the values of an array cannot be seen: now, or on this computer."""
+    """Return whether the values of an array cannot be read: it is traced, or parts of it lie on other computers."""
     return isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
 
 
 def form(shape: tuple[int, ...], dtype: Any) -> NumPyArray:
-    """Return an array of a shape and dtype, without memory of this size."""
+    """Return a NumPy array of a shape and dtype that takes the memory of only one number."""
     return np.broadcast_to(np.ones((), dtype), shape)
 
 
 def static(**options: Any) -> None:
-    """Refuse traced values in the place of numbers that decide what is computed."""
+    """Raise TypeError for traced values of options that decide what is computed."""
     for name, value in options.items():
         if isinstance(value, jax.core.Tracer):
             how = "mark it with static_argnames in jax.jit, or close over it"
@@ -72,7 +72,7 @@ def request(
     *,
     log_probs: bool = False,
 ) -> tuple[Asked, Others]:
-    """Return what is asked of logits, and the arrays it depends on; ValueError or TypeError if that makes no sense."""
+    """Return what to compute and the arrays that it depends on; ValueError or TypeError if that makes no sense."""
     checks.no_options(options.keys() - RowOptions.__annotations__, RowOptions.__annotations__)
     given = {name: value for name, value in options.items() if value is not None or name not in _OPTIONAL}
     static(axis=axis, **{name: value for name, value in given.items() if name not in _ARRAYS})
@@ -101,7 +101,7 @@ def request(
 def request_log_probs(
     shape: tuple[int, ...], dtype: Any, targets: Any, axis: int, options: Mapping[str, Any]
 ) -> tuple[Asked, Others]:
-    """Return what is asked where log-probabilities and entropies are."""
+    """Return the same as `request`, for log-probabilities and entropies."""
     checks.refused(options, NOT_TAKEN)
     if known("targets", targets).dtype.kind not in "iu":
         raise TypeError(f"targets must be class indices, which are integers, got {known('targets', targets).dtype}")
@@ -122,7 +122,7 @@ def _check_arrays(arrays: Mapping[str, Any], n_classes: int, batch: tuple[int, .
 
 
 def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any], n_classes: int) -> None:
-    """Refuse labels that are no classes, now if they can be seen, else where the function runs under checkify."""
+    """Raise for labels that are not classes; if labels cannot be read now, let `checkify` report them later."""
     weight, ignored = options.get("sample_weight"), options.get("ignore_index")
     if not (is_traced(targets) or is_traced(weight) or is_traced(options.get("class_mask"))):
         live = np.ones(labels.size, bool) if ignored is None else labels.reshape(-1) != ignored

@@ -1,4 +1,4 @@
-"""Classes that lie on several axes, and masks of logits or rows, as optax and `jax.nn` take them."""
+"""The arguments `axis` and `where` as in optax and `jax.nn`: classes on several axes, masks of logits or rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def axes_of(axes: Axes, logits: Array) -> tuple[int, ...]:
-    """Return the axes of the classes, counted from 0; None means all."""
+    """Return the axes of the classes as numbers from 0 on; None means all axes."""
     checked = checks.logits(form(logits.shape, logits.dtype))
     if axes is None:
         return tuple(range(logits.ndim))
@@ -34,7 +34,7 @@ def axes_of(axes: Axes, logits: Array) -> tuple[int, ...]:
 
 
 def joined(array: Array, along: tuple[int, ...]) -> Array:
-    """Return an array with its axes of classes joined to one at the end; with one such axis, as it is."""
+    """Join the axes of the classes into one axis at the end; an array with one such axis stays as it is."""
     if len(along) == 1:
         return array
     batch = [axis for axis in range(array.ndim) if axis not in along]
@@ -43,7 +43,7 @@ def joined(array: Array, along: tuple[int, ...]) -> Array:
 
 
 def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """Return an array of a shape from what `joined` made of it."""
+    """Undo `joined`: return the array in its original shape."""
     if len(along) == 1:
         return array
     order = [*(axis for axis in range(len(shape)) if axis not in along), *along]
@@ -51,7 +51,7 @@ def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Arra
 
 
 def broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """Return an array in the shape of the logits."""
+    """Return an array broadcast to the shape of the logits."""
     try:
         return jnp.broadcast_to(array, shape)
     except ValueError:
@@ -61,7 +61,7 @@ def broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def mask_of(where: ArrayLike, shape: tuple[int, ...], along: tuple[int, ...] = ()) -> Array:
-    """Return which logits count; given without the axes of the classes, `where` says which rows count."""
+    """Return a mask of the logits that count; a `where` without the axes of the classes is a mask of rows."""
     mask = as_array("where", where)
     if mask.dtype != bool:
         raise TypeError(f"where must be bool, True for logits that count, got {mask.dtype}")

@@ -1,8 +1,9 @@
-"""Numbers per row, and their derivatives by the formulas of `softmaxloss.array`.
+"""The results for each row (losses, or log-probabilities and entropies), and their derivatives.
 
-JAX is told how a small change of the logits changes the numbers: by the sum of gradient times change. This is linear in
-the change, so JAX transposes it to the gradient, and differentiates the gradient's own formula for second derivatives.
-Derivatives with respect to targets and weights are left to JAX.
+For the logits, the derivatives use the formulas of `softmaxloss.array`. A custom JVP tells JAX how a small change of
+the logits changes a result: by the sum of gradient times change. This sum is linear in the change, so JAX can transpose
+it, and gets the gradient. For second derivatives JAX differentiates the formula of the gradient. Derivatives with
+respect to targets and weights are left to JAX.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ Numbers = tuple[Array, ...]  # per row: the losses, or log-probabilities and ent
 
 
 class Asked(NamedTuple):
-    """What is asked, as far as it decides what is computed."""
+    """The static part of what is asked: it decides what is computed."""
 
-    numbers: tuple[tuple[str, Any], ...]  # the options that are no arrays
-    log_probs: bool = False  # rather than losses
-    block: int = 0  # classes of a linear layer that are computed at once
+    numbers: tuple[tuple[str, Any], ...]  # the options that are not arrays
+    log_probs: bool = False  # compute log-probabilities and entropies, not losses
+    block: int = 0  # how many classes of a linear layer are computed at once
 
     def of(self, shape: tuple[int, ...], dtype: Any, others: Others) -> Wanted:
-        """Return what is wanted of rows of logits."""
+        """Return what targets and options ask of logits of this shape and dtype."""
         targets, arrays = others
         options = Options(**{**dict(self.numbers), **arrays}, xp=jnp)
         return wanted(frame_of(jax.ShapeDtypeStruct(shape, dtype), options.axis, jnp), targets, options)  # type: ignore[no-untyped-call]
 
     def numbers_of(self, rows: Wanted, summary: Summary) -> Numbers:
-        """Return the numbers of rows that are summarized."""
+        """Return the results of rows from their summary."""
         seen = whole(rows, summary)
         found = log_probs_of(rows, summary, seen) if self.log_probs else (loss_of(rows, summary, seen),)
         return tuple(jnp.squeeze(of, axis=rows.frame.axis) for of in found)
 
     def gradients_of(self, rows: Wanted, looked: Look, summary: Summary, seen: View) -> Numbers:
-        """Return the gradients of the numbers in the logits."""
+        """Return the gradients of the results with respect to the logits."""
         if self.log_probs:
             return gradients_of_log_probs(rows, looked, summary, seen)
         return (gradient_of(rows, looked, summary, seen),)
@@ -59,7 +60,7 @@ class Asked(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def of_logits(asked: Asked, logits: Array, others: Others) -> Numbers:
-    """Return the numbers of rows of logits."""
+    """Return the results for rows of logits."""
     return _of_logits(asked, logits, others)
 
 
@@ -89,23 +90,23 @@ _of_logits.defjvp(_change, symbolic_zeros=True)
 
 
 def change_of(rows: Wanted, change: Array) -> Array:
-    """Return the change of a number per row: nothing reaches a row that takes no part, not even NaN from above."""
+    """Return the change of a result per row: 0 for a row that takes no part, even if the given change is NaN."""
     change = change if rows.live is None else jnp.where(rows.live, change, 0.0)
     return jnp.squeeze(change, axis=rows.frame.axis)
 
 
 def added(a: Numbers, b: Numbers) -> Numbers:
-    """Return the sum of changes; no changes are ()."""
+    """Return the sum of changes; () stands for no changes."""
     return tuple(x + y for x, y in zip(a, b, strict=True)) if a else b
 
 
 def is_zero(tangent: Any) -> bool:
-    """Return whether a tangent is known to be 0, as those of integers are."""
+    """Return whether a tangent is known to be 0; tangents of integers always are."""
     return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
 def change_by_others(function: Callable[[Others], Numbers], others: Others, d_others: Any) -> Numbers:
-    """Return how targets and options change a function of them; () where they do not change."""
+    """Return how changes of targets and options change the results of a function; () if none of them changes."""
     leaves, form = jax.tree.flatten(others)
     tangents = jax.tree.leaves(d_others, is_leaf=lambda of: isinstance(of, SymbolicZero))
     changing = {k: of for k, of in enumerate(tangents) if not is_zero(of)}

@@ -1,4 +1,4 @@
-"""The functions of logits."""
+"""The public functions that take logits."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     logits : array of float16, bfloat16, float32 or float64
         Logits of V classes on the axis `axis`.
     targets : array
-        Class indices: integers of the shape of the logits without the axis. Or distributions: floats or bools of the
-        shape of the logits.
+        Class indices: integers in the shape of the logits without the axis of the classes. Or distributions: floats or
+        bools in the shape of the logits.
     axis : int, default -1
-        The classes.
+        The axis of the classes.
     class_weight, sample_weight, normalizer
-        As in `softmaxloss.cross_entropy`: arrays, which may be traced.
+        As in `softmaxloss.cross_entropy`. These arrays may be traced.
     class_mask : array of bool, shape (V,), optional
-        Which classes exist. The others are never read, and their gradient is 0.
+        True for classes that exist. The logits of the others are never read, and their gradient is 0.
     ignore_index, label_smoothing, z_loss, softcap, temperature, reduction
-        As in `softmaxloss.cross_entropy`: static, so Python numbers and a string.
+        As in `softmaxloss.cross_entropy`. These are static: Python numbers, and a string for `reduction`.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     Raises
     ------
     ValueError, TypeError
-        If an argument makes no sense. Values of traced arrays are not seen: there the loss of a row whose label is no
-        class is NaN, and `jax.experimental.checkify` reports it.
+        If an argument makes no sense. Values of traced arrays cannot be checked. There the loss of a row whose label is
+        not a class is NaN, and `jax.experimental.checkify` reports the label.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def _cross_entropy(logits: Array, targets: Any, axis: int, options: Any) -> Arra
 
 
 def reduced(numbers: Numbers, options: Any) -> Array:
-    """Return the losses of rows, or their sum: the weights of rows contain the divisor of a mean."""
+    """Return the losses of rows, or their sum; it is also the mean, whose divisor is part of the row weights."""
     (losses,) = numbers
     return losses if options.get("reduction") == "none" else jnp.sum(losses)
 
@@ -106,13 +106,13 @@ def log_probs(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **option
     Returns
     -------
     LogProbs
-        (log_prob, entropy), in nats: arrays of the shape of the targets, float64 for float64 logits, else float32. Both
+        (log_prob, entropy), in nats: arrays in the shape of the targets, float64 for float64 logits, else float32. Both
         are 0 for a row that is ignored.
 
     Raises
     ------
     ValueError, TypeError
-        As `cross_entropy`, and if targets are no class indices.
+        As `cross_entropy`, and if targets are not class indices.
 
     Examples
     --------
@@ -138,9 +138,9 @@ def softmax_cross_entropy(
     labels : array of float or bool, shape of the logits or broadcast to it
         One-hot or other distributions. A label of 0 costs nothing, even where the logit is -inf.
     axis : int, tuple of int or None, default -1
-        The axis of the classes, or several axes over which one distribution lies; None means all.
-    where : array of bool, shape of the logits or of the result, or broadcast to the former, optional
-        Which logits count; or which rows. The loss of a row of which nothing counts is 0.
+        The axis of the classes, or several axes that together hold one distribution; None means all.
+    where : array of bool, shape of the logits (or broadcast to it) or of the result, optional
+        True for the logits, or the rows, that count. The loss of a row in which nothing counts is 0.
 
     Returns
     -------
@@ -174,11 +174,11 @@ def softmax_cross_entropy_with_integer_labels(
     Parameters
     ----------
     logits, where
-        As in `softmax_cross_entropy`. The label of a row must count.
+        As in `softmax_cross_entropy`. The logit of each label must count, otherwise the loss is inf.
     labels : array of integers, shape of the logits without the axes
-        Class indices; over several axes, indices into the flattened axes.
+        Class indices. With several axes of classes, they index the flattened axes.
     axis : int or tuple of int, default -1
-        The axis of the classes, or several axes over which one distribution lies.
+        The axis of the classes, or several axes that together hold one distribution.
 
     Returns
     -------
@@ -227,9 +227,9 @@ def softmax(logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, 
     axis : int, tuple of int or None, default -1
         The axis of the classes, or several; None means all.
     where : array of bool, shape of the logits or broadcast to it, optional
-        Which logits count; the others get 0.
+        True for the logits that count; the others get 0.
     temperature : float, default 1.0
-        It divides the logits.
+        The logits are divided by it.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def softmax(logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, 
 def log_softmax(
     logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, *, temperature: float = 1.0
 ) -> Array:
-    """Return the logarithms of the softmax, of which those near 0 keep all their digits.
+    """Return the logarithms of the softmax; those near 0 keep all their digits.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""Numbers per row of a linear layer, whose logits are computed for a block of classes at a time.
+"""The results for each row of a linear layer, whose logits are computed for one block of classes at a time.
 
-The summaries of the blocks merge into that of the row. Then the change of the numbers is again a sum over blocks. Each
-block's logits are computed anew wherever they are needed, in the backward pass too: none are kept.
+The summaries of the blocks merge into the summary of the row. The change of a result (see derivatives.py) is also a sum
+over blocks. No logits are kept: wherever a block's logits are needed, also in the backward pass, they are computed
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @partial(jax.jit, static_argnums=0)
 def of_layer(asked: Asked, layer: Layer, others: Others) -> Numbers:
-    """Return the numbers of rows of a linear layer's logits."""
+    """Return the results for rows of a linear layer's logits."""
     return _of_layer(asked, layer, others)
 
 
@@ -51,7 +52,7 @@ _of_layer.defjvp(_change, symbolic_zeros=True)
 
 
 def _rows(asked: Asked, layer: Layer, others: Others) -> Wanted:
-    """Return what is wanted of the rows; classes that do not exist fill the last block."""
+    """Return what is asked of the rows; classes that do not exist fill the last block."""
     features, weight, _ = layer
     n_classes, missing = len(weight), -len(weight) % asked.block
     rows = asked.of((*features.shape[:-1], n_classes), dtype_of(layer), others)
@@ -66,7 +67,7 @@ def _rows(asked: Asked, layer: Layer, others: Others) -> Wanted:
 
 
 def _filled(array: Array, missing: int, axis: int = -1) -> Array:
-    """Return an array with zeros, or False, at the end of an axis."""
+    """Return an array that is padded with zeros, or False, at the end of an axis."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, missing)
     return jnp.pad(array, widths) if missing else array
@@ -78,7 +79,7 @@ def dtype_of(layer: Layer) -> Any:
 
 
 def _blocks(asked: Asked, parameters: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
-    """Return weight and bias, or their changes, with the blocks of classes in front."""
+    """Return weight and bias, or their changes, split into blocks of classes along a new first axis."""
 
     def blocks(array: Array) -> Array:
         filled = _filled(array, -len(array) % asked.block, axis=0)
@@ -96,7 +97,7 @@ def _of_block(asked: Asked, rows: Wanted, first: Array) -> Wanted:
 
 
 def _product(rows: Wanted, features: Array, weight: Array) -> Array:
-    """Return features times weight; products of half precision are added in float32."""
+    """Return features times weight; products of half precision are added up in float32."""
     dtype = jnp.result_type(features, weight)
     dimensions = (((features.ndim - 1,), (1,)), ((), ()))
     return lax.dot_general(
@@ -105,7 +106,7 @@ def _product(rows: Wanted, features: Array, weight: Array) -> Array:
 
 
 def _read(rows: Wanted, features: Array) -> Array:
-    """Return the features, but 0 in rows that take no part: these may hold NaN."""
+    """Return the features, with 0 in rows that take no part, because these may hold NaN."""
     return features if rows.live is None else jnp.where(rows.live, features, 0)
 
 
@@ -132,7 +133,7 @@ def _summary(asked: Asked, layer: Layer, rows: Wanted) -> Summary:
 
 
 def _change_by_layer(asked: Asked, layer: Layer, rows: Wanted, d_layer: tuple[Array | None, ...]) -> Numbers:
-    """Return how features, weight and bias change the numbers of rows."""
+    """Return how changes of features, weight and bias change the results of the rows."""
     summary = _summary(asked, layer, rows)
     seen, x = whole(rows, summary), _read(rows, layer[0])
     dx = None if d_layer[0] is None else _read(rows, d_layer[0])

@@ -1,4 +1,4 @@
-"""The functions of a linear layer, whose logits are never held all at once."""
+"""The public functions that take a linear layer, and never hold all of its logits at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 
-# What `max_memory` is by default: this part of the memory of all logits in float32, within bounds.
+# The default of `max_memory`: the memory of all logits in float32, divided by `_PART`, but within these bounds.
 _PART, _LEAST, _MOST = 16, 2**24, 2**28
 _BYTES_PER_LOGIT = 16
 
@@ -39,22 +39,23 @@ def linear_cross_entropy(
 ) -> Array:
     """Return ``cross_entropy(features @ weight.T + bias, targets, ...)`` without holding the logits.
 
-    A `jax.lax.scan` computes the logits of some classes for all rows at a time, and computes them again in the backward
-    pass. So rows may be sharded over devices. Everything can be differentiated, twice too.
+    A `jax.lax.scan` goes through blocks of classes. It computes the logits of one block for all rows, and computes them
+    again in the backward pass. The rows are not split, so they may be sharded over devices. Everything can be
+    differentiated, also twice.
 
     Parameters
     ----------
     features : array of float16, bfloat16, float32 or float64, shape (..., D)
         Inputs of the layer.
     weight : array, shape (V, D)
-        One row per class: of a `flax.linen.Dense` or `flax.nnx.Linear` pass ``kernel.T``.
+        One row per class. For a `flax.linen.Dense` or `flax.nnx.Linear`, pass ``kernel.T``.
     targets : array
         As in `cross_entropy`, for logits of shape (..., V).
     bias : array, shape (V,), optional
     max_memory : int or str, optional
-        About how much memory to use besides inputs and results, in bytes or as text such as "64MiB". By default it is a
-        16th of the memory that all logits would take in float32, from 16 MiB to 256 MiB. The weight is copied if no
-        block of a fitting size divides the number of classes.
+        About how much memory to use besides inputs and results, in bytes or as text such as "64MiB". The default is a
+        16th of the memory that all logits would take in float32, but at least 16 MiB and at most 256 MiB. If no
+        suitable block size divides the number of classes, the weight is copied.
     **options
         As in `cross_entropy`.
 
@@ -105,7 +106,7 @@ def linear_log_probs(
     Returns
     -------
     LogProbs
-        As from `log_probs`.
+        As `log_probs` returns.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def _layer(
 
 
 def _block(n_classes: int, most: int) -> int:
-    """Return a number of classes, at most `most` but at least 1: if one not below half of it divides all, that."""
+    """Return a block size of at most `most`: the largest that divides n_classes, unless it is below half of `most`."""
     most = min(max(most, 1), max(n_classes, 1))
     n_blocks = -(-n_classes // most)
     for n in range(n_blocks, 2 * n_blocks + 1):
