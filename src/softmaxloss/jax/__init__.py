@@ -1,4 +1,4 @@
-"""Softmax with loss for JAX: exact losses with every option, under all of JAX's transformations.
+"""Softmax with loss for JAX: exact losses with every option, under jit, grad, vmap and the other transformations.
 
 All computations are operations on JAX arrays, so they run wherever JAX runs. The gradient is the formula y - t
 (probabilities minus targets): JAX does not differentiate each operation.
