@@ -28,7 +28,10 @@ def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
         columns = np.arange(y.shape[1])
         known = columns if known is None else known
         if not np.array_equal(columns, known):
-            raise ValueError(f"soft labels must have {len(known)} columns, one for each class, got {len(columns)}")
+            raise ValueError(
+                f"soft labels must have a column for each class 0, 1, ..., got {len(columns)} columns "
+                f"and the classes {known!r}"
+            )
     if known is None and given is None:
         raise ValueError("classes must hold all labels of the stream in the first call of partial_fit, got None")
     if known is not None and given is not None and not np.array_equal(given, known):

@@ -7,7 +7,7 @@ The file has over 300 lines because the estimator is one class, and half of its 
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from softmaxloss.class_labels import classes_of_stream, is_soft, positions
+from softmaxloss.core.checks import refuse_masked
 from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validation, with_callbacks
 from softmaxloss.functional import log_softmax, softmax
 from softmaxloss.linear_fit import Descent, Objective, all_classes, refuse_too_large, scores
@@ -28,7 +29,7 @@ from softmaxloss.moments import Float64s, chunks
 from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Array = NDArray[Any]
 
@@ -72,7 +73,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Share of each target, from 0 to 1, that is spread evenly over all classes.
     early_stopping : bool, default=False
         Whether `fit` holds back a part of the samples, and stops when the loss on them no longer falls. The
-        coefficients are then those with the lowest loss on that part.
+        coefficients are then those with the lowest loss on that part. Both parts are copies.
     validation_fraction : float, default=0.1
         The share of the samples, between 0 and 1, that early stopping holds back. The share of each class is the same.
     n_iter_no_change : int, default=5
@@ -188,22 +189,22 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         ConvergenceWarning
             If `max_iter` iterations, or the precision of the data, did not suffice to reach `tol`.
         """
-        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
-        before = vars(self).copy()
         self._check_parameters()
-        X, y, sample_weight = self._samples(X, y, sample_weight, reset=True)
-        if y.ndim == 2:
-            classes, targets = np.arange(y.shape[1]), y
-        else:
-            classes, targets = np.unique(y, return_inverse=True)
-        counts = sample_weight @ targets if targets.ndim == 2 else np.bincount(targets, sample_weight)
-        class_weight = self._weight_of(classes, counts)
-        everything = Samples(X, targets, sample_weight)
-        train, held_back = self._split(everything) if self.early_stopping else (everything, None)
-        validation = held_back and Validation(self, self._objective(held_back, class_weight), self.n_iter_no_change)
-        return self._minimise(
-            self._objective(train, class_weight), classes, callback, before, tasks=tasks, validation=validation
-        )
+        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
+        with self._as_before_if_it_fails():
+            X, y, sample_weight = self._samples(X, y, sample_weight, reset=True)
+            if y.ndim == 2:
+                classes, targets = np.arange(y.shape[1]), y
+            else:
+                classes, targets = np.unique(y, return_inverse=True)
+            counts = sample_weight @ targets if targets.ndim == 2 else np.bincount(targets, sample_weight)
+            class_weight = self._weight_of(classes, counts)
+            train, held_back = Samples(X, targets, sample_weight), None
+            if self.early_stopping:
+                train, held_back = self._split(train)
+            validation = held_back and Validation(self, self._objective(held_back, class_weight), self.n_iter_no_change)
+            self._minimise(self._objective(train, class_weight), classes, callback, tasks, validation=validation)
+        return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one more batch of a stream.
@@ -235,32 +236,53 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         TypeError, ValueError
             If a parameter or the data are not as described, or do not fit earlier batches.
         """
-        before = vars(self).copy()
         self._check_parameters()
         for name, value in (("class_weight", "balanced"), ("early_stopping", True)):
             if getattr(self, name) == value:
                 raise ValueError(f"{name}={value!r} needs all samples at once, and partial_fit gets a batch: call fit")
-        first = not hasattr(self, "_past")
-        X, y, sample_weight = self._samples(X, y, sample_weight, reset=first)
-        known = classes_of_stream(y, classes, None if first else self.classes_)
-        samples = Samples(X, positions(y, known), sample_weight)
-        objective = self._objective(samples, self._weight_of(known, np.ones(len(known))))
-        if first:
-            return self._minimise(objective, known, None, before)
-        loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
-        learned = learn(
-            Learned(self.coef_.astype(np.float64), self.intercept_.astype(np.float64), self._past),
-            objective,
-            C=self.C,
-            fit_intercept=self.fit_intercept,
-            report=self._reporter(loss_curve, self.n_iter_),
-        )
-        self.coef_, self.intercept_ = learned.coef.astype(dtype), learned.intercept.astype(dtype)
-        self._past, self.loss_curve_, self.n_iter_ = learned.past, loss_curve, len(loss_curve) - 1
+        past, fitted = getattr(self, "_past", None), hasattr(self, "coef_")
+        if fitted and past is None:
+            raise ValueError(
+                "partial_fit cannot continue a fit that stopped early, or a model from a file: "
+                "call fit, or start with a clone of the estimator"
+            )
+        if past and past.fit_intercept != self.fit_intercept:
+            raise ValueError(f"fit_intercept must stay {past.fit_intercept} in partial_fit, got {self.fit_intercept}")
+        with self._as_before_if_it_fails():
+            X, y, sample_weight = self._samples(X, y, sample_weight, reset=not fitted)
+            known = classes_of_stream(y, classes, self.classes_ if fitted else None)
+            samples = Samples(X, positions(y, known), sample_weight)
+            objective = self._objective(samples, self._weight_of(known, np.ones(len(known))))
+            if not past:
+                self._minimise(objective, known)
+                return self
+            loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
+            learned = learn(
+                Learned(self.coef_.astype(np.float64), self.intercept_.astype(np.float64), past),
+                objective,
+                C=self.C,
+                fit_intercept=self.fit_intercept,
+                report=self._reporter(loss_curve, self.n_iter_),
+            )
+            self.coef_, self.intercept_ = learned.coef.astype(dtype), learned.intercept.astype(dtype)
+            self._past, self.loss_curve_, self.n_iter_ = learned.past, loss_curve, len(loss_curve) - 1
         return self
+
+    @contextmanager
+    def _as_before_if_it_fails(self) -> Iterator[None]:
+        """Undo all changes to the estimator if an exception ends the block."""
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _samples(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Array, Float64s]:
         """Return checked features, labels or soft labels, and weights."""
+        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+            refuse_masked(name, value)
         soft = is_soft(y)
         X, y = validate_data(self, X, y, multi_output=soft, reset=reset, **FEATURES)
         refuse_too_large(X)
@@ -282,10 +304,14 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
     def _split(self, samples: Samples) -> tuple[Samples, Samples]:
         """Return the samples to fit, and those that early stopping holds back."""
+        labels = samples.targets
+        n_rows, counts = len(labels), np.bincount(labels) if labels.ndim == 1 else np.zeros(1)
+        n_held_back = int(np.ceil(self.validation_fraction * n_rows))
+        each_class_in_both = counts.min() >= 2 and len(counts) <= min(n_held_back, n_rows - n_held_back)
         parts = train_test_split(
-            np.arange(len(samples.targets)),
-            test_size=self.validation_fraction,
-            stratify=samples.targets if samples.targets.ndim == 1 else None,
+            np.arange(n_rows),
+            test_size=n_held_back,
+            stratify=labels if each_class_in_both else None,
             random_state=self.random_state,
         )
         train, held_back = (Samples(*(array[part] for array in samples)) for part in parts)
@@ -304,13 +330,12 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         self,
         objective: Objective,
         classes: Array,
-        callback: Callable[[int, float], object] | None,
-        before: dict[str, Any],
-        *,
+        callback: Callable[[int, float], object] | None = None,
         tasks: Iterations | None = None,
+        *,
         validation: Validation | None = None,
-    ) -> Self:
-        """Minimise an objective and store the result; after an exception, the estimator is as before the fit."""
+    ) -> None:
+        """Minimise an objective and store the result."""
         observers = [observer for observer in (tasks, callback, validation) if observer]
         loss_curve: list[float] = []
         tell = self._reporter(loss_curve)
@@ -334,32 +359,27 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             with np.errstate(all="ignore"), tasks.watched() if tasks else nullcontext():
                 descent.run(tol, self.max_iter)
                 keep()
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
         finally:
             del descent.report  # a reference cycle would keep the data until garbage is collected
+        self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
+        self._past = Past.of(objective, descent)
+        self.__dict__.pop("validation_curve_", None)
+        if validation:
+            self.validation_curve_ = validation.curve
+            self.coef_, self.intercept_ = validation.best or (self.coef_, self.intercept_)
+            del self._past  # it belongs to other coefficients
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, objective.dtype)
-        self.n_iter_ = descent.n_iter
-        self.loss_curve_ = loss_curve
-        self._past = Past.of(objective, descent, descent.value)
-        if validation:
-            self.coef_, self.intercept_ = validation.best
-            self.validation_curve_ = validation.curve
-            del self._past  # it belongs to other coefficients
-        return self
 
-    def _reporter(self, loss_curve: list[float], before: int = 0) -> Callable[[int, float], None]:
+    def _reporter(self, loss_curve: list[float], before: int | None = None) -> Callable[[int, float], None]:
         """Return a function that adds to a loss curve and prints if asked to; `before` counts earlier iterations."""
 
         def report(iteration: int, value: float) -> None:
-            if before and not iteration:
+            if before is not None and not iteration:
                 return
             loss_curve.append(value)
             if self.verbose:
-                print(f"iteration {before + iteration:4d}  objective {value:.10g}")  # noqa: T201
+                print(f"iteration {(before or 0) + iteration:4d}  objective {value:.10g}")  # noqa: T201
 
         return report
 
@@ -428,6 +448,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
     def _validated(self, X: Any) -> Array:
         check_is_fitted(self)
+        refuse_masked("X", X)
         return validate_data(self, X, reset=False, **FEATURES)  # type: ignore[no-any-return]
 
     def __sklearn_tags__(self) -> Any:
@@ -475,7 +496,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             f"stopped {limit}, with the objective still about {descent.excess:.0e} of itself above its minimum "
             f"(tol={self.tol}): standardise the features, lower C{remedy}",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def _start(self, classes: Array, n_features: int) -> tuple[Float64s, Float64s]:

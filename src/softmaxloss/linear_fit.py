@@ -236,6 +236,7 @@ class Descent:
         self.fit_intercept = fit_intercept
         self.n_iter = 0
         self.excess = np.inf  # how far the objective is above its minimum, relative to itself, as estimated
+        self.moments_at_start: Moments | None = None
         self.stopped = False  # by a StopIteration of `report`
 
     def run(self, tol: float, max_iter: int) -> None:
@@ -245,6 +246,7 @@ class Descent:
         while True:
             self.objective, self.unit = fine, 1.0
             self.coordinates = Coordinates(fine, self.coef, self.intercept, fit_intercept=self.fit_intercept)
+            self.moments_at_start = self.moments_at_start or self.coordinates.moments
             self.step = zero = np.zeros(self.coordinates.size)
             value, gradient = self._value_and_gradient(zero)
             self.unit = min(1.0, float(np.linalg.norm(gradient)))
@@ -252,7 +254,7 @@ class Descent:
                 self.report(0, value)
             gained = value < (1 - np.finfo(fine.dtype).eps) * best
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
-                self.value = value
+                self.value = value  # and so is self.slopes of the point reached
                 return
             best, self.goal = value, max(tol, ROUND * self.excess)
             if not gained or self.goal < SINGLE:
@@ -281,8 +283,8 @@ class Descent:
         return self.coordinates.point(self.unit * self.step)
 
     def _value_and_gradient(self, step: Float64s) -> tuple[float, Float64s]:
-        value, *by_point = self.objective(*self.coordinates.point(self.unit * step))
-        gradient = self.coordinates.gradient(*by_point)
+        value, *self.slopes = self.objective(*self.coordinates.point(self.unit * step))
+        gradient = self.coordinates.gradient(*self.slopes)
         self.excess = float(gradient @ gradient) / 2 / max(value, NOTHING)
         return value, self.unit * gradient
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # are correlated.
 RECENCY, RECENCY_OF_MANY = 2.0, 4.0
 ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
+# The share of the curvature that is measured where the iterations start. Where they end, a batch of one class has
+# hardly any, because no sample is in doubt.
+START = 0.05
 TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
 
 
@@ -36,17 +39,22 @@ class Past(NamedTuple):
 
     weight: float  # the total weight of all of them
     loss: float  # their mean loss, at the coefficients that were fitted to them
-    penalty: float  # the factor of |coef|**2 / 2 in that fit
+    d_coef: Float64s  # the gradient of their mean loss there
+    d_intercept: Float64s
     moments: Moments  # of the features, with the weights of all samples scaled to a sum of 1
+    fit_intercept: bool
 
     @classmethod
-    def of(cls, objective: Objective, descent: Descent, value: float) -> Past:
-        """Return what is kept of the samples of an objective, after a descent that ended at this value."""
-        moments = descent.coordinates.moments
+    def of(cls, objective: Objective, descent: Descent) -> Past:
+        """Return what is kept of the samples of an objective, after a descent has ended."""
+        start, end = descent.moments_at_start, descent.coordinates.moments
+        moments = end if start is None else start.scaled(START).merge(end.scaled(1 - START))
         if moments.covariance.ndim == 1:
             moments = moments.about_zero()
-        loss = value - objective.penalty / 2 * float(np.vdot(descent.coef, descent.coef))
-        return cls(objective.weight, loss, objective.penalty, moments)
+        coef, (d_coef, d_intercept) = descent.coef, descent.slopes
+        loss = descent.value - objective.penalty / 2 * float(np.vdot(coef, coef))
+        d_coef = d_coef - objective.penalty * coef
+        return cls(objective.weight, loss, d_coef, d_intercept, moments, descent.fit_intercept)
 
     @property
     def has_many_features(self) -> bool:
@@ -67,15 +75,15 @@ class _Update(Objective):
         self.share = recency * batch.weight / (past.weight + recency * batch.weight)
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        """Return the mean loss and its gradients; the past's balances that of the penalty at `self.coef`."""
+        """Return the mean loss and its gradients."""
         loss, d_coef, d_intercept = self.batch.mean_loss(coef, intercept)
-        step, past, kept = coef - self.coef, self.past, 1 - self.share
-        rise, slope, intercept_slope = past.moments.quadratic(step, intercept - self.intercept)
-        past_loss = past.loss + rise - past.penalty * float(np.vdot(self.coef, step))
+        step, intercept_step, past, kept = coef - self.coef, intercept - self.intercept, self.past, 1 - self.share
+        rise, slope, intercept_slope = past.moments.quadratic(step, intercept_step)
+        past_loss = past.loss + rise + float(np.vdot(past.d_coef, step) + past.d_intercept @ intercept_step)
         return (
             self.share * loss + kept * past_loss,
-            self.share * d_coef + kept * (slope - past.penalty * self.coef),
-            self.share * d_intercept + kept * intercept_slope,
+            self.share * d_coef + kept * (slope + past.d_coef),
+            self.share * d_intercept + kept * (intercept_slope + past.d_intercept),
         )
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
@@ -100,7 +108,8 @@ class Learned(NamedTuple):
         """Return what is known of some features, if the quadratic treats each feature by itself."""
         total, center, curvature = self.past.moments
         moments = Moments(total, center[features], curvature[features])
-        return Learned(self.coef[:, features], self.intercept, self.past._replace(moments=moments))
+        past = self.past._replace(moments=moments, d_coef=self.past.d_coef[:, features])
+        return Learned(self.coef[:, features], self.intercept, past)
 
 
 def learn(
@@ -118,7 +127,7 @@ def learn(
         descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         with np.errstate(all="ignore"):
             descent.run(TOLERANCE, ITERATIONS)
-            return Learned(descent.coef, descent.intercept, Past.of(update, descent, descent.value))
+            return Learned(descent.coef, descent.intercept, Past.of(update, descent))
 
     past = learned.past
     if not (is_sparse(batch.features) and past.has_many_features):
@@ -126,11 +135,12 @@ def learn(
     # features without a value in the batch need no iteration: the minimum for each of their coefficients is known
     features, kept = np.unique(batch.features.indices), 1 - _Update(batch, learned, C).share
     coef, intercept, present = minimised(learned.of_features(features), batch.of_features(features))
-    curvature, shrinkage = kept * past.moments.covariance, np.ones(len(past.moments.covariance))
-    before, now = curvature + kept * past.penalty, curvature + present.penalty
-    np.divide(before, now, out=shrinkage, where=now > 0)
-    all_coef = shrinkage * learned.coef
-    all_coef[:, features] = coef
+    curvature, penalty = kept * past.moments.covariance, penalty_of(C, present.weight)
+    steepness = curvature + penalty
+    inverse = np.divide(1, steepness, out=np.zeros_like(steepness), where=steepness > 0)
+    step = -inverse * (kept * past.d_coef + penalty * learned.coef)
+    all_coef, d_coef = learned.coef + step, kept * past.d_coef + curvature * step
+    all_coef[:, features], d_coef[:, features] = coef, present.d_coef
     curvature[features] = present.moments.covariance
     moments = Moments(present.moments.total, past.moments.center, curvature)
-    return Learned(all_coef, intercept, present._replace(moments=moments))
+    return Learned(all_coef, intercept, present._replace(d_coef=d_coef, moments=moments))

@@ -60,8 +60,8 @@ def test_a_callback_of_scikit_learn_may_stop_the_fit():
 def test_callbacks_end_what_they_began_when_a_fit_fails():
     X, y = data("iris")
     watcher = Watcher()
-    with pytest.raises(ValueError, match="C must be a positive number"):
-        SoftmaxClassifier(C=-1).set_callbacks(watcher).fit(X, y)
+    with pytest.raises(ValueError, match="y must hold at least two classes"):
+        SoftmaxClassifier().set_callbacks(watcher).fit(X, np.zeros(len(y)))
     assert watcher.told == ["setup", "teardown"]
 
 
@@ -106,6 +106,40 @@ def test_early_stopping_that_never_stops_changes_little():
     kept, _ = train_test_split(np.arange(len(y)), test_size=0.1, stratify=y, random_state=0)
     whole = LogisticRegression(tol=1e-8).fit(X[kept], y[kept])
     assert model.score(X, y) == pytest.approx(whole.score(X, y), abs=0.03)
+
+
+def test_early_stopping_of_a_fit_without_iterations_keeps_the_start():
+    X, y = data("iris")
+    model = SoftmaxClassifier(early_stopping=True, tol=0.9).fit(X, y)
+    assert model.n_iter_ == 0
+    assert not model.coef_.any()
+    assert not hasattr(model.set_params(early_stopping=False).fit(X, y), "validation_curve_")
+
+
+def test_rare_classes_may_stop_early():
+    X, y = data("iris")
+    labels = y.copy()
+    labels[0] = 7
+    model = SoftmaxClassifier(early_stopping=True, random_state=0).fit(X, labels)
+    assert model.score(X, labels) > 0.8
+
+
+@pytest.mark.parametrize("masked", ["X", "y", "sample_weight"])
+def test_masked_arrays_are_refused(masked):
+    X, y = data("iris")
+    arguments = {"X": X, "y": y, "sample_weight": np.ones(len(y))}
+    arguments[masked] = np.ma.masked_array(arguments[masked])
+    with pytest.raises(TypeError, match=f"{masked} is a masked array"):
+        SoftmaxClassifier().fit(**arguments)
+
+
+def test_a_fit_that_fails_changes_nothing():
+    X, y = data("iris")
+    model = SoftmaxClassifier().fit(X, y)
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="y must hold at least two classes"):
+        model.fit(X[:, :2], np.zeros(len(y)))
+    np.testing.assert_array_equal(model.predict(X), before)
 
 
 @pytest.mark.parametrize(

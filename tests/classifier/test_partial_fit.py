@@ -108,7 +108,8 @@ def test_gradient_of_batch_and_past_is_that_of_finite_differences(n_features):
     batch = Objective(X, y, sample_weight=random.uniform(size=30), class_weight=np.ones(3), label_smoothing=0.1, C=0.5)
     coef, intercept = random.normal(size=(3, n_features)), random.normal(size=3)
     moments = moments_of(X, random.uniform(size=30), centred=n_features < 100)
-    update = _Update(batch, Learned(coef, intercept, Past(20.0, 1.5, 0.01, moments)), 0.5)
+    past = Past(20.0, 1.5, random.normal(size=(3, n_features)), random.normal(size=3), moments, fit_intercept=True)
+    update = _Update(batch, Learned(coef, intercept, past), 0.5)
     at, along = (random.normal(size=(3, n_features + 1)) for _ in range(2))
 
     def value(step):
@@ -160,6 +161,39 @@ def test_an_interrupted_batch_changes_nothing(monkeypatch):
     assert pickle.dumps(model) == before
 
 
+def test_a_batch_of_one_class_does_no_lasting_harm():
+    X, y = shuffled("digits")
+    model = SoftmaxClassifier().partial_fit(X[y == 0], y[y == 0], classes=np.arange(10))
+    for start in range(0, 1500, 300):
+        model.partial_fit(X[start : start + 300], y[start : start + 300])
+    assert model.score(X[1500:], y[1500:]) > 0.93
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fit_that_did_not_converge_is_continued_by_its_slope():
+    X, y = shuffled("digits")
+    model = SoftmaxClassifier(C=0.1, max_iter=2).fit(X[:1500], y[:1500])
+    whole = SoftmaxClassifier(C=0.1).fit(X, y)
+    before = objective(model, X, y)
+    for start in range(1500, 1797, 99):
+        model.partial_fit(X[start : start + 99], y[start : start + 99])
+    assert objective(model, X, y) - objective(whole, X, y) < 0.3 * (before - objective(whole, X, y))
+
+
+def test_intercepts_cannot_come_and_go():
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier().fit(X, y).set_params(fit_intercept=False)
+    with pytest.raises(ValueError, match="fit_intercept must stay True in partial_fit, got False"):
+        model.partial_fit(X, y)
+
+
+def test_a_fit_that_stopped_early_is_not_continued():
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier(early_stopping=True).fit(X, y).set_params(early_stopping=False)
+    with pytest.raises(ValueError, match="partial_fit cannot continue a fit that stopped early"):
+        model.partial_fit(X, y)
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -180,7 +214,7 @@ def test_later_batches_must_have_the_classes_of_the_first():
     model = SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="classes must be those of the first call"):
         model.partial_fit(X, y, classes=[0, 1, 3])
-    with pytest.raises(ValueError, match="soft labels must have 3 columns, one for each class, got 2"):
+    with pytest.raises(ValueError, match=r"soft labels must have a column for each class 0, 1, .*, got 2 columns"):
         model.partial_fit(X, np.full((150, 2), 0.5))
     with pytest.raises(ValueError, match="X has 3 features, but SoftmaxClassifier is expecting 4"):
         model.partial_fit(X[:, :3], y)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
+import softmaxloss
 import softmaxloss.jax as slj
 from calls import LOGITS, ONE_HOT
 from wrong_arguments import WRONG
@@ -83,6 +84,29 @@ def test_unknown_and_unsuitable_options_are_refused():
 def test_a_label_that_is_no_class_makes_its_row_nan_under_jit(label):
     loss_of = jax.jit(lambda z, t: jax.vjp(lambda z: slj.cross_entropy(z, t, reduction="none"), z)[0])
     assert np.isnan(loss_of(LOGITS, jnp.array([0, label]))).tolist() == [False, True]
+
+
+def test_a_label_whose_class_is_masked_makes_its_row_nan_under_jit():
+    def loss(mask):
+        return slj.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 2]), class_mask=mask, reduction="none")
+
+    losses = jax.jit(loss)(jnp.array([True, True, False]))
+    assert np.isnan(losses).tolist() == [False, True]
+
+
+def test_integer_logits_have_probabilities():
+    np.testing.assert_allclose(slj.softmax(jnp.arange(3)), softmaxloss.softmax(np.arange(3.0)), rtol=1e-6)
+
+
+def test_the_derivative_by_a_weight_of_0_is_0_as_its_row_is_not_read():
+    logits, labels = jnp.array([[1.0, 2.0], [0.5, 0.0]]), jnp.array([0, 1])
+
+    def loss(weight):
+        return slj.cross_entropy(logits, labels, sample_weight=weight, reduction="sum")
+
+    slopes = jax.grad(loss)(jnp.array([0.0, 1.0]))
+    assert slopes[0] == 0
+    assert slopes[1] == pytest.approx(float(slj.cross_entropy(logits[1:], labels[1:])))
 
 
 def test_checkify_reports_labels_that_are_no_classes():

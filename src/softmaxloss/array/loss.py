@@ -141,6 +141,8 @@ def loss_of(rows: Wanted, summary: Summary, seen: View) -> Array:
         loss = loss + (summary.dot + times(frame, summary.mass, seen.excess))
     if z_loss:
         loss = loss + z_loss * seen.lse * seen.lse
+    if rows.live is not None:  # rows that take no part are not read, for derivatives by weights neither
+        loss = frame.xp.where(rows.live, loss, 0.0)
     return rows.weight * loss
 
 

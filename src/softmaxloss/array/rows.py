@@ -194,7 +194,9 @@ class _FromWinner(NamedTuple):
         return cls(frame, x, others, view(frame, at(frame, x, winner), others.peak, frame.total(others.y), temperature))
 
     def joined(self, of_winner: Array, of_others: Array, dtype: Any) -> Array:
-        return self.frame.xp.astype(self.frame.xp.where(self.others.is_t, of_winner, of_others), dtype)
+        xp = self.frame.xp
+        dtype = dtype if xp.isdtype(dtype, "real floating") else self.frame.dtype
+        return xp.astype(xp.where(self.others.is_t, of_winner, of_others), dtype)
 
 
 def softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:

@@ -126,6 +126,9 @@ def _of_labels(rows: Wanted, labels: Array) -> Wanted:
     if options.ignore_index is not None:
         weight = xp.where(label == options.ignore_index, 0.0, weight)
     known = (label >= 0) & (label < frame.index.shape[frame.axis])
+    if rows.exists is not None:
+        exists = xp.take(xp.reshape(rows.exists, (-1,)), xp.reshape(xp.where(known, label, 0), (-1,)))
+        known = known & xp.reshape(exists, label.shape)
     weight = xp.where(known | (weight == 0), weight, nan)
     label = xp.astype(xp.where(known, label, 0), frame.index.dtype)  # only known labels are used as an index
     r_label = xp.ones_like(weight)

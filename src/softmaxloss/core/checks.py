@@ -167,12 +167,17 @@ def integer(name: str, value: object) -> int:
     return int(array)
 
 
+def refuse_masked(name: str, value: object) -> None:
+    """Raise TypeError for a masked array."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
+
+
 def as_array(name: str, value: Any) -> Array:
     """Return np.asarray(value); NumPy's errors about ragged lists and the like get the argument's name."""
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
+    refuse_masked(name, value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -101,25 +101,44 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         """
         if not is_dask_collection(X):
             return super().fit(X, y, sample_weight, callback=callback)
-        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
-        before = vars(self).copy()
         self._check_parameters()
         if self.early_stopping:
             raise ValueError("early_stopping must be False for Dask collections, got True")
-        X = _in_rows(X)
-        dtype = validate_data(self, _no_rows(X), ensure_min_samples=0, **FEATURES).dtype
-        blocks = _partitions(X)
-        labels, weights = _labels_and_weights(X, y, sample_weight)
-        soft = is_dask_collection(y) and is_soft(_no_rows(y))
-        part = delayed(part_of, pure=False)
-        rows = zip(blocks, labels, weights, strict=True)
-        parts = dask.persist(*(part(*row, dtype, soft=soft) for row in rows))
-        classes, counts = Partitions(parts).merged(census_of, Census.merge).compute()
-        check_classification_targets(np.tile(classes, 3))  # labels that are all different look like numbers to it
-        class_weight = self._weight_of(classes, counts)
-        options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=float(counts @ class_weight))
-        objective = PartitionedObjective(Partitions(blocks, parts), options, penalty_of(self.C, options.normalizer))
-        return self._minimise(objective, classes, callback, before, tasks=tasks)
+        tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
+        with self._as_before_if_it_fails():
+            X = _in_rows(X)
+            dtype = validate_data(self, _no_rows(X), ensure_min_samples=0, **FEATURES).dtype
+            blocks = _partitions(X)
+            labels, weights = _labels_and_weights(X, y, sample_weight)
+            soft = is_soft(_no_rows(y) if is_dask_collection(y) else y)
+            part = delayed(part_of, pure=False)
+            rows = zip(blocks, labels, weights, strict=True)
+            parts = dask.persist(*(part(*row, dtype, soft=soft) for row in rows))
+            classes, counts = Partitions(parts).merged(census_of, Census.merge).compute()
+            check_classification_targets(np.tile(classes, 3))  # labels that are all different look like numbers to it
+            class_weight = self._weight_of(classes, counts)
+            total = float(counts @ class_weight)
+            options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=total)
+            objective = PartitionedObjective(Partitions(blocks, parts), options, penalty_of(self.C, total))
+            self._minimise(objective, classes, callback, tasks)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from one more batch, as the base class does; TypeError if X is a Dask collection.
+
+        Parameters
+        ----------
+        X, y, classes, sample_weight
+            As in the base class.
+
+        Returns
+        -------
+        SoftmaxClassifier
+            The estimator itself.
+        """
+        if is_dask_collection(X):
+            raise TypeError("X must be in memory in partial_fit, got a Dask collection: call fit, or pass its blocks")
+        return super().partial_fit(X, y, classes, sample_weight)
 
     def decision_function(self, X: Any) -> Any:
         """Return the logits: a lazy Dask array if X is a Dask collection, else a NumPy array."""

@@ -132,6 +132,8 @@ def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any]
         target_checks.labels(labels.reshape(-1), live, exists, n_classes, labels.shape)
         return
     wrong = (targets < 0) | (targets >= n_classes)
+    if "class_mask" in options:
+        wrong |= ~jnp.take(jnp.asarray(options["class_mask"]), jnp.clip(targets, 0, n_classes - 1))
     if ignored is not None:
         wrong &= targets != ignored
     if weight is not None:

@@ -42,7 +42,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     """Return the cross-entropy between targets and the softmax of logits, as `softmaxloss.cross_entropy` does.
 
     It can be differentiated with respect to the logits, the targets where they are distributions, `class_weight`,
-    `sample_weight` and `normalizer`.
+    `sample_weight` and `normalizer`. A row of weight 0 is never read, so the derivative by its weight is 0.
 
     Parameters
     ----------
