@@ -362,7 +362,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         finally:
             del descent.report  # a reference cycle would keep the data until garbage is collected
         self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
-        self._past = Past.of(objective, descent)
+        with np.errstate(all="ignore"):
+            self._past = Past.of(objective, descent)
         self.__dict__.pop("validation_curve_", None)
         if validation:
             self.validation_curve_ = validation.curve
