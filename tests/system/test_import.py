@@ -115,6 +115,7 @@ FLOORS = [
     "columns",
     "classifier",
     "class_labels",
+    "blas_threads",
     "fit_callbacks",
     "stream_fit",
     "linear_fit",

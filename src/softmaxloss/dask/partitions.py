@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_X_y
-from threadpoolctl import ThreadpoolController
 
+from softmaxloss.blas_threads import one_blas_thread
 from softmaxloss.core import checks
 from softmaxloss.core.threads import alone
 from softmaxloss.linear_fit import Objective, refuse_too_large
@@ -207,33 +206,8 @@ class PartitionedObjective(Objective):
             return share.compute()
 
 
-class _OneBlasThread:
-    """BLAS on one thread for as long as any thread of this process computes a partition."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._controller: Any = None
-        self._limits: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._controller = self._controller or ThreadpoolController()  # creating it takes some milliseconds
-                self._limits = self._controller.limit(limits=1, user_api="blas")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._limits.restore_original_limits()
-
-
-_one_blas_thread = _OneBlasThread()
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on this thread alone, as Dask keeps the others busy. No warnings: the objective shows an overflow."""
-    with alone(), _one_blas_thread, np.errstate(all="ignore"):
+    with alone(), one_blas_thread, np.errstate(all="ignore"):
         yield

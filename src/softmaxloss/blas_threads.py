@@ -1,0 +1,37 @@
+"""BLAS on one thread, where its threads cost more than they save.
+
+Two libraries of BLAS, NumPy's and SciPy's, each have threads that spin for a while after a product. In turns with small
+products of each other and with our kernels, they wait for one another's cores.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+
+class _OneBlasThread:
+    """BLAS on one thread for as long as any thread of this process is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._controller: Any = None
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._controller = self._controller or ThreadpoolController()  # creating it takes some milliseconds
+                self._limits = self._controller.limit(limits=1, user_api="blas")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limits.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
