@@ -1,7 +1,7 @@
 """BLAS on one thread, where its threads cost more than they save.
 
-Two libraries of BLAS, NumPy's and SciPy's, each have threads that spin for a while after a product. In turns with small
-products of each other and with our kernels, they wait for one another's cores.
+NumPy and SciPy each bring a BLAS of their own. The threads of each spin for a while after a product. If small products
+and our kernels take turns, these threads keep the cores from whoever comes next.
 """
 
 from __future__ import annotations

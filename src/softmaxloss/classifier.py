@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-SMALL_PRODUCT = (
-    2**25
-)  # multiplications; below this, batches of 1,000 x 64 of 200 classes took 4 times as long on two threads
+# Products of fewer multiplications take one thread. With two, a batch of 1,000 x 64 with 200 classes took 4 times as
+# long.
+SMALL_PRODUCT = 2**25
 CLOSE_ENOUGH = 1e-6  # if the precision of the data stopped a fit, there is no warning below this relative excess
 
 

@@ -1,4 +1,7 @@
-"""The public functions that take logits."""
+"""The public functions that take logits.
+
+The file has over 300 lines, because most of them are the documentation of these functions.
+"""
 
 from __future__ import annotations
 
