@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
     """Compile the kernels of losses of class indices and of softmax functions, so that no later call has to.
 
-    Otherwise the first call compiles what it needs, in 1 to 10 seconds. The machine code is kept on disk: in later
-    processes this takes a fraction of a second. Target rows and `metrics` have kernels of their own, compiled when
-    used, and soft caps use those of float64.
+    A wheel brings all kernels along. In an installation from source the first call compiles what it needs, in 1 to 10
+    seconds. The machine code is kept on disk: in later processes this takes a fraction of a second. Target rows and
+    `metrics` have kernels of their own, compiled when used, and soft caps use those of float64.
 
     Parameters
     ----------

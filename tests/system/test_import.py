@@ -121,6 +121,7 @@ FLOORS = [
     "linear_fit",
     "moments",
     "boosting",
+    "every_kernel",
     "layers",
     "gradient_check",
     "head",

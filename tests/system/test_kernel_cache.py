@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import softmaxloss
-from scripts import run
+from scripts import PREAMBLE, run
+from softmaxloss.kernels.machine import processor
 
 SOURCE = Path(softmaxloss.__file__).parent
 compiles_anew = pytest.mark.thorough
@@ -183,3 +185,102 @@ def test_a_child_forked_while_another_thread_compiles_works(right_digest_of_smal
     """
     printed = run_with_digests(script, timeout=3600, NUMBA_CACHE_DIR=str(tmp_path)).split()
     assert printed == [right_digest_of_small_kernels, "0"]
+
+
+def compilations_of_small_kernels(**options):
+    """Return the digest, and how many of the three kernels a process compiled."""
+    script = """
+        from numba.core import event
+        from softmaxloss.kernels.machine import compilation
+        with event.install_recorder("numba:compile") as recorder:
+            digest = of_small_kernels()
+        # only a kernel's cache reports a compilation without its dispatcher
+        print(digest, sum("dispatcher" not in event.data for _, event in recorder.buffer if event.is_start))
+    """
+    digest, n = run_with_digests(script, **options).split()
+    return digest, int(n)
+
+
+@compiles_anew
+def test_processes_that_need_the_same_kernels_at_the_same_time_compile_each_once(
+    right_digest_of_small_kernels, tmp_path
+):
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(compilations_of_small_kernels, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+    digests, counts = zip(*(run.result() for run in runs), strict=True)
+    assert {*digests} == {right_digest_of_small_kernels}
+    assert sum(counts) == 3
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@compiles_anew
+def test_machine_code_in_the_package_is_loaded_unless_it_is_damaged(right_digest_of_small_kernels, tmp_path):
+    """As a wheel brings it along."""
+    package = shutil.copytree(SOURCE, tmp_path / "softmaxloss", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = {"PYTHONPATH": str(tmp_path)}
+    assert compilations_of_small_kernels(**copy, NUMBA_CACHE_DIR=str(tmp_path / "first"))[1] == 3
+    shipped = package / "kernels" / "machine_code"
+    shipped.mkdir()
+    for file in (tmp_path / "first").rglob("*.nbc"):
+        shutil.copy(file, shipped)
+    second = {**copy, "NUMBA_CACHE_DIR": str(tmp_path / "second")}
+    assert compilations_of_small_kernels(**second) == (right_digest_of_small_kernels, 0)
+
+    for file in shipped.iterdir():
+        content = bytearray(file.read_bytes())
+        content[-100] ^= 1
+        file.write_bytes(content)
+    assert compilations_of_small_kernels(**second) == (right_digest_of_small_kernels, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "level"),
+    [
+        ("emeraldrapids", set(), "x86-64-v4"),
+        ("znver4", set(), "x86-64-v4"),
+        ("cascadelake", set(), "x86-64-v3"),  # its clock falls under vectors of 512 bits
+        ("znver3", {"avx512f"}, "x86-64-v3"),
+        ("emeraldrapids", {"avx512vl"}, "x86-64-v3"),  # as some virtual machines hide it
+        ("ivybridge", {"avx512f", "avx2", "fma"}, None),
+    ],
+)
+def test_the_level_of_a_processor_is_the_highest_that_it_has(name, missing, level):
+    features = dict.fromkeys(processor._V4, True) | dict.fromkeys(missing, False)
+    assert processor.level_of(name, features) == level
+
+
+@pytest.mark.skipif(processor.LEVEL is None, reason="Numba chooses the code of this processor")
+@pytest.mark.parametrize("level", processor.levels())
+def test_code_of_a_level_has_its_vectors_and_no_wider_ones(level, tmp_path):
+    script = f"""
+        from numba import float64
+        from softmaxloss.kernels.machine import processor
+        processor.LEVEL = {level!r}
+        from softmaxloss.kernels import summary
+        summary.total.compile((float64[::1],))
+        code = "".join(summary.total.inspect_asm().values())
+        print("zmm" in code, "ymm" in code)
+    """
+    wide, narrow = run(script, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert (wide == "True") == (level == "x86-64-v4")
+    assert (wide, narrow) != ("False", "False")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_a_terminal_is_told_once_that_kernels_compile(in_terminal, tmp_path):
+    script = """
+        from softmaxloss.kernels.machine import compilation
+        compilation._SECONDS_UNTIL_NOTICE = 0.0
+        from softmaxloss.kernels import targets
+        targets.all_within(labels, 700), targets.all_within(labels.astype(np.int32), 700)
+    """
+    master, slave = os.openpty()
+    program = PREAMBLE + textwrap.dedent(script)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    stderr = slave if in_terminal else subprocess.PIPE
+    done = subprocess.run([sys.executable, "-c", program], stderr=stderr, check=True, timeout=120, env=environment)
+    os.close(slave)
+    told = os.read(master, 1000) if in_terminal else done.stderr
+    os.close(master)
+    assert told.count(b"compiling") == in_terminal

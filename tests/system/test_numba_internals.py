@@ -22,13 +22,10 @@ SMALL_KERNEL = """
     import other_numba
     import json, os
     from pathlib import Path
-    import llvmlite.binding
     import numpy as np
     from numba import types
-    from softmaxloss.kernels.machine import numba_internals
+    from softmaxloss.kernels.machine import numba_internals, processor
     from softmaxloss.kernels.machine.compilation import by_type, fused, inline, kernel
-
-    numba_internals._FULL_WIDTH = {llvmlite.binding.get_host_cpu_name()}
 
     @by_type
     def scale(number):
@@ -59,8 +56,8 @@ SMALL_KERNEL = """
     lines = "".join(fill.inspect_llvm().values()).splitlines()
     if any(line.startswith("define") and line.count("noalias") > 2 for line in lines):  # Numba says it of two pointers
         parts.append("noalias")
-    if '"prefer-vector-width"="512"' in "".join(filled.inspect_llvm().values()):
-        parts.append("512 bits")
+    if processor.LEVEL is None or f'"target-cpu"="{processor.LEVEL}"' in "".join(filled.inspect_llvm().values()):
+        parts.append("level")
     if list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")):
         parts.append("saved")
     print(json.dumps([results, parts]))
@@ -68,8 +65,9 @@ SMALL_KERNEL = """
 RESULTS = [[0.0, *(k * i * i + 1.0 for i in range(1, 5))] for k in (2.0, 3.0)]
 
 OPTIONS = {"_nrt", "no_cfunc_wrapper", "forceinline", "no_cpython_wrapper"}
-COMPILER = {"pipeline_class", "compiles into kernels", "noalias", "512 bits"}
-PARTS = OPTIONS | COMPILER | {"saved"}
+CODE = {"level", "saved"}  # only code of the level may be saved
+COMPILER = {"pipeline_class", "compiles into kernels", "noalias"} | CODE
+PARTS = OPTIONS | COMPILER
 
 
 def renamed(*names):
@@ -99,10 +97,10 @@ OTHERS = {
             (r"__init__\(codegen, name\)", "__init__(codegen, name, more)"),
             (r"self\._library_class\(self, name", "self._library_class(self, name, 1"),
         ],
-        {"compiles into kernels", "512 bits"},
+        {"compiles into kernels"} | CODE,
     ),
     "code libraries with other steps": (renamed("_finalize_dynamic_globals"), {"compiles into kernels"}),
-    "code libraries that optimise elsewhere": (renamed("_optimize_final_module"), {"512 bits"}),
+    "code libraries that optimise elsewhere": (renamed("_optimize_final_module"), CODE),
     "no noalias": (
         [(r"\bflags\.noalias\b", "flags.separate"), (r"\bnoalias = Option\b", "separate = Option")],
         {"noalias"},

@@ -181,19 +181,19 @@ class SampledSum(Accumulated):
         position = np.arange(part.start, part.stop) if isinstance(part, slice) else part
         size = -(-n_rows // (4 * get_num_threads()))
         found: dict[int, tuple[Array, Array, Array]] = {}
-        variances = np.zeros((2, n_rows))
+        variances = np.zeros((n_rows, 2))
 
         def work(start: int) -> None:
             some = slice(start, min(start + size, n_rows))
             wanted = None if rows.dense is None else np.ascontiguousarray(computed(rows.dense[some]))
             arguments = gradient[some], wanted, rows.label[some], position[some], threshold[some]
-            found[start] = self._entries(arguments, variances[:, some])
+            found[start] = self._entries(arguments, variances[some])
 
         for_each(work, range(0, n_rows, size))
         counts, columns, values = (np.concatenate(a) for a in zip(*(found[k] for k in sorted(found)), strict=True))
-        self._variance["features"] += float(variances[1].sum())
-        self._variance["weight"] += float(variances[0] @ np.einsum("ij,ij->i", x, x))
-        self._variance["bias"] += float(variances[0].sum())
+        self._variance["features"] += float(variances[:, 1].sum())
+        self._variance["weight"] += float(variances[:, 0] @ np.einsum("ij,ij->i", x, x))
+        self._variance["bias"] += float(variances[:, 0].sum())
         begins = np.concatenate([[0], np.cumsum(counts)])
         return sparse.csr_array((values, columns, begins), shape=gradient.shape)
 

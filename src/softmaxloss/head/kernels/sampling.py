@@ -39,8 +39,8 @@ def sample(
     """Append the sampled entries of rows `first` and on to columns and values; return the first row that does not fit.
 
     Entries of labels, and of classes that rows of `dense` want, are kept as they are. `position` is where rows are in
-    the batch, `ends` where their entries end. For each row, variances[0] is the sum of the variances, and variances[1]
-    the sum of variance times `norm`; `norm` has a number for each class or is empty.
+    the batch, `ends` where their entries end. The two `variances` of a row are the sum of the variances, and the sum of
+    variance times `norm`; `norm` has a number for each class or is empty.
     """
     number = zero_in(gradient)
     block, words, lanes = block_for(number), words_for(np.uint32(0)), (lanes_of(number), lanes_of(number))
@@ -58,7 +58,7 @@ def sample(
             with_norm += own_with_norm
             end = append(kept, start, columns, values, end)
         square = np.float64(t) ** 2
-        ends[i], variances[0, i], variances[1, i] = end, max(variance, 0.0) * square, max(with_norm, 0.0) * square
+        ends[i], variances[i, 0], variances[i, 1] = end, max(variance, 0.0) * square, max(with_norm, 0.0) * square
         begin = end
     return gradient.shape[0]
 

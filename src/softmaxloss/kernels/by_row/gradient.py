@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from softmaxloss.kernels.by_row.blocks import BLOCK, multiply
 from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline
@@ -33,16 +35,17 @@ def write_gradient(
         return
     if factors.first[c] != 1:
         multiply(exponentials, factors.first[c])
-    stop = 0
+    stop = np.int64(0)  # a literal 0 would compile the steps below twice, as would a literal False
     while stop < out.size:
         start = stop
         beyond = out[start:].ctypes.data % CACHE_LINE // out.itemsize
         stop = min(start + BLOCK - beyond, out.size)
         part, place = exponentials[start:stop], out[start:stop]
         in_place = part.ctypes.data == place.ctypes.data
-        if in_place or (streamed and not _is_scaled_alone(rows, tile, c, start, stop)):
+        apart = in_place or (streamed and not _is_scaled_alone(rows, tile, c, start, stop))
+        if apart:
             d_z = block[: stop - start]
-            _write_block(part, rows, tile, factors, i, c, start, d_z, False)
+            _write_block(part, rows, tile, factors, i, c, start, d_z, not apart)
             store(d_z, d_z.dtype.type(1), place, streamed)
         else:
             _write_block(part, rows, tile, factors, i, c, start, place, streamed)

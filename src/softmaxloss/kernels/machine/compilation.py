@@ -1,9 +1,12 @@
 """How kernels are compiled and where the machine code is kept."""
 
+import contextlib
 import hashlib
 import pickle
+import sys
+import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,9 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "nu
 KERNEL_OPTIONS = _OPTIONS | numba_internals.KERNEL_OPTIONS
 STEP_OPTIONS = _OPTIONS | numba_internals.STEP_OPTIONS
 _SEPARATE_ARRAYS = _OPTIONS | numba_internals.SEPARATE_ARRAYS
+
+
+KERNELS: list[Compiled] = []  # all entry points of the modules that are loaded
 
 
 def inline(function: Callable[..., Any]) -> Compiled:
@@ -55,10 +61,14 @@ def kernel(function: Callable[..., Any]) -> Compiled:
     """Compile an entry point. It runs without the GIL; its machine code is kept on disk where that is possible."""
     compiled = numba.njit(**KERNEL_OPTIONS)(function)
     numba_internals.keep_on_disk(compiled, partial(_Files, Path(function.__code__.co_filename).parent))
+    KERNELS.append(compiled)
     return compiled
 
 
+# A wheel brings machine code along; a source tree has none.
+SHIPPED = Path(__file__).parents[1] / "machine_code"
 _CHECKSUM_BYTES = 32
+_SECONDS_UNTIL_NOTICE = 2.0
 
 
 class _Files:
@@ -71,26 +81,25 @@ class _Files:
     def __init__(self, sources: Path, folder: Path, name: str) -> None:
         self.sources, self.folder, self.name = sources, folder, name
 
-    def _path(self, key: object) -> Path:
-        digest = hashlib.sha256(
-            repr((numba.__version__, numba.config.BOUNDSCHECK, _source_stamp(self.sources), key)).encode()
-        ).hexdigest()
-        return self.folder / f"{self.name}.{digest[:32]}.nbc"
+    def _file(self, key: object) -> str:
+        made_with = sys.version_info[:2], numba.__version__, numba.config.BOUNDSCHECK, _source_stamp(self.sources)
+        digest = hashlib.sha256(repr((made_with, key)).encode()).hexdigest()
+        return f"{self.name}.{digest[:32]}.nbc"
 
     def load(self, key: object) -> Any:
-        """Return the saved machine code, or None if there is none or the file is damaged."""
-        try:
-            content = self._path(key).read_bytes()
-        except OSError:
-            return None
-        checksum, pickled = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-        if hashlib.sha256(pickled).digest() != checksum:
-            return None
-        return pickle.loads(pickled)  # noqa: S301 - as safe as the .pyc files beside it
+        """Return the shipped or saved machine code, or None if there is none or the file is damaged."""
+        file = self._file(key)
+        for folder in (SHIPPED, self.folder):
+            with contextlib.suppress(OSError):
+                content = (folder / file).read_bytes()
+                checksum, pickled = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+                if hashlib.sha256(pickled).digest() == checksum:
+                    return pickle.loads(pickled)  # noqa: S301 - as safe as the .pyc files beside it
+        return None
 
     def save(self, key: object, data: Any) -> None:
         """Save the machine code; the file appears whole or not at all."""
-        path = self._path(key)
+        path = self.folder / self._file(key)
         unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
         try:
             pickled = numba_internals.pickled(data)
@@ -98,6 +107,33 @@ class _Files:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self, key: object) -> Iterator[None]:
+        """Compile within this: no other process compiles the same then. In a terminal, a note says what takes long."""
+        notice = threading.Timer(_SECONDS_UNTIL_NOTICE, _notice)
+        notice.daemon = True
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError, ImportError):  # a folder that nobody can write, or Windows
+                import fcntl  # noqa: PLC0415
+
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path = (self.folder / self._file(key)).with_suffix(".lock")
+                lock = stack.enter_context(path.open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+                stack.callback(path.unlink, missing_ok=True)
+            notice.start()
+            try:
+                yield
+            finally:
+                notice.cancel()
+
+
+@cache
+def _notice() -> None:
+    """Say once per process what the caller waits for."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print("softmaxloss: compiling kernels, once on this machine ...", file=sys.stderr)  # noqa: T201
 
 
 @cache

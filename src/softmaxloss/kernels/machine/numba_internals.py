@@ -16,6 +16,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
+from softmaxloss.kernels.machine import processor
+
 
 class _Absent:
     """Stands for a part that this Numba lacks: whatever uses it fails, and is then left out."""
@@ -138,25 +140,28 @@ if _Compiler is not _Absent:
 SEPARATE_ARRAYS = STEP_OPTIONS | ({} if _Compiler is _Absent else {"pipeline_class": _SeparateArrays})
 
 
-# LLVM takes vectors of 256 bits on these processors, as the clock of older ones fell under vectors of 512 bits. With
-# 512 bits, losses of 10 classes take a quarter less (emeraldrapids, the one that was measured).
-_FULL_WIDTH = {"icelake-server", "sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"}
+class _KernelCode(_part("numba.core.codegen", "JITCodeLibrary")):  # type: ignore[misc]
+    """The code of a kernel, for the level of processors that is `LEVEL`."""
 
-
-class _FullWidthCode(_part("numba.core.codegen", "JITCodeLibrary")):  # type: ignore[misc]
-    """The code of a kernel, in vectors of 512 bits."""
-
+    level: str | None = None
     _final_module: Any
 
     def _optimize_final_module(self) -> None:
-        with suppress(Exception):
-            text = re.sub(
-                r"^(define .*) {$", r'\1 "prefer-vector-width"="512" {', str(self._final_module), flags=re.MULTILINE
-            )
-            module = llvm.parse_assembly(text)
-            module.name = self._final_module.name
-            self._final_module = module
+        if processor.LEVEL is not None:
+            with suppress(Exception):
+                attributes = processor.ATTRIBUTES[processor.LEVEL]
+                text = re.sub(r"^(define .*) {$", rf"\1 {attributes} {{", str(self._final_module), flags=re.MULTILINE)
+                module = llvm.parse_assembly(text)
+                module.name = self._final_module.name
+                self._final_module, self.level = module, processor.LEVEL
         super()._optimize_final_module()
+
+    def serialize_using_object_code(self) -> Any:
+        """Return the machine code, without the long code from which LLVM could inline a kernel, but for its names."""
+        name, kind, (machine_code, _) = super().serialize_using_object_code()
+        values = [*self._final_module.functions, *self._final_module.global_variables]
+        names = "".join(f'@"{value.name}" = global i8 0\n' for value in values if not value.is_declaration)
+        return name, kind, (machine_code, llvm.parse_assembly(names).as_bitcode())
 
 
 class _Kernel(_Compiler):  # type: ignore[misc, valid-type]
@@ -165,15 +170,17 @@ class _Kernel(_Compiler):  # type: ignore[misc, valid-type]
     def compile_extra(self, *arguments: Any, **options: Any) -> Any:
         """Compile a function."""
         with suppress(Exception):
-            if llvm.get_host_cpu_name() in _FULL_WIDTH:
-                library = _FullWidthCode(self.state.targetctx.codegen(), "kernel")
-                library.enable_object_caching()
-                self.state.library = library
+            library = _KernelCode(self.state.targetctx.codegen(), "kernel")
+            library.enable_object_caching()
+            self.state.library = library
         return super().compile_extra(*arguments, **options)
 
 
 if _Compiler is not _Absent:
     KERNEL_OPTIONS |= {"pipeline_class": _Kernel}
+
+
+_compilation = _part("numba.core.event", "trigger_event")  # what listeners to Numba's compiler hear
 
 
 class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignore[misc]
@@ -183,21 +190,39 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
     it would not notice that a step in another file has changed.
     """
 
-    def __init__(self, function: Callable[..., Any], files: Callable[[Path, str], Any]) -> None:
-        super().__init__(function)
+    def __init__(self, compiled: Any, files: Callable[[Path, str], Any]) -> None:
+        super().__init__(compiled.py_func)
         del self._cache_file  # fails, as it should, if this Numba has its files under another name
         self._cache_file: Any = files(Path(self._cache_path), self._impl.filename_base)
+        self._compile = compiled._compiler.compile  # noqa: SLF001
 
-    def load_overload(self, *arguments: Any) -> Any:
-        """Load machine code without Numba's preparations to compile, which take a third of a second."""
+    def _index_key(self, *arguments: Any) -> Any:
+        """Return what machine code depends on: the processor's level, where there is one, in the place of its name."""
+        signature, machine, code = super()._index_key(*arguments)
+        return signature, processor.LEVEL or machine, code
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """Load machine code without Numba's preparations to compile, which take a third of a second.
+
+        Where there is none, compile and save it. Processes that ask for the same code at the same time compile it once.
+        """
         with suppress(Exception):
-            return self._load_overload(*arguments)
+            if loaded := self._load_overload(signature, target):
+                return loaded
+            with self._cache_file.alone(self._index_key(signature, target.codegen())):
+                if loaded := self._load_overload(signature, target):
+                    return loaded
+                with _compilation("numba:compile", {"args": signature, "return_type": None}):
+                    compiled = self._compile(signature, None)
+                self.save_overload(signature, compiled)
+                return compiled
         return None
 
-    def save_overload(self, *arguments: Any) -> None:
-        """Save machine code."""
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Save machine code, if it is that of the level."""
         with suppress(Exception):
-            self._save_overload(*arguments)
+            if compiled.library.level == processor.LEVEL:
+                self._save_overload(signature, compiled)
 
 
 def keep_on_disk(compiled: Any, files: Callable[[Path, str], Any]) -> None:
@@ -206,7 +231,7 @@ def keep_on_disk(compiled: Any, files: Callable[[Path, str], Any]) -> None:
     If no folder can be written, or the cache of this Numba has other parts, each process compiles anew.
     """
     with suppress(Exception):
-        compiled._cache = _KernelCache(compiled.py_func, files)  # noqa: SLF001
+        compiled._cache = _KernelCache(compiled, files)  # noqa: SLF001
 
 
 def pickled(machine_code: Any) -> bytes:

@@ -1,0 +1,42 @@
+"""Calls that need every kernel between them: they show what machine code a wheel has to bring along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmaxloss.core import checks, rowwise
+from softmaxloss.core.layout import FEW_CLASSES
+from softmaxloss.core.options import request
+from softmaxloss.evaluation import metrics
+from softmaxloss.functional import cross_entropy_and_grad, log_softmax
+from softmaxloss.head.linear import linear_cross_entropy_and_grad
+from softmaxloss.head.sampled import Sampled
+from softmaxloss.log_probabilities import log_probs_and_grad
+from softmaxloss.summary import merge, summarize
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+
+def call_every_kernel(dtype: DTypeLike) -> None:
+    """Call every kernel on logits of a dtype, with targets of each kind."""
+    for n_classes in (2, FEW_CLASSES + 1):  # side by side, and row by row
+        logits = checks.zeros("dtype", dtype, (2, n_classes))
+        soft = np.full(logits.shape, 1 / n_classes)
+        for targets in ([0, 1], soft, soft.astype(np.float32)):
+            cross_entropy_and_grad(logits, targets)
+            _share_classes(logits, targets)
+            weight = np.zeros((n_classes, 2), logits.dtype)
+            linear_cross_entropy_and_grad(logits[:, :2].copy(), weight, targets, backward=Sampled())
+        log_softmax(logits)
+        log_probs_and_grad(logits, [0, 1])
+        metrics(logits, [0, 1])
+
+
+def _share_classes(logits: Any, targets: ArrayLike) -> None:
+    """Compute the gradient as processes do that share a vocabulary: from the summaries of whole rows."""
+    whole = merge([summarize(logits, targets)])
+    z, layout, rows, _ = request(logits, targets, -1, {})
+    rowwise.losses_and_gradients(z, rows, np.ones(1), np.empty_like(z), layout, whole=whole)

@@ -1,0 +1,117 @@
+"""What is released works in an empty environment: wheels with machine code, and the lowest versions of dependencies."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.first_call import DTYPES, KINDS, first_call
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+pytestmark = pytest.mark.thorough
+
+
+def run(*command, **environment):
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=3600, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def new_environment(folder, *requirements):
+    """Return the Python of a new environment in which something is installed."""
+    run(sys.executable, "-m", "venv", str(folder))
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    run(python, "-m", "pip", "install", "--quiet", *requirements)
+    return python
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Return the source distribution and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT))
+    source, wheel = sorted(folder.iterdir(), key=lambda path: path.suffix != ".gz")
+    return source, wheel
+
+
+def test_the_distributions_are_well_formed_and_small(distributions):
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, distributions))
+    source, wheel = distributions
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.startswith(f"softmaxloss-{PROJECT['version']}-{python}-{python}-")
+    assert "-any" not in wheel.name
+    assert source.stat().st_size < 5e6
+    assert wheel.stat().st_size < 25e6
+    assert any(name.endswith(".nbc") for name in zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.fixture(scope="module")
+def python_with_wheel(distributions, tmp_path_factory):
+    return new_environment(tmp_path_factory.mktemp("wheel") / "venv", f"{distributions[1]}[cli]", "ml_dtypes")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_a_wheel_the_first_call_compiles_nothing_and_takes_at_most_a_second(kind, dtype, python_with_wheel):
+    _, busy, compiled = first_call(kind, dtype, python_with_wheel)
+    assert compiled == 0
+    assert busy < 1.0  # of processor time: the machine may have other work
+
+
+def test_a_wheel_has_every_kernel_of_every_public_function(python_with_wheel, tmp_path):
+    script = """
+        import numpy as np
+        from everything import everything, make_problem
+        for dtype in ("float32", "float64", "float16"):
+            for axis, batch, n_classes in ((-1, (4, 3), 2100), (1, (2, 3, 5), 20), (-1, (70,), 7)):
+                everything(make_problem(dtype, axis, batch, n_classes))
+        everything(make_problem("float32", softcap=3.0))
+    """
+    cache = tmp_path / "cache"
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    run(python_with_wheel, "-c", textwrap.dedent(script), PYTHONPATH=paths, NUMBA_CACHE_DIR=str(cache))
+    assert not list(cache.rglob("*.nbc"))
+
+
+def test_from_a_wheel_the_command_fits_the_digits_in_half_a_second(python_with_wheel, tmp_path):
+    command = Path(python_with_wheel).with_name("softmaxloss")
+    printed = run(str(command), "train", "digits", "--out", str(tmp_path / "model"), NUMBA_CACHE_DIR=str(tmp_path))
+    assert not list(tmp_path.rglob("*.nbc"))
+    assert "wrote model.safetensors" in printed
+
+
+def test_the_lowest_versions_of_dependencies_work(tmp_path):
+    """With those of the library, its command and the classifier, the examples of all public functions are right."""
+    extras = PROJECT["optional-dependencies"]
+    ranges = [*PROJECT["dependencies"], *extras["cli"], *extras["sklearn"]]
+    lowest = [re.sub(r">=([\w.]+).*", r"==\1", one) for one in ranges if not one.startswith("softmaxloss")]
+    python = new_environment(tmp_path / "venv", *lowest)
+    script = """
+        import doctest
+        import softmaxloss
+        tests = [
+            test
+            for name in softmaxloss.__all__
+            for test in doctest.DocTestFinder().find(getattr(softmaxloss, name), name, module=False, globs={})
+        ]
+        runner = doctest.DocTestRunner()
+        for test in tests:
+            runner.run(test)
+        assert runner.tries > 50 and runner.failures == 0
+    """
+    at = {"PYTHONPATH": str(ROOT / "src"), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    run(python, "-c", textwrap.dedent(script), **at)
+    command = "from softmaxloss.cli import main; main()"
+    train = (
+        f"import sys; sys.argv = ['softmaxloss', 'train', 'digits', '--out', {str(tmp_path / 'model')!r}]; {command}"
+    )
+    assert "wrote model.safetensors" in run(python, "-c", train, **at)
