@@ -1,7 +1,7 @@
 """The build backend: hatchling, with a hook that puts the machine code of all kernels into a wheel.
 
-An installation from source, as an editable one, compiles at first use instead. HATCH_BUILD_NO_HOOKS=true builds a wheel
-without machine code.
+`python -m build` compiles them all, for some 10 minutes. What pip builds in order to install it holds no machine code:
+it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any wheel like this.
 """
 
 import os
@@ -27,12 +27,16 @@ from packaging.tags import sys_tags
 
 ROOT = Path(__file__).parent
 DTYPES = "float16", "bfloat16", "float32", "float64"
+INSTALLS = "PIP_BUILD_TRACKER" in os.environ  # pip sets this variable while it builds
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     """Return what builds a wheel: to compile kernels, all that the library needs."""
+    requirements = hatchling.get_requires_for_build_wheel(config_settings)
+    if INSTALLS:
+        return requirements
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*hatchling.get_requires_for_build_wheel(config_settings), *project["dependencies"], "ml_dtypes"]
+    return [*requirements, *project["dependencies"], "ml_dtypes"]
 
 
 class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
@@ -40,7 +44,7 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add files of machine code to the wheel."""
-        if version == "editable":
+        if version == "editable" or INSTALLS:
             return
         self._folder = TemporaryDirectory()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -55,7 +59,7 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Forget the files: they are in the wheel now."""
         del build_data, artifact_path
-        if version != "editable":
+        if version != "editable" and not INSTALLS:
             self._folder.cleanup()
 
     def _compile(self, dtype: str) -> None:
