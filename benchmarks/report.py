@@ -23,7 +23,7 @@ BEGIN = "<!-- written by benchmarks/report.py -->"
 COLORS = dict(  # told apart by colour-blind readers too
     zip(
         CONTENDERS,
-        ["#d55e00", "#999999", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#000000"],
+        ["#d55e00", "#555555", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#000000"],
         strict=True,
     )
 )
