@@ -23,10 +23,12 @@ BEGIN = "<!-- written by benchmarks/report.py -->"
 COLORS = dict(  # told apart by colour-blind readers too
     zip(
         CONTENDERS,
-        ["#d55e00", "#999999", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#000000"],
+        ["#d55e00", "#555555", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#000000"],
         strict=True,
     )
 )
+
+MARKERS = dict(zip(CONTENDERS, "os^vDPX*", strict=True))  # where colours are not seen
 
 Record = dict[str, Any]
 Case = tuple[str, str, int]  # task, dtype, threads
@@ -90,53 +92,55 @@ def summary(machine: Record, records: Sequence[Record]) -> str:
         f"{rounds} alternating rounds, least and most); `{MEMORY}` is a bare copy of the logits."
     )
     plots = [
-        "![Time against the number of logits, for each library.](docs/speed_time.png)",
-        "![Speed as a fraction of the speed of a copy.](docs/speed_copy.png)",
+        "![Time of loss and gradient for each shape and library.](docs/speed_time.png)",
+        "![Speed in percent of the speed of a copy, for each shape and library.](docs/speed_copy.png)",
     ]
     return "\n\n".join([textwrap.fill(caption, 118), case_table(records, case), *plots])
 
 
 def draw(records: Sequence[Record], folder: Path) -> None:
-    """Draw times, and fractions of the speed of a copy: loss and gradient in float32, a panel per number of threads."""
+    """Draw times, and percents of the speed of a copy: loss and gradient in float32, a panel per number of threads."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
 
     here = [r for r in records if case_of(r)[:2] == (LOSS_AND_GRADIENT, "float32") and "seconds" in r]
     medians = {(r["threads"], r["contender"], r["shape"]): statistics.median(r["seconds"]) for r in here}
     threads = sorted({record["threads"] for record in here})
-    size = {name: math.prod(shape.shape) for name, shape in SHAPES.items()}
-    by_size = sorted({record["shape"] for record in here}, key=lambda shape: size[shape])
-    for name, label in (("time", "seconds for loss and gradient"), ("copy", "fraction of the speed of a copy")):
+    by_size = sorted({record["shape"] for record in here}, key=lambda shape: math.prod(SHAPES[shape].shape))
+    titles = {
+        "time": "Time of loss and gradient (lower is faster)",
+        "copy": "Speed of loss and gradient, in percent of copying the logits (higher is faster)",
+    }
+    for name, title in titles.items():
         figure, panels = plt.subplots(
-            1, len(threads), figsize=(6 * len(threads), 5), sharey=True, squeeze=False, layout="constrained"
+            1, len(threads), figsize=(6 * len(threads), 5.6), sharey=True, squeeze=False, layout="constrained"
         )
         for axes, n in zip(panels[0], threads, strict=True):
             for contender, color in COLORS.items():
                 shapes = [shape for shape in by_size if (n, contender, shape) in medians]
                 times = [medians[n, contender, shape] for shape in shapes]
-                if name == "time":
-                    axes.plot(
-                        [size[shape] for shape in shapes], times, "o-", linewidth=0.8, color=color, label=contender
-                    )
-                elif contender != MEMORY:
-                    copies = [medians[n, MEMORY, shape] for shape in shapes]
-                    fractions = [copy / time for copy, time in zip(copies, times, strict=True)]
-                    axes.plot(
-                        [by_size.index(shape) for shape in shapes],
-                        fractions,
-                        "o-",
-                        linewidth=0.8,
-                        color=color,
-                        label=contender,
-                    )
-            if name == "time":
-                axes.set(xscale="log", xlabel="logits")
-            else:
-                axes.set_xticks(range(len(by_size)), by_size, rotation=45, ha="right")
-                axes.axhline(1, color=COLORS[MEMORY])
-            axes.set(yscale="log", title=f"float32, {n} thread{'s' * (n > 1)}")
+                copies = [medians[n, MEMORY, shape] for shape in shapes]
+                fractions = [copy / time for copy, time in zip(copies, times, strict=True)]
+                axes.plot(
+                    [by_size.index(shape) for shape in shapes],
+                    times if name == "time" else fractions,
+                    linewidth=2 if contender == OURS else 0.8,
+                    color=color,
+                    marker=MARKERS[contender],
+                    markersize=8 if contender == OURS else 6,
+                    label="a bare copy of the logits" if contender == MEMORY else contender,
+                )
+            axes.set_xticks(range(len(by_size)), [shape.replace("x", "×") for shape in by_size])
+            axes.tick_params("x", rotation=45)
+            plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+            axes.set(yscale="log", xlabel="shape of the logits, by size")
+            axes.set_title(f"float32, {n} thread{'s' * (n > 1)}", loc="left")
             axes.spines[["top", "right"]].set_visible(False)
-        panels[0, 0].set_ylabel(label)
-        figure.legend(*panels[0, -1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        ticks = (lambda seconds, _: duration(seconds).replace(".0 ", " ")) if name == "time" else PercentFormatter(1)
+        panels[0, 0].yaxis.set_major_formatter(ticks)
+        figure.suptitle(title, x=0.01, ha="left")
+        figure.legend(*panels[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(folder / f"speed_{name}.png", dpi=120)
         plt.close(figure)
 

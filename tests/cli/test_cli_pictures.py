@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from pictured import assert_no_text_is_covered
 from softmaxloss.cli import pictures
 from softmaxloss.cli.metrics import score
 
@@ -18,6 +19,17 @@ NAMES = {
     "three hundred": [f"word{number}" for number in range(300)],
     "odd": ["a very long name " * 9, "$\\frac$ 10", "", "line\nbreak", "中文", "<b>&amp;", "_" * 70],
 }
+
+
+@pytest.fixture(autouse=True)
+def _all_texts_can_be_read(monkeypatch):
+    png = pictures._png
+
+    def checked(figure):
+        assert_no_text_is_covered(figure)
+        return png(figure)
+
+    monkeypatch.setattr(pictures, "_png", checked)
 
 
 def scores_of(classes, rows=400):
@@ -66,6 +78,17 @@ def test_the_reliability_picture_is_whole(classes):
 @pytest.mark.parametrize("curve", [[0.7], [2.3, 0.1], list(np.geomspace(1e3, 1e-9, 500))])
 def test_the_learning_curve_is_whole(curve):
     drawn(pictures.learning_curve(curve, {"train": 0.01, "test": 0.2}, curve[1:]))
+
+
+@pytest.mark.parametrize("decades", [1, 7])
+def test_the_picture_of_regularisation_is_whole(decades):
+    curve = [{"C": C, "loss": 0.1 + 0.01 / C, "deviation": 0.2} for C in np.geomspace(10.0**-decades, 1e3, 2 * decades)]
+    drawn(pictures.regularisation(curve))
+
+
+@pytest.mark.parametrize(("value", "text"), [(1e-8, "10⁻⁸"), (0.01, "0.01"), (1.0, "1"), (1e12, "10¹²")])
+def test_powers_of_ten_are_written_as_such_where_digits_would_be_many(value, text):
+    assert pictures._power_of_ten(value, 0) == text
 
 
 def test_the_learning_curve_shows_how_the_minimum_was_approached():

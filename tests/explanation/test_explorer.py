@@ -303,6 +303,14 @@ def test_no_text_is_cut_or_covered(visit, width, n_classes):
         page.click("#reset")
 
 
+def test_a_window_made_narrow_does_not_scroll_before_the_pictures_are_drawn_anew(visit):
+    page = visit(1440)
+    page.add_init_script("window.ResizeObserver = class { observe() {} }")
+    page.reload()
+    page.set_viewport_size({"width": 360, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
 @pytest.mark.parametrize("width", [360, 1440])
 def test_a_loss_of_any_size_lies_on_the_curve_and_hides_no_text(visit, width):
     page = visit(width)

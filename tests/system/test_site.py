@@ -10,15 +10,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from pictured import assert_no_text_is_covered, assert_no_text_is_cut
 from softmaxloss.cli import main
 from thorough import thorough
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [
     "explained",
+    "tables",
     "numpy",
     "pytorch",
     "jax",
+    "language_models",
     "classifier",
     "large",
     "boosting",
@@ -80,6 +83,7 @@ def test_all_pages_are_there(site):
         assert (site / f"{page}.html").stat().st_size > 2000
     assert "cross_entropy_and_grad" in (site / "api.html").read_text()
     assert "<math" in (site / "explained.html").read_text()
+    assert not any("\n\n</pre>" in path.read_text() for path in site.glob("*.html"))  # a blank line below a doctest
 
 
 def test_no_page_loads_anything_from_elsewhere(site):
@@ -94,23 +98,28 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 @pytest.fixture(scope="module")
 def visited(site, browser):
-    """All pages but the explorer, which has tests of its own."""
+    """All pages; they have asked for nothing but files of the site, and said nothing on the console."""
     context = browser.new_context()
-    pages = {}
-    for path in set(site.glob("*.html")) - {site / "explorer.html"}:
+    pages, messages = {}, []
+    context.on("request", lambda request: messages.append(request.url))
+    context.on("console", lambda message: messages.append(message.text))
+    context.on("weberror", lambda error: messages.append(str(error.error)))
+    for path in site.glob("*.html"):
         pages[path.stem] = context.new_page()
         pages[path.stem].goto(path.as_uri())
     yield pages
     context.close()
+    assert [message for message in messages if not message.startswith((site.as_uri(), "data:"))] == []
 
 
-@pytest.mark.parametrize("width", [360, 768, 1024, 1100, 1200, 1312, 1366, 1440, 1920])
+@pytest.mark.parametrize("width", [360, 414, 768, 1024, 1100, 1200, 1280, 1312, 1366, 1440, 1920])
 def test_no_page_is_wider_than_the_window(visited, width):
     wider = {}
     for name, page in visited.items():
         page.set_viewport_size({"width": width, "height": 900})
         wider[name] = page.evaluate(
-            "Math.max(...[...document.querySelectorAll('html, .content')].map(at => at.scrollWidth - at.clientWidth))"
+            """Math.max(...[...document.querySelectorAll('html, body, .content')]
+                .map((place) => place.scrollWidth - place.clientWidth))"""
         )
     assert not {name: more for name, more in wider.items() if more > 0}
 
@@ -134,6 +143,19 @@ def test_pictures_have_the_colour_of_the_page_around_them(visited, scheme, name)
         assert strongest > 0.5  # what is drawn can be seen
 
 
+@pytest.mark.parametrize("width", [360, 1440])
+def test_letters_of_pictures_can_be_read_on_a_phone_and_at_a_desk(visited, width):
+    """A picture scrolls where it would be too small; its letters are 15 pixels high, or 13 in the graph."""
+    for name in ("explained", "inside", "pytorch", "language_models"):
+        page = visited[name]
+        page.set_viewport_size({"width": width, "height": 900})
+        scales = page.eval_on_selector_all(
+            ".content img", "all => all.map((image) => [image.src, image.width / image.naturalWidth])"
+        )
+        assert scales
+        assert all(scale * (13 if source.endswith(".svg") else 15) > 7 for source, scale in scales), scales
+
+
 def test_the_command_in_the_readme_draws_the_picture_above_it(monkeypatch, tmp_path):
     readme = (DOCS.parent / "README.md").read_text()
     picture, command = re.search(
@@ -145,10 +167,25 @@ def test_the_command_in_the_readme_draws_the_picture_above_it(monkeypatch, tmp_p
     np.testing.assert_allclose(*map(matplotlib.image.imread, (drawn, DOCS.parent / picture)), atol=0.02)
 
 
-def test_pictures_of_the_documentation_are_those_that_the_library_draws(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(DOCS))
-    import figures
+@pytest.fixture(scope="module")
+def figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        import figures
+    return figures
 
+
+@pytest.mark.parametrize("name", ["y_minus_t", "loss_curve", "descent", "monoid", "row_travels", "torch_memory"])
+def test_pictures_of_the_documentation_are_titled_and_no_text_is_cut_or_covered(figures, name):
+    assert [figure.__name__ for figure in figures.FIGURES].count(name) == 1
+    figure = figures.draw(getattr(figures, name))
+    assert all(axes.get_title(loc="left") for axes in figure.axes)
+    assert_no_text_is_cut(figure)
+    assert_no_text_is_covered(figure)
+    figures.plt.close(figure)
+
+
+def test_pictures_of_the_documentation_are_those_that_the_library_draws(figures, tmp_path):
     explained = figures.softmaxloss.explain(figures.LOGITS, figures.TARGET, labels=figures.LABELS)
     explained.save(tmp_path / "graph.svg")
     words = [

@@ -45,25 +45,29 @@ def _style() -> AbstractContextManager[None]:
 
 
 def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float], test_curve: Sequence[float]) -> bytes:
-    """Draw the objective and the test loss against the iterations, and how far the objective is from its end."""
+    """Draw what was minimised and the test loss against the iterations, and how far the first was from its end."""
     curve = np.asarray(loss_curve)
     excess = curve - curve[-1]
     with _style():
         figure = Figure(figsize=(7, 7), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-        upper.plot(curve, **MARKED, label="objective: training loss + penalty on large weights")
-        if test_curve:
-            upper.plot(np.arange(1, len(test_curve) + 1), test_curve, color=ORANGE, label="loss on the test part")
-        for (part, loss), style in zip(losses.items(), ("--", ":"), strict=False):
-            upper.axhline(loss, color=ORANGE, linestyle=style, label=f"loss on the {part} part in the end: {loss:.4f}")
-        upper.set(ylabel="loss in nats per row", title="Learning curve", ylim=(0, None))
+        objective = "objective: loss on the train part + penalty on large weights"
+        upper.plot(curve, **MARKED, label=f"{objective}, in the end {curve[-1]:.4f}")
+        for (part, loss), color in zip(losses.items(), (BLUE, ORANGE), strict=False):
+            if part == "test" and test_curve:
+                iterations = np.arange(1, len(test_curve) + 1)
+                upper.plot(iterations, test_curve, color=color, label=f"loss on the test part, in the end {loss:.4f}")
+            else:
+                label = f"loss on the {part} part in the end: {loss:.4f}"
+                upper.axhline(loss, color=color, linestyle="--", label=label)
+        upper.set(ylabel="loss in nats per row", title="Loss while training", ylim=(0, None))
         upper.set_xlim(0, max(1, len(curve) - 1))
         upper.xaxis.set_major_locator(MaxNLocator(integer=True))
         lower.set(xlabel="iteration", ylabel="nats per row, log scale")
-        lower.set_title(f"Objective minus its final value, {curve[-1]:.6g}")
+        lower.set_title("How near the objective was to its end: objective minus its final value")
         lower.plot(np.where(excess > 0, excess, np.nan), **MARKED)
         lower.set_yscale("log")
-        lower.yaxis.set_major_formatter("{x:g}")  # the usual powers of ten take the parser of formulas
+        lower.yaxis.set_major_formatter(_power_of_ten)
         lower.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", frameon=False)
         return _png(figure)
@@ -76,12 +80,14 @@ def regularisation(curve: Sequence[Mapping[str, float]]) -> bytes:
     with _style():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
-        axes.fill_between(c, loss - deviation, loss + deviation, color=LIGHT_BLUE, label="one standard deviation")
-        axes.plot(c, loss, **MARKED, label="mean over the folds")
-        least = f"the least, at C = {c[best]:.3g}"
+        spread = "± one standard deviation of the folds"
+        axes.fill_between(c, loss - deviation, loss + deviation, color=LIGHT_BLUE, label=spread)
+        axes.plot(c, loss, **MARKED, label="mean of the folds")
+        least = f"lowest: C = {c[best]:.3g}"
         axes.plot(c[best], loss[best], color=ORANGE, marker="o", linestyle="none", label=least)
-        axes.set(xscale="log", xlabel="C: weak regularisation to the right", ylabel="loss in nats per row")
-        axes.set_title("Loss in cross-validation")
+        axes.set(xscale="log", xlabel="C: strong regularisation to the left, weak to the right, log scale")
+        axes.set(ylabel="loss in nats per row", ylim=(0, None))
+        axes.set_title("Loss on rows kept out of the fit (cross-validation), for each C")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", frameon=False, ncols=3)
@@ -100,19 +106,19 @@ def reliability(scores: Scores, part: str) -> bytes:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         ends = (centers - width / 2, centers + width / 2)
         marks = [
-            upper.bar(centers, bins.accuracy, width, color=LIGHT_BLUE, label="share of the bin that was right"),
+            upper.bar(centers, bins.accuracy, width, color=LIGHT_BLUE, label="share of the bin's rows that was right"),
             upper.vlines(centers[filled], low, high, color=BLUE, label="95% interval of that share"),
             upper.hlines(bins.confidence, *ends, color=ORANGE, linewidth=2, label="mean confidence of the bin"),
-            *upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="right as often as confident"),
+            *upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="share equal to confidence"),
         ]
-        upper.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
+        upper.set(ylabel="share of rows predicted right", xlim=(0, 1), ylim=(0, 1.02))
         upper.set_title(
-            f"Reliability on the {part} part, {len(scores.target)} rows\n"
-            f"expected calibration error {calibration_error(scores):.4f} ({BINS} bins of equal width)"
+            f"Is the model right as often as it is confident? {part.capitalize()} part, {len(scores.target)} rows\n"
+            f"calibration error (mean gap, ECE): {calibration_error(scores):.4f}, {BINS} bins"
         )
         bars = lower.bar(centers, bins.count, width, color=GREY)
         lower.bar_label(bars, [str(count) if count else "" for count in bins.count], fontsize=7)
-        lower.set(xlabel="confidence: the probability given to the predicted class", ylabel="rows")
+        lower.set(xlabel="confidence: the probability of the predicted class", ylabel="rows in the bin")
         lower.margins(y=0.2)
         for axis in (upper.xaxis, upper.yaxis, lower.xaxis):
             axis.set_major_formatter(PercentFormatter(1))
@@ -125,11 +131,11 @@ def confusion(scores: Scores, classes: Sequence[str | int | bool], part: str) ->
     counts, shown = count_confusions(scores)
     names = [_short(str(classes[index])) for index in shown]
     right, rows = scores.correct.sum(), len(scores.target)
-    title = f"Confusion on the {part} part\n{right} of {rows} rows right ({right / rows:.1%})\n"
+    title = f"Which classes are confused, {part} part\n{right} of {rows} rows right ({right / rows:.1%})\n"
     if len(shown) < len(classes):
         title += f"{len(shown)} of {len(classes)} classes: those with the most mistakes\n"
         names.append("(all others)")
-    title += "shade: share of the true class"
+    title += "darker: a larger share of the true class"
     with _style():
         return _png(_draw_confusion(counts, names, title))
 
@@ -173,6 +179,12 @@ def _draw_confusion(counts: NDArray[np.int64], names: Sequence[str], title: str)
         colour = "white" if shares[row, column] > 0.4 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=count_font)
     return figure
+
+
+def _power_of_ten(value: float, _: int) -> str:
+    """Write 1e-06 as 10⁻⁶; Matplotlib's own powers take the parser of formulas."""
+    exponent = f"{round(np.log10(value))}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{exponent}" if abs(np.log10(value)) > 3.5 else f"{value:g}"
 
 
 def _short(name: str) -> str:

@@ -23,7 +23,8 @@ BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#555555", "#eef4f8"
 MOST_CLASSES = 10  # that a picture holds
 RADIUS = 0.22
 COLUMN, ROW = 1.16, 1.08  # inches
-NAME_WIDTH = 0.87
+LEFT = 1.2  # of the logits: room for their names and numbers
+NAME_WIDTH = 1.0
 FONT = "DejaVu Sans"  # which Matplotlib brings
 _BELOW = {"sum", "reciprocal"}  # stages under the rows of the classes
 SYMBOLS = {
@@ -45,7 +46,7 @@ def draw(explanation: Explanation) -> Figure:
     if n_classes > MOST_CLASSES:
         raise ValueError(f"logits must have at most {MOST_CLASSES} classes to be drawn as a graph, got {n_classes}")
     families, _ = fonts(explanation.labels)
-    with mpl.rc_context({"font.family": families, "font.size": 9, "text.parse_math": False}):
+    with mpl.rc_context({"font.family": families, "font.size": 10, "text.parse_math": False}):
         return _Drawing(explanation).figure
 
 
@@ -94,10 +95,10 @@ class _Drawing:
         self._n = len(explanation.labels)
         self._place: dict[int, tuple[float, float]] = {}
         columns = self._arrange(graph.stages)
-        width, height = columns * COLUMN + 1.35, self._n * ROW + 1.6
+        width, height = columns * COLUMN + LEFT + 0.3, self._n * ROW + 1.6
         self.figure = Figure(figsize=(width, height))
         self._axes = self.figure.add_axes((0, 0, 1, 1))
-        self._axes.set(xlim=(-1.05, width - 1.05), ylim=(-height + 1.0, 1.0))
+        self._axes.set(xlim=(-LEFT, width - LEFT), ylim=(-height + 1.0, 1.0))
         self._axes.axis("off")
         for node in graph.nodes:
             for k, source in enumerate(node.inputs):
@@ -155,7 +156,7 @@ class _Drawing:
         place = self._place[id(node)]
         self._axes.add_patch(Circle(place, RADIUS, facecolor=PALE, edgecolor=BLUE, linewidth=1))
         symbol = SYMBOLS[node.kind] if node.kind != "times t" or node.constant is None else f"×{_share(node.constant)}"
-        self._axes.text(*place, symbol, ha="center", va="center", fontsize=7)
+        self._axes.text(*place, symbol, ha="center", va="center", fontsize=8)
 
     def _ends(self, logits: list[Node], loss: Node) -> None:
         """Name the logits, with their gradients, and the loss."""
@@ -182,19 +183,21 @@ class _Drawing:
             name.set_text(f"{label[:end]}…")
 
     def _legend(self, width: float, height: float) -> None:
-        over = " / T" if self._explained.temperature != 1.0 else ""
-        self._axes.text(
-            -0.95, 0.7, "softmax with loss, forward and backward", fontsize=10, fontweight="bold", va="center"
-        )
-        self._axes.text(width - 1.2, 0.7, "value, computed from left to right", color=BLUE, ha="right", va="center")
-        self._axes.text(
-            width - 1.2, 0.5, "how the loss changes with it, from right to left", color=ORANGE, ha="right", va="center"
-        )
+        over = self._explained.temperature != 1.0
+        left, right = 0.1 - LEFT, width - LEFT - 0.15
+        title = "Softmax with loss, step by step: forward, then back"
+        self._axes.text(left, 0.7, title, fontsize=11, fontweight="bold", va="center")
+        for y, words, color in (
+            (0.7, "value, computed from left to right", BLUE),
+            (0.5, "how the loss changes with it, from right to left", ORANGE),
+        ):
+            self._axes.text(right, y, words, color=color, ha="right", va="center")
         rows = zip(self._explained.y, self._explained.t, self._explained.dx, strict=True)
-        results = [f"({written(y)} − {t:.3g}){over} = {written(dx)}" for y, t, dx in rows]
-        text = f"what arrives at the logits is (y − t){over}"
+        difference = "({} − {}) / T" if over else "{} − {}"
+        results = [f"{difference.format(written(y), f'{t:.3g}')} = {written(dx)}" for y, t, dx in rows]
+        text = f"What arrives at the logits is {difference.format('y', 't')}"
         text += f":  {',  '.join(results)}" if self._n <= 4 else ""
-        self._axes.text(-0.95, -height + 1.1, text, va="center", color=GREY)
+        self._axes.text(left, -height + 1.1, text, va="center", color=GREY)
 
 
 def _share(t: float) -> str:

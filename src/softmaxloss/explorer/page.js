@@ -172,10 +172,11 @@ element("ten").addEventListener("click", () => descend(10));
 const widthOf = (id) => Math.max(240, Math.floor(element(id).clientWidth));
 
 function drawBars(now, t) {
-  const width = widthOf("bars"), row = 46, base = state.labels.length * row + 4, left = Math.min(110, 0.28 * width), right = 76;
+  const width = widthOf("bars"), row = 50, base = state.labels.length * row + 4, left = Math.min(110, 0.28 * width), right = 76;
   const at = (p) => left + p * (width - left - right), bar = 13;
   const parts = [`<line class="axis" x1="${left}" x2="${left}" y1="0" y2="${base}"/>`];
   for (const p of [0, 0.5, 1]) parts.push(text(at(p), base + 15, String(p), "middle faint"));
+  parts.push(text(at(0.5), base + 31, "probability", "middle faint"));
   state.labels.forEach((label, j) => {
     const top = j * row + 4, x = top + 2 * bar + 6, from = at(t[j]), to = at(now.y[j]), gradient = written(now.dx[j]);
     parts.push(`<rect class="y" x="${left}" y="${top}" width="${to - left}" height="${bar}"/>`);
@@ -184,11 +185,11 @@ function drawBars(now, t) {
       const tip = to + (to < from ? 7 : -7);
       parts.push(`<line class="arrow" x1="${from}" x2="${tip}" y1="${x}" y2="${x}"/><path class="head" d="M${tip} ${x - 5} L${tip} ${x + 5} L${to} ${x} Z"/>`);
     }
-    parts.push(text(left - 8, top + 12, fitted(label, left - 8), "left bold"), text(left - 8, top + 28, `y ${written(now.y[j])}`, "left value"));
+    parts.push(text(left - 8, top + 12, fitted(label, left - 8), "left bold"), text(left - 8, top + 28, `y ${written(now.y[j])}`, "left value"), text(left - 8, top + 43, `t ${written(t[j])}`, "left faint"));
     parts.push(text(width - 4, top + 17, now.dx[j] > 0 && Number(gradient) !== 0 ? `+${gradient}` : gradient, "left gradient"));
   });
   const label = state.labels.map((name, j) => `${name}: y ${written(now.y[j])}, t ${written(t[j])}, gradient ${written(now.dx[j])}`).join("; ");
-  show(element("bars"), picture(width, base + 22, `Bars of y beside t. ${label}`, parts.join("")));
+  show(element("bars"), picture(width, base + 36, `Bars of y beside t. ${label}`, parts.join("")));
 }
 
 // The smallest of 2, 5, 10, 20, 50, ... that reaches the loss in three steps.
@@ -208,7 +209,7 @@ function drawCurve(now, t) {
   for (const p of [0, 0.5, 1]) parts.push(text(x(p) - (p === 1 ? 8 : 0), base + 18, String(p), "middle faint"));
   // A truth that is spread has no one y; the curve shows the mean whose logarithm is that of the logarithms.
   const hard = t.indexOf(1), likely = (row) => Math.exp(-row.loss);
-  parts.push(text((left + width) / 2, base + 33, hard >= 0 ? "probability y of the truth" : "weighted geometric mean of y", "middle faint"), text(x(0.2), top + 14, "−log y", "value"));
+  parts.push(text((left + width) / 2, base + 33, hard >= 0 ? "probability y of the truth" : "weighted geometric mean of y", "middle faint"), text(x(0.08), top + 14, "loss = −log y, in nats", "value"));
   parts.push(`<polyline class="curve" points="${points.join(" ")}"/>`);
   if (second) parts.push(`<circle class="second" cx="${x(likely(second))}" cy="${y(second.loss)}" r="7"/>`);
   parts.push(`<circle class="dot" cx="${x(likely(now))}" cy="${y(now.loss)}" r="7"/>`);
@@ -323,7 +324,7 @@ function drawDescent(now) {
   const x = (k) => left + (k / most) * (width - left - 16), y = (loss) => base - (loss / highest) * (base - top);
   const parts = [`<line class="axis" x1="${left}" x2="${width}" y1="${base}" y2="${base}"/><line class="axis" x1="${left}" x2="${left}" y1="${top}" y2="${base}"/>`];
   parts.push(text(left - 12, y(highest) + 5, written(highest, highest < 100 ? 2 : 0), "left faint"), text(left - 12, base + 4, "0", "left faint"));
-  parts.push(text(x(most), base + 18, String(most), "left faint"), text((left + width) / 2, base + 32, "steps", "middle faint"));
+  parts.push(text(x(most), base + 18, String(most), "left faint"), text((left + width) / 2, base + 32, "steps", "middle faint"), text(width - 16, top + 14, "loss in nats", "left value"));
   parts.push(`<polyline class="curve" points="${losses.map((loss, k) => `${x(k).toFixed(1)},${y(loss).toFixed(1)}`).join(" ")}"/>`);
   parts.push(`<circle class="dot" cx="${x(losses.length - 1)}" cy="${y(losses.at(-1))}" r="6"/>`);
   show(element("descent"), picture(width, height, `The loss after ${losses.length - 1} steps: ${written(losses.at(-1))}, ${written(losses[0])} before`, parts.join("")));
