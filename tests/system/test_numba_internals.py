@@ -115,7 +115,7 @@ OTHERS = {
             (r"def _index_key\(self, sig, ", "def _index_key(self, more, sig, "),
             (r"self\._index_key\(sig, ", "self._index_key(0, sig, "),
         ],
-        set(),
+        {"saved"},
     ),
     "caches that cannot save": (renamed("_save_overload"), {"saved"}),
 }
