@@ -15,6 +15,7 @@ from softmaxloss.classifier import SoftmaxClassifier
 from softmaxloss.cli.metrics import score
 from softmaxloss.cli.options import TrainOptions
 from softmaxloss.cli.progress import Progress
+from softmaxloss.kernels.machine import compilation
 
 FOLDS = 5
 CANDIDATES = 10.0 ** np.arange(-4, 4.5, 0.5)
@@ -47,6 +48,7 @@ def prepare_kernels(train: Examples, progress: Progress) -> None:
     """Compile the kernels on one row per class; a run that finds them on the disk skips the compilation."""
     _, first = np.unique(train.codes, return_index=True)
     few = Examples(train.features[first], train.codes[first])
+    compilation.told = True
     with progress.line("preparing kernels, once"), warnings.catch_warnings(action="ignore"):
         classifier = SoftmaxClassifier(max_iter=1).fit(few.features, few.codes)
         classifier.predict_log_proba(few.features)

@@ -129,10 +129,14 @@ class _Files:
                 notice.cancel()
 
 
-@cache
+told = False  # whether the user knows that kernels compile
+
+
 def _notice() -> None:
     """Say once per process what the caller waits for."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    global told  # noqa: PLW0603
+    if not told and sys.stderr is not None and sys.stderr.isatty():
+        told = True
         print("softmaxloss: compiling kernels, once on this machine ...", file=sys.stderr)  # noqa: T201
 
 
