@@ -25,7 +25,7 @@ from softmaxloss.class_labels import classes_of_stream, is_soft, positions
 from softmaxloss.core.checks import refuse_masked
 from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validation, with_callbacks
 from softmaxloss.functional import log_softmax, softmax
-from softmaxloss.linear_fit import Descent, Objective, all_classes, refuse_too_large, scores
+from softmaxloss.linear_fit import SHARED_COEFFICIENTS, Descent, Objective, all_classes, refuse_too_large, scores
 from softmaxloss.moments import Float64s, chunks
 from softmaxloss.stream_fit import Learned, Past, learn
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-# Products of fewer multiplications take one thread. With two, a batch of 1,000 x 64 with 200 classes took 4 times as
-# long.
-SMALL_PRODUCT = 2**25
 CLOSE_ENOUGH = 1e-6  # if the precision of the data stopped a fit, there is no warning below this relative excess
 
 
@@ -521,5 +518,5 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
 
 def _blas_threads_for(X: Any, classes: Array) -> AbstractContextManager[None]:
-    """Return a context in which small products take one thread."""
-    return one_blas_thread if X.shape[0] * X.shape[1] * len(classes) < SMALL_PRODUCT else nullcontext()
+    """Return a context in which products take one thread, if threads of ours share the rows."""
+    return one_blas_thread if X.shape[1] * len(classes) <= SHARED_COEFFICIENTS else nullcontext()

@@ -21,9 +21,10 @@ from scipy import linalg, optimize, sparse
 from softmaxloss.core.checks import is_sparse
 from softmaxloss.core.layout import layout_of
 from softmaxloss.core.options import describe
+from softmaxloss.core.threads import for_each, results_of_each
 from softmaxloss.functional import softmax
 from softmaxloss.head import linear_cross_entropy_and_grad
-from softmaxloss.moments import Float64s, Moments, chunks, moments_of
+from softmaxloss.moments import Float64s, Moments, chunks, moments_of, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,9 @@ Array = NDArray[Any]
 NOTHING = 1e-16  # nats; below this objective the fit is perfect, such as where all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
 MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
+# Threads take parts of the rows if there are at most so many coefficients, with products on one BLAS thread: see
+# `one_blas_thread`. Else BLAS uses its threads.
+SHARED_COEFFICIENTS = 2**18
 SINGLE = 1e-7  # the relative excess down to which single precision is enough
 
 
@@ -108,20 +112,33 @@ class Objective:
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the mean loss and its gradients."""
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
-        loss, gradients = linear_cross_entropy_and_grad(
-            self.features, weight, self.targets, bias, wrt=("weight", "bias"), **self.options
+        shared = weight.size <= SHARED_COEFFICIENTS and not is_sparse(self.features)  # a part of sparse rows is a copy
+        found = results_of_each(
+            lambda part: linear_cross_entropy_and_grad(
+                self.features[part], weight, self.targets[part], bias, wrt=("weight", "bias"), **self._options_of(part)
+            ),
+            parts(self.n_rows, weight.size) if shared else [slice(None)],
         )
-        _, d_weight, d_bias = cast("tuple[None, Array, Array]", gradients)
-        return float(loss), d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
+        loss, zero = sum(float(loss) for loss, _ in found), np.zeros((), self.dtype)
+        gradients = [cast("tuple[None, Array, Array]", gradients) for _, gradients in found]
+        d_weight, d_bias = (sum((d[i] for d in gradients), zero) for i in (1, 2))
+        return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
+
+    def _options_of(self, part: slice) -> dict[str, Any]:
+        sample_weight = self.options["sample_weight"][part]
+        return self.options | {"sample_weight": sample_weight, "normalizer": self.weight}
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         curvature = np.empty(self.n_rows)
-        for rows in chunks(self.n_rows, len(weight)):
+
+        def fill(rows: slice) -> None:
             logits = scores(self.features[rows], weight, bias)
             p = softmax(logits, out=logits)
             curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
+
+        for_each(fill, list(chunks(self.n_rows, len(weight))))
         # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
         curvature /= max(len(weight) - 1, 2)
         np.maximum(curvature, np.finfo(self.dtype).eps, out=curvature)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softmaxloss.core.checks import is_sparse
+from softmaxloss.core.threads import results_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Float64s = NDArray[np.float64]
 
-CHUNK = 2**21  # numbers processed at once: 16 MB in float64
+CHUNK = 2**19  # numbers that a thread processes at once: 4 MB in float64
+PART_ROWS = 2048  # fewer rows are not shared by threads: it would save nothing
+PARTIAL_NUMBERS = 2**22  # the sums of all parts together: 32 MB in float64
 MAX_WHITENED = 1024  # with more features only their variances are kept: a covariance would take over 8 MB
 
 
@@ -22,6 +26,16 @@ def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
     """Yield slices of rows that hold about `CHUNK` numbers."""
     size = max(1, CHUNK // max(row_size, 1))
     return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+def parts(n_rows: int, n_sums: int) -> list[slice]:
+    """Return the parts of the rows that threads sum up one by one, each into `n_sums` numbers: 4 to 32 of many rows.
+
+    Only the sizes decide, so that no bit of a sum depends on the number of threads.
+    """
+    most = int(np.clip(PARTIAL_NUMBERS // max(n_sums, 1), 4, 32))
+    bounds = np.linspace(0, n_rows, max(1, min(most, n_rows // PART_ROWS)) + 1).astype(int)
+    return [slice(begin, end) for begin, end in pairwise(bounds.tolist())]
 
 
 class Moments(NamedTuple):
@@ -85,8 +99,15 @@ def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
         diagonal = np.einsum("ii->i", covariance) if whiten else covariance
         np.maximum(diagonal, 0, out=diagonal)
         return covariance
-    covariance = np.zeros((n_features, n_features) if whiten else n_features)
-    for rows in chunks(n_rows, n_features):
-        x = np.sqrt(weight[rows, np.newaxis]) * (features[rows] - center)
-        covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
-    return covariance
+
+    def of_part(part: slice) -> Float64s:
+        covariance = np.zeros((n_features, n_features) if whiten else n_features)
+        for rows in chunks(part.stop - part.start, n_features):
+            some = slice(part.start + rows.start, min(part.start + rows.stop, part.stop))
+            with np.errstate(all="ignore"):
+                x = np.sqrt(weight[some, np.newaxis]) * (features[some] - center)
+                covariance += x.T @ x if whiten else np.einsum("ij,ij->j", x, x)
+        return covariance
+
+    n_sums = n_features**2 if whiten else n_features
+    return sum(results_of_each(of_part, parts(n_rows, n_sums)), np.zeros(()))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from softmaxloss.core.hosts import Host
 
 T = TypeVar("T")
+R = TypeVar("R")
 Counter = NDArray[np.int64]  # its only entry counts the rows that threads have taken
 _NOTHING, _INTEGER = object(), np.dtype(np.int64)
 _SECONDS_OF_SLEEP = 1e-4
@@ -278,3 +279,14 @@ def for_each(work: Callable[[T], None], items: Sequence[T]) -> None:
             raise
 
     share(take, len(items))
+
+
+def results_of_each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return work(item) for all items, in their order; threads call it as in `for_each`."""
+    results: dict[int, R] = {}
+
+    def keep(i: int) -> None:
+        results[i] = work(items[i])
+
+    for_each(keep, range(len(items)))
+    return [results[i] for i in range(len(items))]
