@@ -6,6 +6,7 @@ it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any whe
 
 import os
 import pickle
+import platform
 import subprocess
 import sys
 import tomllib
@@ -52,8 +53,9 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
         for file in sorted(Path(self._folder.name).rglob("*.nbc")):
             build_data["force_include"][str(file)] = f"softmaxloss/kernels/machine_code/{file.name}"
         tag = next(sys_tags())
-        # The machine code needs nothing of the system but memory functions of any glibc.
-        system = "manylinux_2_17_x86_64" if tag.platform.startswith("manylinux") else tag.platform
+        system = tag.platform
+        if platform.libc_ver()[0] == "glibc":  # any version has the memory functions that the machine code needs
+            system = system.replace("linux_", "manylinux_2_17_")
         build_data["pure_python"], build_data["tag"] = False, f"{tag.interpreter}-{tag.abi}-{system}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks.markdown import table
 
-ROOT = Path(__file__).parents[1]
 DTYPES = "float16", "bfloat16", "float32", "float64"
 # Statements after the preamble.
 KINDS = {
@@ -49,7 +48,7 @@ def first_call(kind: str, dtype: str, python: str = sys.executable) -> tuple[flo
         environment = {**os.environ, "NUMBA_CACHE_DIR": empty}
         start = time.monotonic()
         child = subprocess.run(  # noqa: S603 - a program of our own
-            [python, "-c", program, dtype], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            [python, "-I", "-c", program, dtype], env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         compiled = len(list(Path(empty).rglob("*.nbc")))  # each is kept there
     end, busy = map(float, child.stdout.split())

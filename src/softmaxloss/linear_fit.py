@@ -120,8 +120,7 @@ class Objective:
             parts(self.n_rows, weight.size) if shared else [slice(None)],
         )
         loss, zero = sum(float(loss) for loss, _ in found), np.zeros((), self.dtype)
-        gradients = [cast("tuple[None, Array, Array]", gradients) for _, gradients in found]
-        d_weight, d_bias = (sum((d[i] for d in gradients), zero) for i in (1, 2))
+        d_weight, d_bias = (sum((cast("Array", d[i]) for _, d in found), zero) for i in (1, 2))
         return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
 
     def _options_of(self, part: slice) -> dict[str, Any]:
