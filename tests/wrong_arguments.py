@@ -35,7 +35,7 @@ def no_array(right, **beside):
         "extended precision": wrong(TypeError, right.astype(np.longdouble), str(np.dtype(np.longdouble)), **beside),
         "times": wrong(TypeError, right.astype("m8[s]"), "timedelta64[s]", **beside),
         "a masked array": wrong(TypeError, np.ma.masked_equal(right, 1), "mask", **beside),
-        "a ragged list": wrong(ValueError, [[1.0, 2.0], [3.0]], "inhomogeneous", **beside),
+        "a ragged list": wrong(ValueError, [[1.0, 2.0], [3.0]], "different lengths", **beside),
     }
 
 
@@ -45,11 +45,11 @@ def no_number(expected, *, negative=True):
         "a word": wrong(TypeError, "some", "real number", "'some'"),
         "an array": wrong(TypeError, np.ones(3), "real number", "(3,)"),
         "a list": wrong(TypeError, [0.5, 0.5], "real number", "(2,)"),
-        "a ragged list": wrong(ValueError, [[1], [1, 2]], "inhomogeneous"),
+        "a ragged list": wrong(ValueError, [[1], [1, 2]], "different lengths"),
         "a complex number": wrong(TypeError, 1j, "real number", "1j"),
         "a bool": wrong(TypeError, True, "real number", "True"),
         "a masked number": wrong(TypeError, np.ma.masked, "mask"),
-        "a huge integer": wrong(TypeError, 10**400, "real number", "1000"),
+        "a huge integer": wrong(TypeError, 10**400, "real number", "1000", "64 bits"),
         "NaN": wrong(ValueError, np.nan, expected, "nan"),
         "infinity": wrong(ValueError, np.inf, expected, "inf"),
         **({"a negative number": wrong(ValueError, -0.1, expected, "-0.1")} if negative else {}),
@@ -60,7 +60,7 @@ def no_integer(name=""):
     """Return what no argument takes that shall be one integer."""
     return {
         "a fraction": wrong(TypeError, 0.5, name, "integer", "0.5"),
-        "a whole float": wrong(TypeError, 1.0, name, "integer", "1.0"),
+        "a whole float": wrong(TypeError, 1.0, name, "integer", "1.0", "pass 1"),
         "NaN": wrong(TypeError, np.nan, name, "integer", "nan"),
         "a word": wrong(TypeError, "2", name, "integer", "'2'"),
         "a bool": wrong(TypeError, True, name, "integer", "True"),
@@ -75,7 +75,7 @@ def no_weights(n, per):
     return {
         **no_array(right),
         "one too many": wrong(ValueError, [1] * (n + 1), f"({n + 1},)", f"({n},)", f"one entry per {per}"),
-        "a number": wrong(ValueError, 1.0, "()", f"({n},)"),
+        "a number": wrong(ValueError, 1.0, "single number", f"({n},)"),
         "a negative one": wrong(ValueError, np.append(right[1:], -2), "not negative", "-2", f"position {n - 1}"),
         "NaN": wrong(ValueError, np.append(np.nan, right[1:]), "finite", "nan", "position 0"),
         "infinity": wrong(ValueError, np.append(right[1:], np.inf), "finite", "inf", f"position {n - 1}"),
@@ -87,21 +87,21 @@ WRONG = {
     "logits": {
         **no_array(LOGITS),
         "bools": wrong(TypeError, LOGITS == 0, "bool", "float32"),
-        "None": wrong(TypeError, None, "object", "float32"),
+        "None": wrong(TypeError, None, "None", "float32"),
         "a number": wrong(ValueError, 3.0, "class axis", "single number"),
     },
     "targets": {
         **no_array(ONE_HOT),
-        "None": wrong(TypeError, None, "object"),
+        "None": wrong(TypeError, None, "None"),
         "one label too many": wrong(ValueError, [0, 1, 2], "(3,)", "(2,)"),
-        "a single label": wrong(ValueError, 0, "()", "(2,)"),
+        "a single label": wrong(ValueError, 0, "single number", "(2,)"),
         "labels as a column": wrong(ValueError, [[0], [1]], "(2, 1)", "(2,)"),
         "rows of a wrong width": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(2, 3)"),
         "integers of the full shape": wrong(TypeError, ONE_HOT.astype(int), "integers", "bool", "float"),
         "floats of the shape of labels": wrong(TypeError, [0.0, 2.0], "integers", "float64"),
         "bools of the shape of labels": wrong(TypeError, [True, False], "integers", "bool"),
         "a label too large": wrong(
-            ValueError, [0, 7], "7", "position 1", "0..2", "3 classes", "1 of 2", "one entry per class"
+            ValueError, [0, 7], "7", "position 1", "0..2", "3 classes", "1 of 2", "correct the labels"
         ),
         "a label too large for any integer": wrong(
             ValueError, np.array([0, 2**63], np.uint64), str(2**63), "position 1", "0..2"
@@ -137,12 +137,12 @@ WRONG = {
     "sample_weight": no_weights(2, "row"),
     "ignore_index": {
         **no_integer(),
-        "for one-hot rows": wrong(ValueError, 0, "class-index", "one-hot", "sample_weight", targets=ONE_HOT),
+        "for one-hot rows": wrong(ValueError, 0, "class indices", "one-hot", "sample_weight", targets=ONE_HOT),
     },
     "class_mask": {
         **no_array(np.ones(3)),
         "numbers": wrong(TypeError, [1, 0, 1], "bool", "int64"),
-        "a ragged list": wrong(ValueError, [[True], [True, False]], "inhomogeneous"),
+        "a ragged list": wrong(ValueError, [[True], [True, False]], "different lengths"),
         "one too few": wrong(ValueError, [True, False], "(2,)", "(3,)"),
         "no class": wrong(ValueError, [False] * 3, "at least one class", "3 times False"),
     },
@@ -157,17 +157,17 @@ WRONG = {
     "reduction": {
         "an unknown word": wrong(ValueError, "average", "'mean', 'sum', 'none'", "'average'"),
         "a number": wrong(ValueError, 1, "'mean', 'sum', 'none'", "1"),
-        "None": wrong(ValueError, None, "'mean', 'sum', 'none'", "None"),
+        "None": wrong(ValueError, None, "'mean', 'sum', 'none'", "None", "reduction='none'"),
         "an array": wrong(ValueError, np.array(["mean", "sum"]), "'mean', 'sum', 'none'", "array"),
     },
     "normalizer": {
         **no_number("finite and not negative"),
-        "zero where rows count": wrong(ValueError, 0, "positive", "0", "total weight 2"),
+        "zero where rows count": wrong(ValueError, 0, "positive", "0", "total weight of 2"),
         "for a sum": wrong(ValueError, 2.0, "'mean'", "'sum'", reduction="sum"),
     },
     "upstream": {
         **no_array(np.ones(2), reduction="none"),
-        "one per row for a mean": wrong(ValueError, [1.0, 2.0], "(2,)", "()"),
+        "one per row for a mean": wrong(ValueError, [1.0, 2.0], "(2,)", "a number", "reduction='none'"),
         "one too many": wrong(ValueError, [1.0] * 3, "(3,)", "(2,)", reduction="none"),
         "bools": wrong(TypeError, [True, False], "bool", "real numbers", reduction="none"),
     },
@@ -188,9 +188,9 @@ WRONG = {
     },
     "vector": {
         **no_array(LOGITS),
-        "None": wrong(TypeError, None, "object"),
+        "None": wrong(TypeError, None, "None"),
         "a wrong shape": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(2, 3)"),
-        "a number": wrong(ValueError, 1.0, "()", "(2, 3)"),
+        "a number": wrong(ValueError, 1.0, "single number", "(2, 3)"),
     },
     "topk": {
         **{
@@ -202,7 +202,7 @@ WRONG = {
         "a ragged list": wrong(TypeError, [[1, 2], [3]], "integer", "(2,)"),
         "zero": wrong(ValueError, (1, 0), "at least 1", "0"),
         "negative": wrong(ValueError, (-5,), "at least 1", "-5"),
-        "a number": wrong(TypeError, 5, "collection", "5"),
+        "a number": wrong(TypeError, 5, "collection", "5", "pass (5,)"),
         "an array without axes": wrong(TypeError, np.array(5), "collection", "5"),
         "None": wrong(TypeError, None, "collection", "None"),
         "a word": wrong(TypeError, "15", "collection", "'15'"),
@@ -210,18 +210,18 @@ WRONG = {
     "features": {
         **no_array(FEATURES),
         "a wrong width": wrong(ValueError, np.zeros((2, 4)), "(2, 4)", "(..., 5)"),
-        "a number": wrong(ValueError, 1.0, "()", "(..., 5)"),
+        "a number": wrong(ValueError, 1.0, "single number", "(..., 5)"),
     },
     "weight": {
         **no_array(WEIGHT),
-        "None": wrong(TypeError, None, "object"),
+        "None": wrong(TypeError, None, "None"),
         "one row": wrong(ValueError, np.zeros(5), "(5,)", "(classes, features)"),
         "bools": wrong(TypeError, WEIGHT == 0, "bool"),
     },
     "bias": {
         **no_array(np.zeros(3)),
         "one too few": wrong(ValueError, np.zeros(2), "(2,)", "(3,)"),
-        "a number": wrong(ValueError, 1.0, "()", "(3,)"),
+        "a number": wrong(ValueError, 1.0, "single number", "(3,)"),
     },
     "max_memory": {
         **{kind: case for kind, case in no_integer().items() if kind not in ("a word", "None")},
@@ -273,10 +273,8 @@ WRONG = {
     "n": {
         "zero": wrong(ValueError, 0, "at least 1", "0"),
         "negative": wrong(ValueError, -1, "at least 1", "-1"),
-        "None": wrong(TypeError, None, "integer", "NoneType"),
-        **{
-            name: wrong(row.error, row.value, "integer", type(row.value).__name__) for name, row in no_integer().items()
-        },
+        "None": wrong(TypeError, None, "integer", "None"),
+        **{name: wrong(row.error, row.value, *row.fragments) for name, row in no_integer().items()},
     },
 }
 WRONG["cosines"], WRONG["d_entropy"] = WRONG["logits"], WRONG["d_log_prob"]

@@ -61,13 +61,13 @@ class _SoftmaxLoss:
             scores, labels = second, first
         if scores.ndim != 2:
             raise ValueError(
-                f"scores must have shape (rows, classes), got {scores.shape}: train with num_class set to the number "
-                "of classes; for two classes take the library's own binary objective"
+                f"scores must have shape (rows, classes), got shape {scores.shape}; set num_class to the number of "
+                "classes, or for two classes use the library's own binary objective"
             )
         if self.soft_labels is not None and self.soft_labels.shape != scores.shape:
             raise ValueError(
                 f"soft_labels must have one row for each row of the data and one column for each class, shape "
-                f"{scores.shape}, got {self.soft_labels.shape}; other data need an objective or a metric of their own"
+                f"{scores.shape}, got shape {self.soft_labels.shape}; for other data make another objective or metric"
             )
         targets = _indices(labels) if self.soft_labels is None else self.soft_labels
         weights = None if sample_weight is None or np.size(sample_weight) == 0 else sample_weight
@@ -99,8 +99,7 @@ class SoftmaxObjective(_SoftmaxLoss):
         The target distribution of each row of the training data, in place of its label.
     hessian_factor : float, optional
         Positive. The default is that of the library's own objective: 2 for XGBoost, classes / (classes - 1) for
-        LightGBM. With 1 the diagonal of the Hessian is exact. Steps are then larger, about as with a larger learning
-        rate.
+        LightGBM. With 1 the diagonal of the Hessian is exact, and steps are larger, as with a larger learning rate.
 
     Raises
     ------
@@ -171,8 +170,8 @@ class SoftmaxMetric(_SoftmaxLoss):
     """The mean cross-entropy, as a metric of XGBoost or LightGBM for models that `SoftmaxObjective` trains.
 
     Pass it as ``custom_metric`` to ``xgboost.train``, as ``feval`` to ``lightgbm.train``, or as ``eval_metric`` to
-    ``XGBClassifier`` or to ``LGBMClassifier.fit``. It expects raw scores. Both libraries pass these only if the
-    objective is custom, too. Its name in their output is "cross_entropy", and lower is better.
+    ``XGBClassifier`` or to ``LGBMClassifier.fit``. It expects raw scores, which both libraries pass only if
+    the objective is custom, too. Its name in their output is "cross_entropy", and lower is better.
 
     Parameters
     ----------
@@ -240,9 +239,12 @@ def start_scores(labels: ArrayLike, n_classes: int, *, sample_weight: ArrayLike 
     n_classes = checks.count("n_classes", n_classes)
     totals = weight @ _soft(given) if given.ndim == 2 else np.bincount(_indices(given), weight, minlength=n_classes)
     if totals.shape != (n_classes,):
-        raise ValueError(f"labels must be of {n_classes} classes, as n_classes says, got {len(totals)}")
+        raise ValueError(
+            f"labels must be of n_classes={n_classes} classes, got {len(totals)} classes; pass the number of all "
+            "classes"
+        )
     if not totals.sum() > 0:
-        raise ValueError("labels: no row has a weight above 0")
+        raise ValueError("labels must have a row with a weight above 0, got none; pass rows, and weights above 0")
     scores: NDArray[np.float64] = np.log(np.maximum(totals / totals.sum(), SMALLEST_SHARE))
     return scores
 
@@ -251,7 +253,7 @@ def _soft(soft_labels: ArrayLike) -> Array:
     array = checks.as_array("soft_labels", soft_labels)
     array = array.astype(float) if array.dtype.kind in "biu" else checks.floats("soft_labels", array)
     if array.ndim != 2:
-        raise ValueError(f"soft_labels must have shape (rows, classes), got {array.shape}")
+        raise ValueError(f"soft_labels must have shape (rows, classes), got {checks.of_shape(array)}")
     return array
 
 
@@ -264,7 +266,7 @@ def _indices(labels: Any) -> NDArray[np.int64]:
     if wrong.any():
         first = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise ValueError(
-            f"labels must be class numbers from 0 on, got {given[first]} at position {checks.position(first)}; "
-            "distributions go into soft_labels"
+            f"labels must be class numbers 0, 1, 2, ..., got {given[first]} at position {checks.position(first)}; pass "
+            "distributions as soft_labels"
         )
     return indices

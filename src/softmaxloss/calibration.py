@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 NOT_TAKEN = {
-    "temperature": "it is the result",
+    "temperature": "the function returns it",
     "z_loss": "with it the loss may have more than one minimum",
-    "reduction": "it does not move the minimum",
-    "normalizer": "it does not move the minimum",
+    "reduction": "the best temperature is the same for all of them",
+    "normalizer": "the best temperature is the same for all of them",
 }
 # Newton's method squares the error: after a step this small, relative to T, only rounding is left.
 _LAST_STEP = 1e-9
@@ -60,16 +60,16 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **
     Returns
     -------
     float, from 1e-30 to 1e30
-        Above 1 for a model that is too sure, below 1 for one that is not sure enough. Exactly 1.0 where the temperature
-        changes nothing, as all logits of each row are equal or no row counts.
+        Above 1 for a model that is too sure, below 1 for one that is not sure enough. Exactly 1.0 if the temperature
+        changes nothing, because no row counts or because the logits of each row are all equal.
 
     Raises
     ------
     TypeError, ValueError
         As `cross_entropy`, and if a row that counts has loss inf or NaN.
     ValueError
-        If no temperature is the best. Where every target has the highest logit of its row, the loss falls down to
-        temperature 0. Where the logits say no more than chance, it falls up to an infinite temperature.
+        If no temperature is the best. If every target has the highest logit of its row, the best temperature would be
+        0. If the logits predict no better than chance, it would be infinite.
 
     References
     ----------
@@ -104,13 +104,13 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **
         return 1.0
     if slope >= 0.0:
         raise ValueError(
-            "logits predict targets no better than chance, so that the loss falls up to an infinite temperature; "
-            "expected logits that tell something about the targets: are both in the same order?"
+            "logits must predict the targets better than chance, got logits whose best temperature is infinite; check "
+            "that the rows of logits and targets have the same order"
         )
     if derivatives(low)[0] <= 0.0:
         raise ValueError(
-            "logits are the highest at the target in every row, so that the loss falls down to temperature 0; "
-            "expected some wrong row: pass rows that the model was not trained on, or more of them"
+            "logits must be wrong in some row, got the highest logit at the target in every row, for which the best "
+            "temperature is 0; pass rows that the model was not trained on, or more rows"
         )
     temperature = high
     while True:
@@ -157,5 +157,9 @@ def _refuse_infinite(losses: Float64s, layout: Layout) -> None:
     if unknown.any():
         place = np.unravel_index(int(np.argmax(unknown)), layout.batch_shape)
         where = f" at position {checks.position(place)}" if place else ""
-        many = f"{np.count_nonzero(unknown)} of {len(losses)} rows are such"
-        raise ValueError(f"logits must have a finite loss, got {losses[unknown][0]} in the row{where}; {many}")
+        count = np.count_nonzero(unknown)
+        many = f"{count} of {len(losses)} rows {'has' if count == 1 else 'have'} such a loss"
+        remedy = "to leave out a row, give it sample_weight 0"
+        raise ValueError(
+            f"logits must have a finite loss, got {losses[unknown][0]} in the row{where}; {many}; {remedy}"
+        )

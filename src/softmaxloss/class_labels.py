@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softmaxloss.core import checks
+
 Array = NDArray[Any]
 
 
@@ -29,13 +31,19 @@ def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
         known = columns if known is None else known
         if not np.array_equal(columns, known):
             raise ValueError(
-                f"soft labels must have a column for each class 0, 1, ..., got {len(columns)} columns "
-                f"and the classes {known!r}"
+                f"soft labels must have a column for each class 0, 1, ..., got {len(columns)} columns and the classes "
+                f"{_listed(known)}; pass one column per class, or labels"
             )
     if known is None and given is None:
-        raise ValueError("classes must hold all labels of the stream in the first call of partial_fit, got None")
+        raise ValueError(
+            "classes must hold all labels of the stream in the first call of partial_fit, got None; pass for example "
+            "np.unique of all labels"
+        )
     if known is not None and given is not None and not np.array_equal(given, known):
-        raise ValueError(f"classes must be those of the first call, {known!r}, got {given!r}")
+        raise ValueError(
+            f"classes must be those of the first call, {_listed(known)}, got {_listed(given)}; to add a class, start "
+            "again with a clone of the estimator"
+        )
     return given if known is None else known  # type: ignore[return-value]
 
 
@@ -46,5 +54,14 @@ def positions(y: Array, classes: Array) -> Array:
     places: Array = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
     unknown = np.flatnonzero(classes[places] != y)
     if unknown.size:
-        raise ValueError(f"y must hold labels among {classes!r}, got {y[unknown[0]]!r} at position {unknown[0]}")
+        got = checks.shown(y[unknown].tolist()[0])
+        raise ValueError(
+            f"y must hold labels among the classes {_listed(classes)}, got {got} at position {unknown[0]}; pass all "
+            "classes of the stream to the first call of partial_fit"
+        )
     return places
+
+
+def _listed(classes: Array) -> str:
+    """Return classes as a message shows them."""
+    return checks.shown(classes.tolist())

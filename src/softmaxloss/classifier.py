@@ -22,7 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from softmaxloss.blas_threads import one_blas_thread
 from softmaxloss.class_labels import classes_of_stream, is_soft, positions
-from softmaxloss.core.checks import refuse_masked
+from softmaxloss.core.checks import refuse_masked, shown
 from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validation, with_callbacks
 from softmaxloss.functional import log_softmax, softmax
 from softmaxloss.linear_fit import SHARED_COEFFICIENTS, Descent, Objective, all_classes, refuse_too_large, scores
@@ -65,9 +65,9 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     max_iter : int, default=1000
         Largest number of iterations of L-BFGS.
     tol : float, default=1e-6
-        Relative excess over the minimum at which the fit stops, as estimated from gradient and curvature. For float32
-        data it is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024 features the estimate is
-        rougher, and the excess may be a hundred times as large.
+        The fit stops when the objective is above its minimum by no more than this share of it, as estimated from
+        gradient and curvature. For float32 data tol is at least 1.2e-8, a tenth of their machine epsilon. With more
+        than 1,024 features the estimate is rougher, and the share may be a hundred times as large.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -82,7 +82,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit instead of zeros.
     random_state : int, RandomState instance or None, default=None
-        It decides which samples early stopping holds back. Nothing else in fitting is random.
+        Decides which samples early stopping holds back. Nothing else in fitting is random.
     verbose : int, default=0
         Above 0, print the objective at the start and after each iteration.
 
@@ -241,15 +241,21 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         self._check_parameters()
         for name, value in (("class_weight", "balanced"), ("early_stopping", True)):
             if getattr(self, name) == value:
-                raise ValueError(f"{name}={value!r} needs all samples at once, and partial_fit gets a batch: call fit")
+                raise ValueError(
+                    f"{name}={value!r} needs all samples at once, but partial_fit gets one batch; call fit, or set "
+                    f"another {name}"
+                )
         past, fitted = getattr(self, "_past", None), hasattr(self, "coef_")
         if fitted and past is None:
             raise ValueError(
-                "partial_fit cannot continue a fit that stopped early, or a model from a file: "
-                "call fit, or start with a clone of the estimator"
+                "partial_fit cannot continue a fit that stopped early, or a model from a file; call fit, or start "
+                "with a clone of the estimator"
             )
         if past and past.fit_intercept != self.fit_intercept:
-            raise ValueError(f"fit_intercept must stay {past.fit_intercept} in partial_fit, got {self.fit_intercept}")
+            raise ValueError(
+                f"fit_intercept must stay {past.fit_intercept} in partial_fit, got {self.fit_intercept}; to change it, "
+                "start with a clone of the estimator"
+            )
         with self._as_before_if_it_fails():
             X, y, sample_weight = self._samples(X, y, sample_weight, reset=not fitted)
             known = classes_of_stream(y, classes, self.classes_ if fitted else None)
@@ -324,7 +330,10 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     def _weight_of(self, classes: Array, counts: Array) -> Float64s:
         """Return the class weights, given the total weight of the samples of each class."""
         if len(classes) < 2:
-            raise ValueError(f"y must hold at least two classes, got one class: {classes[0]!r}")
+            raise ValueError(
+                f"y must hold at least two classes, got one class, {classes.tolist()[0]!r}; pass samples of another "
+                "class too"
+            )
         if self.class_weight == "balanced":
             balanced: Float64s = counts.sum() / (len(classes) * np.where(counts > 0, counts, np.inf))
             return balanced
@@ -446,7 +455,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Columns in the order of `classes_`; finite where `predict_proba` has become 0.
+            Columns in the order of `classes_`. They are finite even where `predict_proba` is rounded to 0.
         """
         logits = self._logits(self._validated(X))
         return log_softmax(logits, out=logits)
@@ -492,14 +501,15 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     def _warn(self, descent: Descent, dtype: np.dtype[Any]) -> None:
         """Say what kept the fit from the minimum, if that matters, and what helps."""
         if descent.n_iter >= self.max_iter:
-            limit, remedy = f"after max_iter={self.max_iter} iterations", ", or raise max_iter"
+            limit, remedy = f"stopped after max_iter={self.max_iter} iterations", ", or raise max_iter"
         elif descent.excess > CLOSE_ENOUGH:
-            limit, remedy = f"at the precision of {dtype}", ", or use float64" if dtype == np.float32 else ""
+            limit = f"stopped at the precision of {dtype}"
+            remedy = ", or pass X as float64" if dtype == np.float32 else ""
         else:
             return
         warnings.warn(
-            f"stopped {limit}, with the objective still about {descent.excess:.0e} of itself above its minimum "
-            f"(tol={self.tol}): standardise the features, lower C{remedy}",
+            f"the fit {limit}: the objective is about {descent.excess:.0e} (relative) above its minimum, more than "
+            f"tol={self.tol}; standardise the features, lower C{remedy}",
             ConvergenceWarning,
             stacklevel=5,
         )
@@ -511,8 +521,9 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             return np.zeros((n_rows, n_features)), np.zeros(n_rows)
         if not np.array_equal(classes, self.classes_) or self.coef_.shape[1] != n_features:
             raise ValueError(
-                f"warm_start=True needs the classes and features of the previous fit: got {len(classes)} classes and "
-                f"{n_features} features, expected {len(self.classes_)} (the same) and {self.coef_.shape[1]}"
+                f"warm_start=True needs the classes and features of the previous fit, {shown(self.classes_.tolist())} "
+                f"and {self.coef_.shape[1]} features, got {shown(classes.tolist())} and {n_features} features; set "
+                "warm_start=False"
             )
         return self.coef_.astype(np.float64), self.intercept_.astype(np.float64) * bool(self.fit_intercept)
 

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from softmaxloss.core.rowwise import Scores
 
 NOT_TAKEN = {
-    **dict.fromkeys(("class_weight", "label_smoothing", "z_loss"), "metrics are about single right classes"),
-    **dict.fromkeys(("reduction", "normalizer"), "metrics are means, with three numbers for each row besides"),
+    **dict.fromkeys(
+        ("class_weight", "label_smoothing", "z_loss"), "metrics compare each row with its single right class"
+    ),
+    **dict.fromkeys(
+        ("reduction", "normalizer"), "metrics are means; for each row see argmax, rank and log_probability"
+    ),
 }
 
 
@@ -41,7 +45,8 @@ class Metrics:
     accuracy : float
         Share of the rows whose highest logit is the target's.
     top_k : dict of int to float
-        Share of the rows whose target ranks k-th or better, by k. Printed where there are more than k classes.
+        For each k, the share of the rows whose target is among the k highest logits. Printed if there are more than k
+        classes.
     entropy : float
         Mean entropy of the predicted distributions, in nats.
     n_classes : int
@@ -49,14 +54,15 @@ class Metrics:
     argmax : int64 array, shape of the batch
         Class of the highest logit, the first of equal ones.
     rank : int64 array, shape of the batch
-        1 for the highest logit; of equal logits the first ranks first.
+        Rank of the target: 1 if it has the highest logit. Of equal logits the first ranks first.
     log_probability : array, shape of the batch and dtype of the logits, or float32 for half precision
         log p(target).
 
     Notes
     -----
-    A row that does not count has argmax -1, rank 0 and log-probability 0. One without a softmax, as it holds NaN or inf
-    or nothing but -inf, has argmax -1, log-probability NaN and a rank behind all classes, so that it is never right.
+    A row that does not count has argmax -1, rank 0 and log-probability 0. A row that holds NaN or inf, or only -inf,
+    has no softmax: its argmax is -1, its log-probability NaN, and its rank is behind all classes, so that it is never
+    right.
     """
 
     rows: int
@@ -100,13 +106,13 @@ def metrics(
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities of V classes. Integers are taken as float64.
+        Unnormalised log-probabilities of V classes. Integers become float64.
     targets : array_like
         Class indices, or one-hot rows, as in `cross_entropy`.
     axis, sample_weight, ignore_index, class_mask, softcap, temperature
         As in `cross_entropy`.
     topk : collection of int, default (1, 5)
-        For which k to give the top-k accuracy.
+        The k of the top-k accuracies.
 
     Returns
     -------

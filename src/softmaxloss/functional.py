@@ -30,23 +30,24 @@ def softmax(
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Any real numbers; -inf gives probability 0. Integers are taken as float64.
+        Any real numbers; -inf gives probability 0. Integers become float64.
     axis : int, default -1
-        The classes.
+        The axis of the classes.
     temperature : float, default 1.0
-        Positive; from 1e-30 to 1e30.
+        Number by which the logits are divided, from 1e-30 to 1e30.
     out : array of the shape and dtype of the result, optional
-        Where to write; may be `logits` itself.
+        Array that receives the result; it may be `logits` itself.
 
     Returns
     -------
     array, shape and dtype of the logits
-        A row that holds NaN or inf, or nothing but -inf, is NaN. Half precision is computed in float32, rounded once.
+        A row that holds NaN or inf, or only -inf, becomes NaN. Half precision is computed in float32 and rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        If `logits` are not real numbers or have no class axis, or `axis`, `temperature` or `out` does not fit.
+        If `logits` are not real numbers or have no class axis, or if `axis`, `temperature` or `out` is not as
+        described.
 
     Examples
     --------
@@ -66,19 +67,20 @@ def log_softmax(
 ) -> Array:
     """Return the logarithms of the softmax over an axis: z_j - logsumexp(z), with z = logits / temperature.
 
-    Equals ``z - z.max() - np.log(np.exp(z - z.max()).sum())`` for a row z, but is exact where that rounds to 0.
+    Equals ``z - z.max() - np.log(np.exp(z - z.max()).sum())`` for a row z. But entries near 0 keep all their digits,
+    which that formula loses.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Any real numbers; -inf stays -inf. Integers are taken as float64.
+        Any real numbers; -inf stays -inf. Integers become float64.
     axis, temperature, out
         As in `softmax`.
 
     Returns
     -------
     array, shape and dtype of the logits
-        A row that holds NaN or inf, or nothing but -inf, is NaN. Half precision is computed in float32, rounded once.
+        A row that holds NaN or inf, or only -inf, becomes NaN. Half precision is computed in float32 and rounded once.
 
     Raises
     ------
@@ -101,24 +103,25 @@ def log_softmax(
 def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, **unknown: Never) -> Loss:
     """Return log(sum_j exp(z_j)) over an axis, with z = logits / temperature.
 
-    Equals ``z.max() + np.log1p(rest)`` for a row z, where rest sums ``np.exp(z - z.max())`` over all but the highest.
+    Equals ``z.max() + np.log1p(rest)`` for a row z. Here rest is the sum of ``np.exp(z - z.max())`` over all entries
+    but the highest.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Any real numbers. Integers are taken as float64.
+        Any real numbers. Integers become float64.
     axis, temperature
         As in `softmax`.
 
     Returns
     -------
     array, shape of the logits without the axis, dtype of the logits (float32 for half precision); a float for one row
-        inf where a row holds inf, -inf where it holds nothing but -inf, NaN where it holds NaN.
+        inf for a row that holds inf, -inf for one that holds only -inf, NaN for one that holds NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `logits` are not real numbers or have no class axis, or `axis` or `temperature` does not fit.
+        If `logits` are not real numbers or have no class axis, or if `axis` or `temperature` is not as described.
 
     Examples
     --------
@@ -140,39 +143,41 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
         loss = w * (sum_j q_j (lse - z_j) + z_loss * lse**2),    q_j = r_j * ((1 - eps) * P_j + eps / V)
 
     with lse = logsumexp(z), the target distribution P, class weights r, label smoothing eps and row weight w. It is
-    never negative, and tiny losses come out as they are: 1e-30 is not rounded to 0.
+    never negative, and a tiny loss such as 1e-30 is not rounded to 0.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities of V classes. Integers are taken as float64.
+        Unnormalised log-probabilities of V classes. Integers become float64.
     targets : array_like
         Class indices: integers of any width, shape of the logits without `axis`. Or distributions: bools (one-hot) or
         floats of the shape of `logits`, finite and not negative; they need not sum to 1.
     axis : int, default -1
-        The classes; all other axes are the batch.
+        The axis of the classes. All other axes are the batch.
     class_weight : array_like of float, shape (V,), optional
         r, one factor per class, applied after smoothing.
     sample_weight : array_like of float, shape of the batch, optional
-        w, one factor per row. A row of weight 0 is never read: nothing in it leaks.
+        w, one factor per row. A row of weight 0 is never read, so that NaN in it has no effect.
     ignore_index : int, optional
-        Rows with this class index are as if they were not there.
+        Rows with this class index are left out.
     class_mask : array_like of bool, shape (V,), optional
-        Whether each class exists; at least one does. The logits of the others, such as the padding of a vocabulary, are
-        never read, their probability and gradient are 0, and V of the smoothing does not count them. They cannot be
-        targets.
+        True for each class that exists; at least one must. The logits of the other classes, such as the padding of a
+        vocabulary, are never read, and their probability and gradient are 0. They do not count in the V of label
+        smoothing, and cannot be targets.
     label_smoothing : float, default 0.0
         eps, from 0 to 1.
     z_loss : float, default 0.0
         Factor of lse**2, which keeps the logits from drifting.
     softcap : float, optional
-        z = softcap * tanh(logits / softcap), before the temperature. An infinite logit is one of +-softcap then.
+        z = softcap * tanh(logits / softcap), before the temperature. An infinite logit becomes softcap or -softcap.
     temperature : float, default 1.0
         z = logits / temperature; from 1e-30 to 1e30.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean divides by sum_i w_i sum_c r_c P_ic, for indices and distributions alike; over nothing it is 0.
+        The mean divides by sum_i w_i sum_c r_c P_ic, for indices and distributions alike. If this sum is 0, so is the
+        mean.
     normalizer : float, optional
-        What the mean divides by instead: that sum over all the batches whose gradients are added up.
+        Number by which the mean divides instead. To add up gradients of several batches, pass that sum over all of
+        them.
 
     Returns
     -------
@@ -185,7 +190,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     TypeError
         If an argument has the wrong type or dtype, or targets could be read in two ways.
     ValueError
-        If a shape or a value is wrong; for a class index out of range with its position and likely cause.
+        If a shape or a value is wrong. For a class index out of range, the message gives its position and likely cause.
 
     References
     ----------
@@ -229,7 +234,7 @@ def cross_entropy_and_grad(
     upstream : float, or array_like of the batch's shape for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     out : array of the shape and dtype of the logits, optional
-        Where to write the gradient; ``out=logits`` puts it in the place of the logits.
+        Array that receives the gradient; ``out=logits`` overwrites the logits with it.
 
     Returns
     -------
@@ -242,7 +247,7 @@ def cross_entropy_and_grad(
     Raises
     ------
     TypeError, ValueError
-        As `cross_entropy`, and if `upstream` or `out` does not fit.
+        As `cross_entropy`, and if `upstream` or `out` is not as described.
 
     Examples
     --------

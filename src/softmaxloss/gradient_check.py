@@ -23,16 +23,16 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
 
     Compares what ``layer.backward()`` returns, and ``d_weight`` and ``d_bias`` of a layer that has weight and bias,
     with central differences of fourth order of ``layer.forward(x, t)``, all in float64. The error of each gradient is
-    measured against its largest entry: a right one gives some 1e-11, a wrong one 1e-2 or more, as long as steps of 1e-3
-    are small to the layer.
+    relative to its largest entry. A right gradient has an error of about 1e-11, a wrong one of 1e-2 or more, provided
+    that the layer is smooth over steps of 1e-3.
 
     Parameters
     ----------
     layer : object with forward(x, t) and backward()
-        `SoftmaxWithLoss`, `AffineSoftmaxWithLoss`, or one of your own; its state is that of the last forward pass on
-        `x` afterwards.
+        `SoftmaxWithLoss`, `AffineSoftmaxWithLoss`, or a layer of your own. Afterwards it is in the state of a forward
+        pass on `x`.
     x : array_like of float, shape (..., V) or (..., D)
-        What the layer takes; two times four forward passes are made per entry.
+        Input of the layer. There are four forward passes for each entry.
     t : array_like
         Targets, as the layer takes them.
 
@@ -44,7 +44,7 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     Raises
     ------
     TypeError, ValueError
-        If `layer` is none, or `x` not real numbers, and as the layer's `forward`.
+        If `layer` has no such methods, if `x` does not hold real numbers, and as the layer's `forward`.
 
     Examples
     --------
@@ -55,8 +55,9 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     """
     callables = callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))
     if isinstance(layer, type) or not callables:
-        got = f"the class {layer.__name__}" if isinstance(layer, type) else type(layer).__name__
-        raise TypeError(f"layer must have forward(x, t) and backward(), got {got}")
+        is_class = isinstance(layer, type)
+        got = f"the class {layer.__name__}; pass {layer.__name__}(...)" if is_class else type(layer).__name__
+        raise TypeError(f"layer must have the methods forward(x, t) and backward(), got {got}")
     x = checks.floats("x", x).astype(np.float64)
     originals = {name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name, None) is not None}
     try:

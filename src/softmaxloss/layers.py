@@ -60,7 +60,7 @@ class _LossLayer:
 
     def _last_input(self) -> tuple[NDArray[Any], ArrayLike]:
         if self._x is None or self.t is None:
-            raise RuntimeError(f"{type(self).__name__}.backward() needs a forward pass before it")
+            raise RuntimeError(f"{type(self).__name__}.backward() needs a forward pass first; call forward(x, t)")
         return self._x, self.t
 
 
@@ -86,18 +86,18 @@ class SoftmaxWithLoss(_LossLayer):
     Parameters
     ----------
     axis : int, default -1
-        The classes.
+        The axis of the classes.
     **options
         The row options of `cross_entropy`, from class_weight to normalizer.
 
     Attributes
     ----------
     loss : float, or array for reduction "none"
-        Result of the last forward pass; None before.
+        Loss of the last forward pass; None before the first.
     y : array, shape of the logits
-        Its softmax, under the same temperature, soft cap and class mask, computed when first asked for.
+        Softmax of its logits, with the same temperature, soft cap and class mask. It is computed when first read.
     t : array_like
-        Its targets.
+        Targets of the last forward pass.
 
     Raises
     ------
@@ -155,15 +155,15 @@ class AffineSoftmaxWithLoss(_LossLayer):
     weight, bias : arrays
         As given. To learn, change them in place: ``layer.weight -= rate * layer.d_weight``.
     d_weight, d_bias : arrays of the same shapes
-        Their gradients, from the last backward pass; None before.
+        Their gradients, from the last backward pass; None before the first.
     loss, y, t
-        As in `SoftmaxWithLoss`; `y` holds the probabilities of all rows, computed when first asked for, from `weight`
+        As in `SoftmaxWithLoss`. `y` holds the probabilities of all rows. It is computed when first read, from `weight`
         and `bias` as they are then.
 
     Raises
     ------
     TypeError, ValueError
-        If an option is unknown, or weight and bias do not belong together.
+        If an option is unknown, or the shapes of weight and bias do not belong together.
 
     Examples
     --------

@@ -61,7 +61,7 @@ def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
     largest, limit = max(values.max(initial=0.0), -values.min(initial=0.0)), np.sqrt(np.finfo(X.dtype).max) / 2
     if largest > limit:
         raise ValueError(
-            f"X holds values too large to square: got {largest:.3g}, expected at most {limit:.3g} for {X.dtype}; "
+            f"X must hold values small enough to square, at most {limit:.3g} for {X.dtype}, got {largest:.3g}; "
             "standardise the features"
         )
 
@@ -69,7 +69,10 @@ def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
 def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-learn's name
     """Return the factor of |coef|**2 / 2 beside a mean loss."""
     if total_weight <= 0:
-        raise ValueError("sample_weight times class_weight must be above 0 for some sample, got only 0")
+        raise ValueError(
+            "sample_weight times class_weight must be above 0 for some sample, got only 0; raise the weight of a class "
+            "or of samples"
+        )
     return 1 / (C * total_weight)
 
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["NOT_TAKEN", "LogProbs", "derivatives", "log_probs", "log_probs_and_grad", "results"]
 
 NOT_TAKEN = {
-    **dict.fromkeys(("class_weight", "label_smoothing", "z_loss"), "a log-probability is that of a single class"),
-    **dict.fromkeys(("reduction", "normalizer"), "each row has its own two numbers"),
+    **dict.fromkeys(
+        ("class_weight", "label_smoothing", "z_loss"),
+        "a log-probability belongs to a single class, without weights and smoothing",
+    ),
+    **dict.fromkeys(("reduction", "normalizer"), "there are two numbers for each row, which are not averaged"),
     "sample_weight": "multiply d_log_prob and d_entropy by it, and use ignore_index to leave out rows",
 }
 
@@ -32,13 +35,13 @@ NOT_TAKEN = {
 def log_probs(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]) -> LogProbs:
     """Return the log-probability of each target and the entropy of each row.
 
-    With ``p = softmax(logits)`` and its logarithms ``log_p`` they equal ``log_p[np.arange(N), targets]`` and
-    ``-(p * log_p).sum(-1)``. Neither is rounded to 0 where it is tiny.
+    With ``p = softmax(logits)`` and ``log_p = log_softmax(logits)`` they equal ``log_p[np.arange(N), targets]`` and
+    ``-(p * log_p).sum(-1)``. A tiny value is not rounded to 0.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities of V classes. Integers are taken as float64.
+        Unnormalised log-probabilities of V classes. Integers become float64.
     targets : array_like
         Class indices, or one-hot rows, as in `cross_entropy`.
     axis, ignore_index, class_mask, softcap, temperature
@@ -48,7 +51,7 @@ def log_probs(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **option
     -------
     LogProbs
         (log_prob, entropy), in nats: arrays of the batch's shape in the dtype of the logits, or float32 for half
-        precision. Both are 0 for a row that is ignored, and NaN for one that holds NaN or inf, or nothing but -inf.
+        precision. Both are 0 for a row that is ignored, and NaN for a row that holds NaN or inf, or only -inf.
 
     Raises
     ------
@@ -100,7 +103,7 @@ def log_probs_and_grad(
         Derivatives of your function with respect to each log-probability and each entropy. By default it is the sum
         of the log-probabilities.
     out : array of the shape and dtype of the logits, optional
-        Where to write the gradient; ``out=logits`` overwrites the logits.
+        Array that receives the gradient; ``out=logits`` overwrites the logits with it.
 
     Returns
     -------

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-NOT_TAKEN = {"temperature": "pass scale, its inverse", "softcap": "cosines are bounded already"}
+NOT_TAKEN = {"temperature": "pass its inverse as scale", "softcap": "cosines are bounded already"}
 
 
 @partial(with_row_options, but=NOT_TAKEN)
@@ -54,7 +54,7 @@ def margin_cross_entropy(
     targets : array_like
         Class indices or one-hot rows, as in `cross_entropy`. A soft row is refused, since it has no single target.
     axis : int, default -1
-        The classes; all other axes are the batch.
+        The axis of the classes. All other axes are the batch.
     margin : float, default 0.35
         From -1e30 to 1e30. With margin 0 the loss is the cross-entropy of ``scale * cosines``.
     scale : float, default 30.0
@@ -112,7 +112,7 @@ def margin_cross_entropy_and_grad(
     cosines, targets, axis, margin, scale, **options
         As in `margin_cross_entropy`.
     upstream, out
-        As in `cross_entropy_and_grad`; ``out=cosines`` puts the gradient in the place of the cosines.
+        As in `cross_entropy_and_grad`; ``out=cosines`` overwrites the cosines with the gradient.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def margin_cross_entropy_and_grad(
     Raises
     ------
     TypeError, ValueError
-        As `margin_cross_entropy`, and if `upstream` or `out` does not fit.
+        As `margin_cross_entropy`, and if `upstream` or `out` is not as described.
 
     Examples
     --------

@@ -30,6 +30,7 @@ from softmaxloss.preparation import TablePreparation
 FORMAT = "softmaxloss"
 FORMAT_VERSION = "4"
 MODEL_NAME = "model.safetensors"
+_REMEDY = f"pass the folder that softmaxloss train wrote, or the file {MODEL_NAME} in it"
 ESTIMATORS = {
     kind.__name__: kind
     for kind in (
@@ -145,9 +146,11 @@ def read_model_file(path: str | Path) -> TableModel:
             _check_origin(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iteration)
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is damaged, or not a safetensors file") from error
+        raise ModelFileError(f"{path} is damaged, or not a model; {_REMEDY}") from error
     if metadata.pop("sha256", None) != _digest(metadata, tensors):
-        raise ModelFileError(f"{path} is damaged: its content does not match its checksum")
+        raise ModelFileError(
+            f"{path} is damaged: its content does not match its checksum; copy it again, or train again"
+        )
     made_by, here = metadata["scikit_learn"], sklearn.__version__
     if made_by.split(".")[:2] != here.split(".")[:2]:
         warnings.warn(
@@ -231,11 +234,11 @@ def _restored(described: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa:
 
 def _check_origin(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise ModelFileError(f"{path} was not written by softmaxloss")
+        raise ModelFileError(f"{path} was not written by softmaxloss; {_REMEDY}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{path} has format version {version}; this softmaxloss reads version {FORMAT_VERSION}: train it once more"
+            f"{path} has format version {version}, but this softmaxloss reads version {FORMAT_VERSION}; train again"
         )
 
 

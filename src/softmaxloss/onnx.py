@@ -45,8 +45,8 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
         learned only from columns of numbers. ``X`` then has these columns, in the order of the metadata entry
         "features", and a missing value is NaN.
     opset : int, default 13
-        The version of ONNX's operators, from 13 to the newest that the package onnx knows. More runtimes support the
-        older ones.
+        Version of ONNX's operators, from 13 to the newest that the package onnx knows. More runtimes support older
+        versions.
     metadata : dict, optional
         More entries for the model's metadata: texts, or values that JSON can hold.
 
@@ -82,10 +82,14 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     """
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= checks.integer("opset", opset) <= newest:
-        raise ValueError(f"opset must lie between {OLDEST_OPSET} and {newest}, got {opset}")
+        raise ValueError(
+            f"opset must lie between {OLDEST_OPSET} and {newest}, the newest that the package onnx knows, got {opset}"
+        )
     *before, last = [step for _, step in classifier.steps] if isinstance(classifier, Pipeline) else [classifier]
     if not isinstance(last, SoftmaxClassifier):
-        raise TypeError(f"classifier must be or end with a SoftmaxClassifier, got {type(last).__name__}")
+        raise TypeError(
+            f"classifier must be a SoftmaxClassifier, or a pipeline that ends with one, got {type(last).__name__}"
+        )
     check_is_fitted(last)
     classes = _labels(last.classes_)
     coef, intercept = all_classes(last.coef_, last.intercept_)
@@ -101,7 +105,10 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
         elif isinstance(step, StandardScaler):
             value = _scaled(graph, value, step, coef.dtype)
         elif step not in {None, "passthrough"}:
-            raise TypeError(f"ONNX export knows the steps StandardScaler and SoftmaxClassifier, got {step!r}")
+            raise TypeError(
+                f"classifier must have no other steps than StandardScaler and SoftmaxClassifier, got {step!r}; export "
+                "the SoftmaxClassifier alone, and apply the other steps before it"
+            )
 
     logits = graph.node("Gemm", value, graph.constant(coef), graph.constant(intercept), transB=1)
     graph.node("Softmax", logits, axis=1, output="probabilities")
@@ -159,8 +166,9 @@ def _columns(preparation: TablePreparation) -> list[str]:
     others = [*preparation.words, *preparation.dates]
     if others:
         raise ValueError(
-            "ONNX export takes models that learned from numbers alone, but this one learned from the words or dates in "
-            f"{', '.join(map(repr, others))}: train without these columns (softmaxloss train --drop), or use load_model"
+            "classifier must have learned from numbers alone to be exported, got one that learned from the words or "
+            f"dates in {', '.join(map(repr, others))}; train without these columns (softmaxloss train --drop), or use "
+            "load_model"
         )
     return list(preparation.numbers)
 
@@ -192,7 +200,10 @@ def _labels(classes: NDArray[Any]) -> NDArray[Any]:
         return classes.astype(np.float64)
     if all(isinstance(label, str) for label in classes):
         return classes.astype(object)
-    raise TypeError(f"ONNX holds labels that are integers, texts, floats or bools, got {classes[0]!r}")
+    raise TypeError(
+        f"classifier must have labels that are integers, texts, floats or bools to be exported, got {classes[0]!r}; "
+        "train it with such labels"
+    )
 
 
 def _value(name: str, dtype: np.dtype[Any], shape: list[Any]) -> onnx.ValueInfoProto:

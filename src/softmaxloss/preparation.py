@@ -157,7 +157,10 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         table = as_frame(X, self.columns)
         absent = [name for name in self.columns if name not in table.columns]
         if absent:
-            raise ValueError(f"X lacks the column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}")
+            lacking = f"column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}"
+            raise ValueError(
+                f"X lacks the {lacking}, which the model was trained on; add them, with empty cells if need be"
+            )
         columns, faults = {}, []
         for name in self.columns:
             given = table[name]

@@ -33,23 +33,24 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
-# So many numbers are held at once for each logit of a piece, by each thread.
+# Numbers that each thread holds at once for each logit of its piece.
 PIECES_OF_HVP = 16
 
 
 @with_row_options
 def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **options: Unpack[RowOptions]) -> Array:
-    """Return the second derivatives of the loss by each logit.
+    """Return the second derivative of the loss with respect to each logit.
 
-    For class indices and the mean they equal ``p * (1 - p) / N`` with ``p = softmax(logits)``; in general, in the
-    symbols of `cross_entropy`, with the derivatives f' and f'' of z by the logits and d_z the gradient by z,
+    For class indices and the mean they equal ``p * (1 - p) / N`` with ``p = softmax(logits)``. In general, in the
+    symbols of `cross_entropy`, with the derivatives f' and f'' of z with respect to the logits, and with the gradient
+    d_z with respect to z,
 
         w * ((sum_c q_c + 2 * z_loss * lse) * p_j * (1 - p_j) + 2 * z_loss * p_j**2) * f'_j**2 + d_z_j * f''_j
 
     Parameters
     ----------
     logits, targets, axis, **options
-        As in `cross_entropy`; reduction "none" and "sum" give the same, as rows do not interact.
+        As in `cross_entropy`. Reduction "none" and "sum" give the same, because a row's loss depends on that row alone.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def hvp(
     """Return the product of the Hessian of the loss with a vector.
 
     For class indices and the mean it equals ``p * (v - (p * v).sum(-1, keepdims=True)) / N`` with
-    ``p = softmax(logits)``; rows do not interact.
+    ``p = softmax(logits)``.
 
     Parameters
     ----------
@@ -130,8 +131,8 @@ def jvp(
 ) -> tuple[float | Array, float | Array]:
     """Return the loss and its derivative along a vector.
 
-    The derivative equals ``(d_logits * vector).sum()`` with the gradient of `cross_entropy_and_grad`, for reduction
-    "none" row by row, but does not cancel where a vector is nearly the same for all classes.
+    The derivative equals ``(d_logits * vector).sum()`` with the gradient of `cross_entropy_and_grad`; for reduction
+    "none" there is one for each row. It keeps its digits where the vector is nearly the same for all classes.
 
     Parameters
     ----------

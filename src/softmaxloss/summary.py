@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["RowSummary", "merge", "summarize"]
 
 
-NOT_TAKEN = {"reduction": "each row has a summary", "normalizer": "each row has a summary"}
+NOT_TAKEN = dict.fromkeys(("reduction", "normalizer"), "there is one summary for each row")
 
 
 @partial(with_row_options, but=NOT_TAKEN)
@@ -48,7 +48,7 @@ def summarize(
         over them.
     **options
         The row options of `cross_entropy` except reduction and normalizer. `class_weight` and `class_mask` have one
-        entry per class of `logits`. The summary of a row that is ignored or has weight 0 means nothing.
+        entry per class of `logits`. The summary of a row that is ignored or has weight 0 has no meaning.
 
     Returns
     -------
@@ -78,5 +78,8 @@ def summarize(
         rows, _ = describe(targets, layout, Slice(first, total, total), **options)
         last = first + (int(rows.class_mask.sum()) or layout.n_classes) - 1
         if first < 0 or last >= total:
-            raise ValueError(f"first_class={first} makes logits of classes {first} to {last}, but n_classes is {total}")
+            raise ValueError(
+                f"first_class must place the logits within the n_classes={total} classes, from 0 to {total - 1}, got "
+                f"first_class={first}, which makes them classes {first} to {last}"
+            )
     return rowwise.summarize(z, rows, layout)

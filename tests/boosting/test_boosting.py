@@ -241,16 +241,16 @@ WRONG = [
     (lambda: SoftmaxObjective("xgboost", hessian_factor=0), ValueError, "hessian_factor must be finite and positive"),
     (lambda: SoftmaxObjective("xgboost", label_smoothing=2), ValueError, "label_smoothing must lie between 0 and 1"),
     (lambda: SoftmaxObjective("xgboost", soft_labels=[1.0]), ValueError, r"soft_labels must have shape \(rows, class"),
-    (lambda: SoftmaxObjective("xgboost")(np.zeros(3), SCORES[:, 0]), ValueError, "num_class set to the number of"),
+    (lambda: SoftmaxObjective("xgboost")(np.zeros(3), SCORES[:, 0]), ValueError, "set num_class to the number of"),
     (lambda: SoftmaxObjective("xgboost")(np.array([0, 0.5, 1]), SCORES), ValueError, "class numbers .* 0.5 at posit"),
     (lambda: SoftmaxObjective("xgboost")(np.array([0, 4, 1]), SCORES), ValueError, "label 4 at position 1 is not in"),
     (
         lambda: SoftmaxMetric("xgboost", soft_labels=np.ones((2, 4)))(np.zeros(3), SCORES),
         ValueError,
-        r"soft_labels must have one row for each row .* shape \(3, 4\), got \(2, 4\)",
+        r"soft_labels must have one row for each row .* shape \(3, 4\), got shape \(2, 4\)",
     ),
-    (lambda: start_scores([0, 1, 2], 2), ValueError, "of 2 classes, as n_classes says, got 3"),
-    (lambda: start_scores([], 2), ValueError, "no row has a weight above 0"),
+    (lambda: start_scores([0, 1, 2], 2), ValueError, "n_classes=2 classes, got 3"),
+    (lambda: start_scores([], 2), ValueError, "must have a row with a weight above 0"),
 ]
 
 

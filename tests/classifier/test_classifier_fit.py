@@ -90,5 +90,5 @@ def test_too_few_iterations_warn_and_say_what_to_do():
 
 def test_limit_of_float32_warns_where_it_matters():
     X, y = load_iris(return_X_y=True)
-    with pytest.warns(ConvergenceWarning, match=r"at the precision of float32.*use float64"):
+    with pytest.warns(ConvergenceWarning, match=r"at the precision of float32.*or pass X as float64"):
         SoftmaxClassifier().fit((X + 1e5).astype(np.float32), y)

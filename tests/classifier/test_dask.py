@@ -191,7 +191,7 @@ SAME = "y must have one entry per row of X"
 WRONG = {
     "X must": (lambda X, y: (X.rechunk(100)[:, 0], y), "Expected 2D array"),
     "NaN": (lambda X, y: (da.where(X > 3, np.nan, X), y), "X contains NaN"),
-    "too large": (lambda X, y: (X * 1e300, y), "too large to square"),
+    "too large": (lambda X, y: (X * 1e300, y), "small enough to square"),
     "words": (
         lambda X, y: (X.map_blocks(np.full_like, "word", dtype=object), y),
         "could not convert string to float",
@@ -200,7 +200,7 @@ WRONG = {
     "other rows": (lambda X, y: (X, y[:500]), f"{SAME}, got 500 for 600 rows"),
     "other partitions": (
         lambda X, y: (dd.from_dask_array(X), y.rechunk(50)),
-        r"y must have the partitions of X, got 12 instead of 4",
+        r"y must have the partitions of X, 4 of them, got 12",
     ),
     "in memory": (lambda X, y: (dd.from_dask_array(X), y.compute()), "y must be a Dask collection"),
     "other lengths": (
@@ -209,7 +209,7 @@ WRONG = {
     ),
     "another collection": (
         lambda X, y: (dask.delayed(X), y),
-        "expected a Dask array, dataframe or series, got Delayed",
+        "X must be a Dask array, dataframe or series, got Delayed",
     ),
     "one class": (lambda X, y: (X, y * 0), "y must hold at least two classes, got one class"),
     "no weight": (lambda X, y: (X, y, 0.0), "sample_weight times class_weight must be above 0"),

@@ -129,7 +129,7 @@ def test_masked_arrays_are_refused(masked):
     X, y = data("iris")
     arguments = {"X": X, "y": y, "sample_weight": np.ones(len(y))}
     arguments[masked] = np.ma.masked_array(arguments[masked])
-    with pytest.raises(TypeError, match=f"{masked} is a masked array"):
+    with pytest.raises(TypeError, match=f"{masked} must be an array without a mask"):
         SoftmaxClassifier().fit(**arguments)
 
 
@@ -142,14 +142,14 @@ def test_a_fit_that_fails_changes_nothing():
     np.testing.assert_array_equal(model.predict(X), before)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"early_stopping": 1}, "early_stopping must be True or False, got 1"),
-        ({"validation_fraction": 1.0}, "validation_fraction must be a number between 0 and 1, got 1.0"),
-        ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer of at least 1, got 0"),
-    ],
-)
+WRONG_STOPPING = [
+    ({"early_stopping": 1}, "early_stopping must be True or False, got 1"),
+    ({"validation_fraction": 1.0}, "validation_fraction must be a number between 0 and 1, got 1.0"),
+    ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_STOPPING)
 def test_wrong_parameters_say_what_is_expected(changes, message):
     X, y = data("iris")
     with pytest.raises(ValueError, match=message):

@@ -132,7 +132,7 @@ def test_a_file_that_ends_early_is_refused(path):
     content = path.read_bytes()
     for length in range(0, len(content), 17):
         path.write_bytes(content[:length])
-        with pytest.raises(ModelFileError, match="damaged, or not a safetensors file"):
+        with pytest.raises(ModelFileError, match="damaged, or not a model"):
             load_model(path)
 
 
@@ -144,7 +144,7 @@ def test_another_programs_file_is_refused(path):
 
 def test_another_version_is_named(path):
     path.write_bytes(path.read_bytes().replace(b'"format_version":"4"', b'"format_version":"1"'))
-    with pytest.raises(ModelFileError, match="has format version 1; this softmaxloss reads version 4"):
+    with pytest.raises(ModelFileError, match="has format version 1, but this softmaxloss reads version 4"):
         load_model(path)
 
 

@@ -97,17 +97,17 @@ OBJECTS = SoftmaxClassifier().fit([[0.0], [1.0]], [0, 1])
 OBJECTS.classes_ = np.array([("a",), ("b",)], object)
 
 
-@pytest.mark.parametrize(
-    ("classifier", "options", "error", "message"),
-    [
-        (LogisticRegression(), {}, TypeError, "end with a SoftmaxClassifier, got LogisticRegression"),
-        (SoftmaxClassifier(), {}, NotFittedError, "not fitted"),
-        (make_pipeline(MinMaxScaler(), FITTED), {}, TypeError, r"knows the steps StandardScaler .* got MinMaxScaler"),
-        (make_pipeline(StandardScaler(), FITTED), {}, NotFittedError, "StandardScaler"),
-        (FITTED, {"opset": 12}, ValueError, "opset must lie between 13 and .* got 12"),
-        (OBJECTS, {}, TypeError, "labels that are integers, texts, floats or bools, got array"),
-    ],
-)
+WRONG_EXPORTS = [
+    (LogisticRegression(), {}, TypeError, "that ends with one, got LogisticRegression"),
+    (SoftmaxClassifier(), {}, NotFittedError, "not fitted"),
+    (make_pipeline(MinMaxScaler(), FITTED), {}, TypeError, r"no other steps than StandardScaler .* got MinMaxScaler"),
+    (make_pipeline(StandardScaler(), FITTED), {}, NotFittedError, "StandardScaler"),
+    (FITTED, {"opset": 12}, ValueError, "opset must lie between 13 and .* got 12"),
+    (OBJECTS, {}, TypeError, "labels that are integers, texts, floats or bools to be exported, got array"),
+]
+
+
+@pytest.mark.parametrize(("classifier", "options", "error", "message"), WRONG_EXPORTS)
 def test_what_cannot_be_exported_is_refused(classifier, options, error, message):
     with pytest.raises(error, match=message):
         to_onnx(classifier, **options)

@@ -99,7 +99,7 @@ def test_metrics_agree_with_the_table_and_with_evaluating_the_parts(run, trained
     output = run("evaluate MODEL IRIS")
     together = sum(figures[part]["loss"] * figures[part]["rows"] for part in ("train", "test")) / 150
     assert f"{together:.4f}" in output
-    assert "these figures flatter it" in output
+    assert "expect worse figures on new rows" in output
 
 
 def test_training_data_are_known_by_any_of_their_names(run, tmp_path):
@@ -108,8 +108,8 @@ def test_training_data_are_known_by_any_of_their_names(run, tmp_path):
     run("train a.csv --out m")
     (tmp_path / "link.csv").symlink_to("a.csv")
     for name in ("a.csv", "./a.csv", "m/../a.csv", str(tmp_path / "a.csv"), "link.csv"):
-        assert f"the model was trained on rows of {name}: these figures flatter it" in run(f"evaluate m {name}")
-    assert "flatter" not in run("evaluate m b.csv")
+        assert f"the model was trained on rows of {name}: expect worse figures on new rows" in run(f"evaluate m {name}")
+    assert "worse figures" not in run("evaluate m b.csv")
     assert str(tmp_path).encode() not in (tmp_path / "m" / "model.safetensors").read_bytes()
 
 
@@ -209,7 +209,7 @@ def test_the_only_row_of_a_class_is_trained_on(run, tmp_path):
     lone = FRAME.head(1).with_columns(kind=pl.lit("lone"), sl=pl.lit(30.0))
     pl.concat([FRAME, lone]).write_csv(tmp_path / "lone.csv")
     output = run("train lone.csv --out m")
-    assert "classes with a single row: 1; that row is in the train part, so they are not tested" in output
+    assert "classes with a single row: 1; they are trained on, but not tested" in output
     model = read_model_file(tmp_path / "m" / "model.safetensors")
     assert model.class_counts.tolist() == [1, 40, 40, 40]
 
@@ -224,7 +224,7 @@ def test_every_class_is_trained_on_even_if_most_rows_are_kept_out(run, tmp_path)
 
 def test_all_rows_can_be_trained_on(run, tmp_path):
     output = run("train iris --test-size 0 --out m")
-    assert "nothing was kept out to test with: these figures flatter the model" in output
+    assert "no rows were kept out to test with: expect worse figures on new rows" in output
     assert set(json.loads((tmp_path / "m" / "metrics.json").read_text())["figures"]) == {"train", "baseline"}
 
 

@@ -246,7 +246,7 @@ def test_whole_numbers_of_any_size_in_json_lines_are_labels(tmp_path, size):
     rows = "\n".join(f'{{"x": {k}, "t": {2**size + k}}}' for k in range(3))
     kind = int if size < 63 else str
     assert labels_of(read_text(tmp_path, rows, "t.jsonl"), "t") == [kind(2**size + k) for k in range(3)]
-    with pytest.raises(CommandError, match="decimals beside them would round"):
+    with pytest.raises(CommandError, match="too large to stand beside decimals"):
         read_text(tmp_path, rows + '\n{"x": 1, "t": 1.0}', "t.jsonl")
 
 
@@ -256,22 +256,22 @@ def test_only_a_line_feed_ends_a_row_of_json_lines(tmp_path):
     assert labels_of(read_text(tmp_path, rows, "t.jsonl"), "t") == labels
 
 
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        (['{"x": 1, "t": 1}', '{"x": 2, "t": "1"}'], "column 't' holds text beside numbers or truth values"),
-        (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
-        (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
-        (['{"x": 1, "t": "\\ud83d"}'], "column 't' holds text that is no Unicode"),
-        (['{"x": 1}', "[1]"], "data row 2 cannot be read as a JSON object"),
-        (
-            ['{"x": 1, "t": 9007199254740992.0}', '{"x": 2, "t": 9007199254740993.0}'],
-            "9007199254740993.0 would be rounded",
-        ),
-        (['{"x": 1, "t": 0, "t": 1}'], "'t' stands in it twice"),
-        (['{"x": 1}', "{"], "data row 2 cannot be read as a JSON object"),
-    ],
-)
+WRONG_JSON = [
+    (['{"x": 1, "t": 1}', '{"x": 2, "t": "1"}'], "column 't' holds text beside numbers or truth values"),
+    (['{"x": 1, "t": true}', '{"x": 2, "t": "true"}'], "column 't' holds text beside numbers or truth values"),
+    (['{"x": 1, "t": [1]}'], "column 't' holds lists or objects"),
+    (['{"x": 1, "t": "\\ud83d"}'], "column 't' holds text that is not valid Unicode"),
+    (['{"x": 1}', "[1]"], "data row 2 cannot be read as a JSON object"),
+    (
+        ['{"x": 1, "t": 9007199254740992.0}', '{"x": 2, "t": 9007199254740993.0}'],
+        "9007199254740993.0 would be rounded",
+    ),
+    (['{"x": 1, "t": 0, "t": 1}'], "it has the key 't' twice"),
+    (['{"x": 1}', "{"], "data row 2 cannot be read as a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("rows", "says"), WRONG_JSON)
 def test_json_lines_of_mixed_types_are_refused_and_merge_no_labels(tmp_path, rows, says):
     with pytest.raises(CommandError, match=says):
         read_text(tmp_path, "\n".join(rows), "t.jsonl")
@@ -290,7 +290,7 @@ def test_a_first_line_of_numbers_is_data_unless_it_is_said_to_name_columns(tmp_p
     table = read_text(tmp_path, text)
     assert table.frame.columns == ["column_1", "column_2", "column_3"]
     assert table.frame.height == 2
-    assert "--header takes it for names" in table.notes[0]
+    assert "if it holds names, use --header" in table.notes[0]
     assert read_text(tmp_path, text, header=True).frame.columns == ["5.1", "3.5", "setosa"]
     assert read_text(tmp_path, "x,2019,kind\n1,2,a\n", "y.csv").frame.columns == ["x", "2019", "kind"]
 
@@ -466,5 +466,5 @@ def test_a_damaged_parquet_file_never_shows_a_backtrace(tmp_path, capfd):
         except CommandError as error:
             messages.append(str(error))
     assert len(messages) > 100
-    assert all(message.endswith("t.parquet is not a readable Parquet file") for message in messages)
+    assert all("t.parquet is not a readable Parquet file" in message for message in messages)
     assert capfd.readouterr().err == ""

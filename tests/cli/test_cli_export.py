@@ -80,12 +80,12 @@ def test_what_the_command_cannot_export_is_said_in_one_line(command, tmp_path):
     assert command("train t.csv --date day --out m --test-size 0")[0] == 0
     code, _, error = command("export m")
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "from the words or dates in 'island', 'day': train without these columns" in error
+    assert "from the words or dates in 'island', 'day'; train without these columns" in error
     (tmp_path / "other.onnx").write_bytes(b"of someone else")
     assert command("train iris --out n")[0] == 0
     for line, message in {
         "export n --out model.txt": "must end in .onnx",
-        "export n --out nowhere/model.onnx": "nowhere is not a folder",
+        "export n --out nowhere/model.onnx": "the folder nowhere of --out nowhere/model.onnx does not exist",
         "export n --out other.onnx": "other.onnx is there already and was not written by this command",
         "export nothing": "nothing: No such file",
     }.items():

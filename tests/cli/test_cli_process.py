@@ -133,11 +133,12 @@ def run_into(output, folder, line="predict model iris", **environment):
     )
 
 
-def test_a_closed_pipe_ends_silently(trained):
+@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "predict --help"])
+def test_a_closed_pipe_ends_silently(trained, line):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        done = run_into(pipe, trained)
+        done = run_into(pipe, trained, line)
     assert (done.stderr, done.returncode) == ("", 141)
 
 
@@ -160,6 +161,7 @@ def test_predicting_into_a_closed_standard_output_is_refused(trained):
 @pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "train iris --out none"])
 def test_a_number_of_threads_that_is_none_is_one_line(trained, line):
     done = run_into(subprocess.PIPE, trained, line, SOFTMAXLOSS_NUM_THREADS="abc")
-    message = "the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got 'abc'"
+    got = "the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got 'abc'"
+    message = f"{got}; unset it to use all processors"
     assert (done.stdout, done.stderr, done.returncode) == ("", f"softmaxloss: {message}\n", 2)
     assert not (trained / "none").exists()

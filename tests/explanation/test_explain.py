@@ -282,7 +282,7 @@ WRONG_WORDS = {
     "a label without labels": ("--logits 1,2 --target c", "a number from 0 to 1, got c"),
     "too many classes for a picture": (f"--logits {','.join('0' * 11)} --target 0 --out g.svg", "at most 10 classes"),
     "an unknown ending": ("--logits 1,2 --target 0 --out g.gif", ".svg"),
-    "no folder": ("--logits 1,2 --target 0 --out there/g.svg", "there is not a folder"),
+    "no folder": ("--logits 1,2 --target 0 --out there/g.svg", "the folder there of --out there/g.svg does not exist"),
     "somebody's file": ("--logits 1,2 --target 0 --out mine.svg", "was not written by this command"),
     "data without a model": ("--logits 1,2 --target 0 --data iris", "--data and --row belong to --model"),
     "a row too many": ("--model MODEL --data iris --row 151", "--row must be from 1 to 150"),

@@ -143,19 +143,23 @@ def test_where_the_temperature_changes_nothing_it_is_1(logits, targets, options)
     assert sl.fit_temperature(logits, targets, **options) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("logits", "targets", "fragments"),
-    [
-        ([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0]], [0, 2], ["logits", "highest at the target", "temperature 0", "pass rows"]),
-        ([[1.0, 1.0, 0.0]], [0], ["logits", "highest at the target", "temperature 0"]),
-        ([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0]], [2, 0], ["logits", "no better than chance", "infinite temperature"]),
-        ([[0.3, -0.1], [0.3, -0.1]], [0, 1], ["logits", "no better than chance", "infinite temperature"]),
-        (np.repeat([[0.1, 0.2, 0.7]], 3, 0), [0, 1, 2], ["logits", "no better than chance", "infinite temperature"]),
-        ([[2.0, 1.0], [NAN, 1.0]], [0, 1], ["logits", "finite loss", "position 1", "1 of 2"]),
-        ([[2.0, 1.0], [1.0, -INF]], [0, 1], ["logits", "finite loss", "position 1", "1 of 2"]),
-        ([[INF, 1.0], [1.0, -INF]], [0, 1], ["logits", "finite loss", "position 0", "2 of 2"]),
-    ],
-)
+WRONG_LOGITS = [
+    (
+        [[2.0, 1.0, 0.0], [0.0, 1.0, 5.0]],
+        [0, 2],
+        ["logits", "highest logit at the target", "temperature is 0", "pass rows"],
+    ),
+    ([[1.0, 1.0, 0.0]], [0], ["logits", "highest logit at the target", "temperature is 0"]),
+    ([[2.0, 1.0, 0.0], [0.0, 1.0, 5.0]], [2, 0], ["logits", "better than chance", "temperature is infinite"]),
+    ([[0.3, -0.1], [0.3, -0.1]], [0, 1], ["logits", "better than chance", "temperature is infinite"]),
+    (np.repeat([[0.1, 0.2, 0.7]], 3, 0), [0, 1, 2], ["logits", "better than chance", "temperature is infinite"]),
+    ([[2.0, 1.0], [NAN, 1.0]], [0, 1], ["logits", "finite loss", "position 1", "1 of 2"]),
+    ([[2.0, 1.0], [1.0, -INF]], [0, 1], ["logits", "finite loss", "position 1", "1 of 2"]),
+    ([[INF, 1.0], [1.0, -INF]], [0, 1], ["logits", "finite loss", "position 0", "2 of 2"]),
+]
+
+
+@pytest.mark.parametrize(("logits", "targets", "fragments"), WRONG_LOGITS)
 def test_where_no_temperature_is_the_best_the_message_says_why(logits, targets, fragments):
     with pytest.raises(ValueError, match=r"^logits ") as caught:
         sl.fit_temperature(logits, targets)

@@ -59,7 +59,7 @@ OF_BOTH = [
 ]
 OF_LOSS = [("input", torch.tensor(1.0), VALUE, "class axis")]
 OF_HEAD = [
-    ("input", torch.tensor(1.0), VALUE, "()"),
+    ("input", torch.tensor(1.0), VALUE, "single number"),
     ("input", torch.zeros(2, 5), VALUE, "(2, 5)"),
     ("linear_weight", [[0.0] * 4] * 3, TYPE, "must be a tensor, got list"),
     ("linear_weight", torch.zeros(4), VALUE, "(4,)"),

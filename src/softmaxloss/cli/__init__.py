@@ -1,10 +1,12 @@
 """The command `softmaxloss`: train, evaluate and predict from a table, without writing Python."""
 
+import difflib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
@@ -45,12 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             with standard_output():
                 sys.stdout.flush()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # C code that Ctrl-C interrupts while it loads, as of pandas, makes a SystemError of it.
+        if not (isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)):
+            raise
         if arguments is None:
             end_by_ctrl_c()  # Python's own way out takes up to a second with all that is loaded
         _say(CTRL_C)
         return EXIT_CTRL_C
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # SystemExit is how rich ends a program at a closed pipe
         _settle_output()
         return EXIT_CLOSED_PIPE
     except (CommandError, ImportError, OSError) as error:
@@ -89,8 +94,36 @@ def _explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
-        return f"{error.filename}: {reason}" if error.filename else reason
+        return f"{error.filename}: {reason}{_remedy(error)}" if error.filename else reason
     return str(error) if isinstance(error, CommandError) else None
+
+
+def _remedy(error: OSError) -> str:
+    """Return what to do about a file that cannot be read or written."""
+    if isinstance(error, FileNotFoundError):
+        return alike_file(str(error.filename)) or "; check the name and the folder"
+    if isinstance(error, IsADirectoryError):
+        return "; name a file in it"
+    if isinstance(error, PermissionError):
+        return "; change its permissions, or name another file"
+    return ""
+
+
+def alike(name: str, known: Iterable[str]) -> str:
+    """Ask for the known name that is most like a wrong one; return nothing if none is like it."""
+    like = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {like[0]}?" if like else ""
+
+
+def alike_file(name: str) -> str:
+    """Ask for the file that a wrong name may stand for: one in the same folder whose name is the same or similar."""
+    wrong = Path(name)
+    try:
+        files = {file.stem: file for file in sorted(wrong.parent.iterdir()) if file != wrong}
+    except OSError:
+        return ""
+    like = difflib.get_close_matches(wrong.stem, list(files), 1)
+    return f"; did you mean {files[like[0]]}?" if like else ""
 
 
 def _say(message: str) -> None:

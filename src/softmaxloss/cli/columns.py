@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from softmaxloss.cli import CommandError
+from softmaxloss.cli import CommandError, alike
 from softmaxloss.cli.data import Table, listing, shown, with_points
 from softmaxloss.cli.labels import Labels, known_labels, require_labels
 from softmaxloss.columns import as_dates, as_numbers, date_form, without_missing
@@ -51,7 +51,10 @@ def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns
     """Sort the columns by what they hold; raise CommandError that names all faulty cells and what to do."""
     named = {name: known_columns(table, name, given) for name, given in vars(options).items()}
     if target in {*named["features"], *named["drop"], *named["id"], *named["date"]}:
-        raise CommandError(f"column {shown(target)} is the target; it cannot be a feature, an ID or left out")
+        raise CommandError(
+            f"column {shown(target)} is the target; remove it from --features, --drop, --id and --date, or choose "
+            "another --target"
+        )
     _check_options(table, named)
     chosen = Columns()
     faults: list[str] = []
@@ -78,7 +81,7 @@ def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns
     if not chosen.names:
         notes = "; ".join(chosen.notes)
         raise CommandError(
-            f"{table.name}: no column is left to learn from{f' ({notes})' if notes else ''}; see --features"
+            f"{table.name}: no column is left to learn from{f' ({notes})' if notes else ''}; name some with --features"
         )
     return chosen
 
@@ -91,6 +94,7 @@ def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
     if unknown:
         raise CommandError(
             f"--{option}: {table.name} has no column {listing(unknown)}; it has {listing(table.frame.columns, 12)}"
+            f"{alike(unknown[0], table.frame.columns)}"
         )
     return [*dict.fromkeys(names)]
 
@@ -106,7 +110,9 @@ def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
         if name in {"prediction", "probability", "classes", "file"} or name.startswith("probability_"):
             raise CommandError(f"--id: the output has its own column {shown(name)}; rename the column in your table")
         if kind.is_nested() or kind in {pl.Binary, pl.Object, pl.Duration}:
-            raise CommandError(f"--id: column {shown(name)} holds {kind} values, which no text file can hold")
+            raise CommandError(
+                f"--id: column {shown(name)} holds {kind} values, which no text file can hold; name another column"
+            )
 
 
 def _sort_date(column: pl.Series, chosen: Columns, faults: list[str]) -> None:
@@ -114,7 +120,7 @@ def _sort_date(column: pl.Series, chosen: Columns, faults: list[str]) -> None:
     wrong = (as_dates(column, form).is_null() & _present(column)).arg_true()
     if len(wrong):
         cell = f"{shown(column[wrong[0]])} in data row {wrong[0] + 1}"
-        faults.append(f"column {shown(column.name)} holds {cell}, which is no date")
+        faults.append(f"column {shown(column.name)} holds {cell}, which is not a date")
     if form == "%d/%m/%Y" and not (as_dates(column, "%m/%d/%Y").is_null() & _present(column)).any():
         chosen.notes.append(f"column {shown(column.name)}: dates such as {column[0]} are read with the day first")
     chosen.dates.append(column.name)
@@ -200,7 +206,7 @@ def _named_as(table: Table, model: TableModel) -> Table:
             return table.with_frame(frame.rename(dict(zip(given, names, strict=True))), table.notes)
     raise CommandError(
         f"{table.name} has {len(given)} columns without names; the model was trained on {len(without_target)}, beside "
-        "the target"
+        "the target; give the table these columns, in the order of training, or a first line with their names"
     )
 
 
@@ -211,7 +217,7 @@ def features_for(table: Table, model: TableModel, rows: NDArray[np.intp] | None 
     if missing:
         raise CommandError(
             f"{table.name} lacks {listing(missing)}, which the model was trained on; it has "
-            f"{listing(table.frame.columns, 12)}"
+            f"{listing(table.frame.columns, 12)}; add the columns, with empty cells if need be"
         )
     rows = np.arange(table.frame.height) if rows is None else rows
     return prepared(table, rows, model.preparation, fit=False)
@@ -223,7 +229,7 @@ def notes_for(table: Table, model: TableModel) -> list[str]:
     extra = [name for name in table.frame.columns if name not in used]
     notes = [*table.notes]
     if extra:
-        notes.append(f"not used by the model: {listing(extra)}")
+        notes.append(f"columns not used by the model: {listing(extra)}")
     for name, count in model.preparation.unseen_words(table.frame).items():
         notes.append(
             f"column {shown(name)}: {count} cell{'s hold words' if count > 1 else ' holds a word'} new to the model"
@@ -244,7 +250,7 @@ def with_labels(table: Table, target: str, labels: Labels, *, drop: bool) -> tup
         return table, labels
     kept = labels.codes >= 0
     if not kept.any():
-        raise CommandError(f"{table.name}: no row has a label in column {shown(target)}")
+        raise CommandError(f"{table.name}: no row has a label in column {shown(target)}; give some rows a label")
     n = int((~kept).sum())
     left_out = [f"{n} row{'s' if n > 1 else ''} without a label {'are' if n > 1 else 'is'} left out"] if n else []
     notes = [*table.notes, *left_out]

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from sklearn import datasets
 
-from softmaxloss.cli import CommandError
+from softmaxloss.cli import CommandError, alike, alike_file
 from softmaxloss.cli.text_files import named, read_text_table
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.columns import as_frame, without_missing
@@ -30,6 +30,7 @@ BUNDLED = ("digits", "iris", "wine", "breast_cancer", "mnist5k")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".data")
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".npz", ".parquet")
 STANDARD_INPUT = "-"
+_SAVE = "save one with np.savez(file, X=X, y=y)"
 LARGEST_EXACT, LARGEST_INTEGER = 2**53, 2**63 - 1
 """Of the whole numbers, float64 holds all up to the first, int64 all up to the second."""
 
@@ -75,7 +76,7 @@ def read_table(data: str, options: TextOptions | None = None) -> Table:
     options = options or TextOptions()
     if data == STANDARD_INPUT:
         if sys.stdin is None:
-            raise CommandError("standard input is closed; name a file")
+            raise CommandError("standard input is closed; name a file instead of -")
         table = _by_content(sys.stdin.buffer.read(), options)
     else:
         path = Path(data)
@@ -83,12 +84,13 @@ def read_table(data: str, options: TextOptions | None = None) -> Table:
         if suffix not in FILE_SUFFIXES:
             raise CommandError(
                 f"{data} is neither a bundled data set ({', '.join(BUNDLED)}) nor a file that ends in "
-                f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}, each with .gz behind it or not"
+                f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}, or in one of these and .gz"
+                f"{alike(data, BUNDLED) or alike_file(data) or '; save the table in one of these formats'}"
             )
         content = path.read_bytes()
         table = _by_suffix(data, suffix, _unzipped(data, content) if path.suffix.lower() == ".gz" else content, options)
     if table.frame.height == 0:
-        remedy = "; if its first line is data, say so with --no-header" if table.cells_are_text else ""
+        remedy = "; if its first line is data, use --no-header" if table.cells_are_text else "; choose another file"
         raise CommandError(f"{data} holds no rows{remedy}")
     return table.with_frame(as_frame(table.frame), table.notes)
 
@@ -97,7 +99,9 @@ def _unzipped(name: str, content: bytes) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise CommandError(f"{name} is not a readable gzip file") from error
+        raise CommandError(
+            f"{name} is not a readable gzip file; if it is not compressed, rename it without .gz"
+        ) from error
 
 
 def _by_suffix(name: str, suffix: str, content: bytes, options: TextOptions) -> Table:
@@ -174,7 +178,11 @@ def _json_lines(name: str, content: bytes) -> Table:
                     raise ValueError(f"got {type(row).__name__}")  # noqa: TRY301
                 rows.append(row)
     except ValueError as error:
-        raise CommandError(f"{name}: data row {len(rows) + 1} cannot be read as a JSON object ({error})") from error
+        raise CommandError(
+            f"{name}: data row {len(rows) + 1} cannot be read as a JSON object ({error}); write one object per line, "
+            "such "
+            'as {"size": 1.5, "kind": "a"}'
+        ) from error
     columns = []
     for key in dict.fromkeys(key for row in rows for key in row):
         cells = [row.get(key) for row in rows]
@@ -189,13 +197,18 @@ def _json_lines(name: str, content: bytes) -> Table:
             raise CommandError(f"{name}: column {shown(key)} holds {what}; write each column in one type")
         largest = max((abs(cell) for cell in cells if isinstance(cell, int)), default=0)
         if largest > LARGEST_EXACT and any(isinstance(cell, float) for cell in cells):
-            raise CommandError(f"{name}: column {shown(key)} holds whole numbers that decimals beside them would round")
+            raise CommandError(
+                f"{name}: column {shown(key)} holds whole numbers too large to stand beside decimals, which would "
+                "round them; write the column as text"
+            )
         if largest > LARGEST_INTEGER:
             cells = [None if cell is None else str(cell) for cell in cells]
         try:
             columns.append(pl.Series(key, cells, strict=False))
         except UnicodeEncodeError as error:
-            raise CommandError(f"{name}: column {shown(key)} holds text that is no Unicode ({error})") from error
+            raise CommandError(
+                f"{name}: column {shown(key)} holds text that is not valid Unicode ({error}); correct the cell"
+            ) from error
     return _named_table(name, pl.DataFrame(columns))
 
 
@@ -212,7 +225,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         repeated = next(key for k, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:k]))
-        raise ValueError(f"{shown(repeated)} stands in it twice")
+        raise ValueError(f"it has the key {shown(repeated)} twice")
     return row
 
 
@@ -226,31 +239,37 @@ def _npz(name: str, content: bytes) -> Table:
     try:
         archive = np.load(io.BytesIO(content), allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise CommandError(f"{name} is one bare array (.npy), not an NPZ file with X and y")
+            raise CommandError(f"{name} is one bare array (.npy), not an NPZ file with X and y; {_SAVE}")
         arrays = {key: archive[key] for key in ("X", "y", "feature_names") if key in archive}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         fault = "its arrays hold Python objects" if "pickle" in str(error) and content[:2] == b"PK" else "damaged"
-        raise CommandError(f"{name} is not a readable NPZ file ({fault})") from error
+        raise CommandError(f"{name} is not a readable NPZ file ({fault}); {_SAVE}") from error
     if "X" not in arrays:
-        raise CommandError(f"{name} has no array X; it holds {listing(archive.files) or 'nothing'}")
+        raise CommandError(f"{name} has no array X; it holds {listing(archive.files) or 'nothing'}; {_SAVE}")
     features = arrays["X"]
     if features.ndim != 2 or features.shape[1] == 0 or features.dtype.kind not in "biuf":
         raise CommandError(
-            f"{name}: X must hold numbers in the shape (rows, features); got shape {features.shape} of {features.dtype}"
+            f"{name}: X must hold numbers in the shape (rows, features), got shape {features.shape} of "
+            f"{features.dtype}; save one row of numbers per example"
         )
     names = arrays.get("feature_names", np.array([f"x{column}" for column in range(features.shape[1])]))
     if names.shape != features.shape[1:]:
-        raise CommandError(f"{name}: X has {features.shape[1]} columns, but feature_names has shape {names.shape}")
+        raise CommandError(
+            f"{name}: feature_names must hold one name for each of the {features.shape[1]} columns of X, got shape "
+            f"{names.shape}"
+        )
     single = features.dtype.kind == "f" and features.dtype.itemsize <= 4
     columns = dict(zip(map(str, names.tolist()), features.astype(np.float32 if single else np.float64).T, strict=True))
     if len(columns) < len(names) or "y" in columns:
-        raise CommandError(f"{name}: feature_names must differ from each other and from y")
+        raise CommandError(
+            f"{name}: feature_names must differ from each other and from y, got {listing(names.tolist())}; rename some"
+        )
     if "y" in arrays:
         target = arrays["y"]
         if target.shape != features.shape[:1] or target.dtype.kind not in "biufU":
             raise CommandError(
-                f"{name}: y must hold one class for each of the {len(features)} rows of X, as numbers or text; "
-                f"got shape {target.shape} of {target.dtype}"
+                f"{name}: y must hold one class for each of the {len(features)} rows of X, as numbers or text, got "
+                f"shape {target.shape} of {target.dtype}"
             )
         columns["y"] = target
     frame = pl.DataFrame({key: pl.Series(key, column) for key, column in columns.items()})
@@ -262,7 +281,9 @@ def _parquet(name: str, content: bytes) -> Table:
         with _silent_standard_error():
             return _named_table(name, pl.read_parquet(io.BytesIO(content)))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise CommandError(f"{name} is not a readable Parquet file") from error
+        raise CommandError(
+            f"{name} is not a readable Parquet file; write it again, or save the table as CSV"
+        ) from error
 
 
 @contextmanager

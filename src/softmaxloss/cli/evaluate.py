@@ -70,7 +70,7 @@ def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unla
             measured = f"{len(some)} rows measured"
             print(f"dividing the logits by {temperature:.3g} would lower the loss by {gain:.4f} ({measured})")
         if flatters:
-            print(f"the model was trained on rows of {data}: these figures flatter it")
+            print(f"the model was trained on rows of {data}: expect worse figures on new rows")
 
 
 def best_temperature(logits: NDArray[Any], codes: NDArray[np.intp]) -> float | None:

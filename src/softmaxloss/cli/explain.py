@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from softmaxloss.cli import CommandError, standard_output
-from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.cli.outputs import check_out, check_parent, write_all
 from softmaxloss.explanation import Explanation, explain
 from softmaxloss.explanation.row import PICTURES, TEXTS
 
@@ -69,7 +69,10 @@ def run_explain(request: Request) -> None:
     if request.out is not None:
         _check(request.out)
     if (request.logits is None) == (request.model is None):
-        raise CommandError("give either --logits and --target, or --model and --data")
+        raise CommandError(
+            "explain needs either --logits and --target, or --model and --data; for example: softmaxloss explain "
+            "--logits 0.3,2.9,4.0 --target 2"
+        )
     explanation, more = _of_numbers(request) if request.model is None else _of_prediction(request, request.model)
     if request.out is not None:
         try:
@@ -88,13 +91,13 @@ def run_explain(request: Request) -> None:
 
 def _of_numbers(request: Request) -> tuple[Explanation, list[str]]:
     if request.target is None:
-        raise CommandError("--logits need a --target: the number or the label of the right class")
+        raise CommandError("--logits needs --target, the number or the label of the right class, such as --target 0")
     if request.data is not None or request.row is not None:
-        raise CommandError("--data and --row belong to --model")
+        raise CommandError("--data and --row belong to --model, not to --logits; leave them out, or name a --model")
     logits = _numbers("--logits", str(request.logits))
     labels = None if request.labels is None else [label.strip() for label in request.labels.split(",")]
     if labels is not None and len(set(labels)) < len(labels):
-        raise CommandError(f"--labels must differ from each other, got {request.labels}")
+        raise CommandError(f"--labels must differ from each other, got {request.labels}; rename one of them")
     target: Any
     if "," in request.target:
         target = np.array(_numbers("--target", request.target))
@@ -118,7 +121,9 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
     if request.data is None:
         raise CommandError("--model needs --data, a table that holds the row to explain")
     if request.target is not None or request.labels is not None:
-        raise CommandError("--target and --labels belong to --logits: with --model the data holds the target")
+        raise CommandError(
+            "--target and --labels belong to --logits; leave them out, as with --model the data holds the target"
+        )
     model = read_model(path)
     table = for_model(read_table(request.data, request.text), model)
     n_rows, row = table.frame.height, 1 if request.row is None else request.row
@@ -158,21 +163,21 @@ def _explained(logits: Any, target: Any, labels: list[str] | None, request: Requ
             logits, target, labels=labels, label_smoothing=request.label_smoothing, temperature=request.temperature
         )
     except (TypeError, ValueError) as error:
-        raise CommandError(str(error)) from error
+        option = "--" if request.model is None else ""  # the function names its arguments as the command its options
+        raise CommandError(f"{option}{error}") from error
 
 
 def _numbers(name: str, text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise CommandError(f"{name} must be numbers with commas between them, got {text}") from None
+        raise CommandError(f"{name} must be numbers with commas between them, such as 0.3,2.9, got {text}") from None
 
 
 def _check(out: Path) -> None:
     if out.suffix.lower() not in PICTURES + TEXTS:
         raise CommandError(f"--out {out} must end in one of {', '.join(PICTURES + TEXTS)}")
-    if not out.parent.is_dir():
-        raise CommandError(f"{out.parent} is not a folder")
+    check_parent(out)
     check_out(out.parent, [out.name], _is_ours)
 
 

@@ -4,7 +4,7 @@ import webbrowser
 from pathlib import Path
 
 from softmaxloss.cli import CommandError, standard_output
-from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.cli.outputs import check_out, check_parent, write_all
 from softmaxloss.explorer import explore
 
 
@@ -12,8 +12,7 @@ def run_explore(out: Path, *, show: bool) -> None:
     """Write the page; where a browser is found, open it if asked to."""
     if out.suffix.lower() not in {".html", ".htm"}:
         raise CommandError(f"--out {out} must end in .html")
-    if not out.parent.is_dir():
-        raise CommandError(f"{out.parent} is not a folder")
+    check_parent(out)
     check_out(out.parent, [out.name], lambda content: not content or b"<title>Softmax with loss" in content)
     write_all(out.parent, {out.name: explore().html.encode()})
     opened = show and webbrowser.open(out.resolve().as_uri())

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from softmaxloss.cli import CommandError, standard_output
 from softmaxloss.cli.data import read_model
-from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.cli.outputs import check_out, check_parent, write_all
 
 
 def run_export(model_path: Path, out: Path, opset: int) -> None:
     """Write the model, and print the columns of its input."""
     if out.suffix.lower() != ".onnx":
         raise CommandError(f"--out {out} must end in .onnx")
-    if not out.parent.is_dir():
-        raise CommandError(f"{out.parent} is not a folder")
+    check_parent(out)
     check_out(out.parent, [out.name], lambda content: not content or b"softmaxloss" in content)
     try:
         from softmaxloss.onnx import to_onnx  # noqa: PLC0415 - the package onnx is an extra of its own

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from softmaxloss.cli import CommandError
+from softmaxloss.cli import CommandError, alike
 from softmaxloss.cli.data import Table, listing, shown
 from softmaxloss.columns import MISSING, as_numbers
 
@@ -39,9 +39,12 @@ def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
         target = usual[0] if len(usual) == 1 else words[0] if len(words) == 1 else columns[-1]
         reason = "the only column of words" if [target] == words else "the last column"
         reason = "" if len(usual) == 1 else reason
-    _require(table, target)
+    _require(table, target, "; name one of them with --target")
     if len(columns) == 1:
-        raise CommandError(f"{table.name} has one column only ({shown(target)}); nothing to learn it from")
+        raise CommandError(
+            f"{table.name} has one column only ({shown(target)}); add columns to learn from, or give the right "
+            "--separator"
+        )
     values = as_numbers(table.frame[target]) if reason else pl.Series([], dtype=pl.Float64)
     different = values.drop_nulls().n_unique()
     if different > max(MOST_CLASSES_BY_DEFAULT, len(values) // 10) or (values != values.round()).any():
@@ -76,7 +79,7 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
 
     With `strict` False, an unknown class counts as none.
     """
-    _require(table, target)
+    _require(table, target, "; add it, or use softmaxloss predict, which needs no classes")
     column = _as_labels(table.frame[target], table)
     known = _text(pl.Series(classes.tolist()))
     numeric = not as_numbers(known).has_nulls()
@@ -92,7 +95,8 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
     if len(unknown) and strict:
         raise CommandError(
             f"{table.name}: column {shown(target)} holds {shown(text[unknown[0]])} in data row {unknown[0] + 1}, a "
-            f"class the model does not know; it knows {listing(classes.tolist())}"
+            f"class the model does not know; it knows {listing(classes.tolist())}; correct the label or leave out the "
+            "row"
         )
     return Labels(codes.to_numpy().astype(np.intp), classes)
 
@@ -109,10 +113,11 @@ def require_labels(table: Table, target: str, labels: Labels) -> None:
         )
 
 
-def _require(table: Table, target: str) -> None:
+def _require(table: Table, target: str, remedy: str) -> None:
     if target not in table.frame.columns:
         raise CommandError(
             f"{table.name} has no column {shown(target)} to take as target; it has {listing(table.frame.columns)}"
+            f"{alike(target, table.frame.columns) or remedy}"
         )
 
 
@@ -128,13 +133,13 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
         if len(decimals):
             raise CommandError(
                 f"{table.name}: column {shown(column.name)} holds {_text(column)[decimals[0]]} in data row "
-                f"{decimals[0] + 1}; a class is text, a whole number, or true or false"
+                f"{decimals[0] + 1}; a class is text, a whole number, or true or false; correct the cell"
             )
         column = whole
     if not (column.dtype.is_integer() or kind == pl.Null):
         raise CommandError(
             f"{table.name}: column {shown(column.name)} holds {kind} values; a class is text, a whole number, or true "
-            "or false"
+            "or false; convert the column"
         )
     return _smallest(column)
 

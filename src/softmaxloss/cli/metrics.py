@@ -18,8 +18,8 @@ MOST_LISTED, WORST = 20, 5
 """Of more classes, only the worst are listed."""
 NOTES = (
     f"calibration error: mean gap between confidence and accuracy (ECE, {BINS} bins)\n"
-    "balanced accuracy: the mean of the classes' recalls\n"
-    "baseline: no features, only the shares of the classes in training"
+    "balanced accuracy: mean recall of the classes\n"
+    "baseline: a model without features; it predicts the share of each class in training"
 )
 """What the closing table's words mean."""
 BLOCK = 1 << 22

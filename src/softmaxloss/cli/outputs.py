@@ -13,13 +13,21 @@ def check_out(folder: Path, names: Iterable[str], is_ours: Callable[[bytes], boo
     """Raise CommandError where `write_all` would fail or replace a foreign file; cheap enough to ask early."""
     home = _nearest(folder)
     if not home.is_dir():
-        raise CommandError(f"{home} is a file, not a folder to write to")
+        raise CommandError(f"{home} is a file, not a folder to write to; choose another --out")
     if not os.access(home, os.W_OK | os.X_OK):
-        raise CommandError(f"no permission to write in {home}")
+        raise CommandError(f"no permission to write in {home}; choose another folder with --out")
     for name in names:
         path = folder / name
+        if path.is_file() and not os.access(path, os.W_OK):
+            raise CommandError(f"no permission to replace {path}; choose another --out")
         if path.is_dir() or (path.exists() and not is_ours(path.read_bytes())):
             raise CommandError(f"{path} is there already and was not written by this command; choose another --out")
+
+
+def check_parent(out: Path) -> None:
+    """Raise CommandError if the folder of a file to write is missing."""
+    if not out.parent.is_dir():
+        raise CommandError(f"the folder {out.parent} of --out {out} does not exist; make it, or choose another --out")
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -38,7 +46,7 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
             else:
                 _replace_each(new, home, files, Path(temporary, "earlier"))
     except OSError as error:
-        raise CommandError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise CommandError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
 
 
 def _nearest(folder: Path) -> Path:

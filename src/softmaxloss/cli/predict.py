@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from softmaxloss.cli import CommandError, standard_output
 from softmaxloss.cli.columns import features_for, for_model, notes_for
 from softmaxloss.cli.data import read_model, read_table
-from softmaxloss.cli.outputs import check_out, write_all
+from softmaxloss.cli.outputs import check_out, check_parent, write_all
 from softmaxloss.cli.text_options import TextOptions
 
 FORMATS = (".csv", ".tsv", ".npz", ".parquet")
@@ -25,8 +25,7 @@ def run_predict(model_path: Path, data: str, options: TextOptions, *, proba: boo
     if out is not None:
         if out.suffix.lower() not in FORMATS:
             raise CommandError(f"--out {out} must end in one of {', '.join(FORMATS)}")
-        if not out.parent.is_dir():
-            raise CommandError(f"{out.parent} is not a folder")
+        check_parent(out)
         check_out(out.parent, [out.name], _are_predictions)
     elif sys.stdout is None:
         raise CommandError("standard output is closed; name a file with --out")

@@ -37,9 +37,12 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
     csv.field_size_limit(sys.maxsize)
     sample = _decoded(content, encoding).read(SAMPLE_CHARACTERS)
     if not sample.strip(' \t\r\n"'):
-        raise CommandError(f"{name} is empty")
+        raise CommandError(f"{name} is empty; a table has a line of column names, then one line per row")
     if "\0" in sample:
-        raise CommandError(f"{name} is not a text file: it holds bytes that are 0; is it compressed or encrypted?")
+        raise CommandError(
+            f"{name} is not a text file: it holds bytes that are 0; if it is compressed or a spreadsheet, save it as "
+            "CSV"
+        )
     separator = _separator(name, sample, options.separator)
     rows = _rows(name, _decoded(content, encoding), separator)
     first = next(rows, [])
@@ -47,14 +50,14 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
     has_names = not _holds_numbers(first, top) if options.header is None else options.header
     if not has_names and options.header is None:
         notes.append(
-            f"the first line holds numbers and is taken for data; the columns are called column_1 to "
-            f"column_{len(first)} (--header takes it for names)"
+            f"the first line holds numbers, so it is read as data, and the columns are called column_1 to "
+            f"column_{len(first)} (if it holds names, use --header)"
         )
     header = [cell.strip() for cell in first] if has_names else [f"column_{k}" for k in range(1, len(first) + 1)]
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
         raise CommandError(
-            f"{name} has one column only, {header[0]!r}; its cells are separated by something other than "
-            f"{SEPARATORS.get(separator, separator)}: name it with --separator"
+            f"{name} has one column only, {header[0]!r}, when it is separated by "
+            f"{SEPARATORS.get(separator, separator)}; give the right character with --separator"
         )
     columns = _without_quotes(content, encoding, separator, len(header), skipped=int(has_names))
     if columns is None:
@@ -85,7 +88,7 @@ def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -
         except UnicodeError:
             continue
         if encoding in {"cp1252", "latin-1"} and wanted is None:
-            notes.append(f"the file is not UTF-8; it is read as {encoding} (choose another encoding with --encoding)")
+            notes.append(f"the file is not UTF-8; it is read as {encoding} (if letters look wrong, use --encoding)")
         return encoding
     remedy = "; leave --encoding out to have it detected" if wanted else "; name its encoding with --encoding"
     raise CommandError(f"{name} is not text in {candidates[0]}{remedy}")
@@ -137,10 +140,12 @@ def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]
                     break
                 yield row
     except csv.Error as error:
-        raise CommandError(f"{name}, line {number + 1}: {error}") from error
+        raise CommandError(f"{name}, line {number + 1}: {error}; correct the line") from error
     if not ended:
         raise CommandError(
-            f'{name}: line {number} of the table opens a quote (") that is not closed before the end of the file'
+            f'{name}: line {number} of the table opens a quote (") that is not closed before the end of the file; '
+            "close it, "
+            'or write "" for a quote within a cell'
         )
 
 
@@ -211,8 +216,8 @@ def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: 
                 what = "data row 1 has" if counts_first else "the first line names"
                 cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
                 raise CommandError(
-                    f"{name} is not a table: data row {number} has {cells}, {what} {width} columns; if the separator "
-                    "is wrong, give the right one with --separator"
+                    f"{name} is not a table: data row {number} has {cells}, but {what} {width} columns; correct the "
+                    "row, or give another separator with --separator"
                 )
         for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
             column.append(_with_gaps(pl.Series(texts, dtype=pl.String)))

@@ -53,10 +53,13 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     try:
         table, labels = with_labels(table, target, learned_labels(table, target), drop=options.drop_unlabelled)
     except CommandError as error:
-        raise CommandError(f"{error}{reason and f'; the target is {reason}, choose another with --target'}") from error
+        raise CommandError(f"{error}{reason and f'; the target is {reason}, name another with --target'}") from error
     codes, classes = labels.codes, labels.classes
     if len(classes) == 1:
-        raise CommandError(f"{data}: column {shown(target)} holds one class only, {shown(classes.tolist()[0])}")
+        raise CommandError(
+            f"{data}: column {shown(target)} holds one class only, {shown(classes.tolist()[0])}; add rows of another "
+            "class, or name another column with --target"
+        )
     table = with_points(table, {target, *known_columns(table, "id", options.id)})
     columns = choose_columns(table, target, ColumnOptions(options.features, options.drop, options.id, options.date))
     for name in columns.numbers:  # one by one, as each takes less memory than its text
@@ -64,7 +67,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     with standard_output():
         print(
             f"{data}: {len(codes)} rows, {len(columns.names)} feature columns, {len(classes)} classes in column "
-            f"{shown(target)}{reason and f' ({reason}; choose another with --target)'}",
+            f"{shown(target)}{reason and f' ({reason}; if it is the wrong one, use --target)'}",
             flush=True,
         )
         for note in [*table.notes, *columns.notes]:
@@ -156,7 +159,7 @@ def _report(  # noqa: PLR0917
     print(_features(columns, model, table.frame))
     alone = np.count_nonzero(np.bincount(np.concatenate([one.target for one in scores.values()])) == 1)
     if alone and "test" in scores:
-        print(f"classes with a single row: {alone}; that row is in the train part, so they are not tested")
+        print(f"classes with a single row: {alone}; they are trained on, but not tested")
     if fitted.C_curve:
         best = min(fitted.C_curve, key=lambda one: one["loss"])
         print(f"C = {best['C']:.3g}, with a loss of {best['loss']:.4f} in cross-validation")
@@ -164,17 +167,17 @@ def _report(  # noqa: PLR0917
     if fitted.converged:
         print(f"converged after {iterations} iterations")
     elif iterations == most:
-        print(f"not converged: stopped at the limit of {most} iterations; see --max-iter")
+        print(f"not converged: stopped at the limit of {most} iterations; raise it with --max-iter")
     else:
-        limit = "float32 is too coarse to lower the loss further; try a smaller --C"
-        print(f"not converged: stopped after {iterations} iterations, as {limit}")
+        limit = "where float32 has no digits left to lower the loss; try a smaller --C"
+        print(f"not converged: stopped after {iterations} iterations, {limit}")
     print_table(figures)
     print("seconds: time to fit (train)" + (", time to predict (test)" if "test" in scores else ""))
     print(NOTES)
     part = list(scores)[-1]
     print_classes(scores[part], model.classifier.classes_.tolist(), f"{part} part")
     if "test" not in scores:
-        print("nothing was kept out to test with: these figures flatter the model")
+        print("no rows were kept out to test with: expect worse figures on new rows")
 
 
 def _features(columns: Columns, model: TableModel, frame: pl.DataFrame) -> str:

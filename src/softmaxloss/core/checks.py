@@ -24,16 +24,17 @@ shown = reprlib.repr  # of any value, short enough for a message, even where rep
 def reduction(value: str) -> None:
     """Refuse an unknown reduction."""
     if not isinstance(value, str) or value not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {shown(value)}")
+        remedy = "; for one loss per row pass reduction='none'" if value is None else ""
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {shown(value)}{remedy}")
 
 
 def no_options(unknown: Collection[str], options: Collection[str] = ()) -> None:
     """Refuse keywords that are none of the row options, such as a misspelt one, or what another library calls it."""
     if unknown:
         name = min(unknown)
-        neither = f"neither one of this function's own nor of the options that every loss takes, {', '.join(options)}"
-        what = neither if options else "not one of this function's own"
-        raise TypeError(f"unexpected keyword argument {name!r}: it is {what}{_remedy(name, options)}")
+        all_options = f"; the options of every loss are {', '.join(options)}"
+        remedy = _remedy(name, options) or (all_options if options else "; this function has no such option")
+        raise TypeError(f"unexpected keyword argument {name!r}{remedy}")
 
 
 # What to pass for the names that PyTorch, JAX and optax, TensorFlow, scikit-learn and libraries of losses use.
@@ -41,22 +42,22 @@ _OURS = {
     "targets": ("target", "labels", "label", "y_true", "y", "t"),
     "axis": ("dim",),
     "class_weight": ("weight", "pos_weight"),
-    "class_weight for one number per class, as sample_weight for one per row": ("weights",),
-    "class_mask for classes that exist, as sample_weight for rows that count": ("mask", "where"),
+    "class_weight if it has one number per class, as sample_weight if it has one per row": ("weights",),
+    "class_mask if it says which classes exist, as sample_weight if it says which rows count": ("mask", "where"),
     "ignore_index": ("ignore_idx", "ignore_label", "ignore_class", "padding_idx", "pad_token_id"),
     "label_smoothing": ("smoothing", "eps", "epsilon"),
     "z_loss": ("lse_square_scale",),
     "softcap": ("logit_softcap", "logit_soft_cap", "final_logit_softcapping"),
     "temperature": ("temp", "tau"),
-    "reduction 'mean', 'sum' or 'none'": ("reduce", "size_average", "average"),
+    "reduction, which is 'mean', 'sum' or 'none'": ("reduce", "size_average", "average"),
     "normalizer": ("denominator", "num_items_in_batch"),
 }
 _OTHER_REMEDIES = {
     **dict.fromkeys(("input", "inputs", "x", "y_pred", "preds", "scores"), "pass it as the first argument"),
-    **dict.fromkeys(("keepdims", "keepdim"), "leave it out: np.expand_dims gives the result that axis"),
-    "from_logits": "leave it out: logits are what is taken, and of probabilities np.log",
+    **dict.fromkeys(("keepdims", "keepdim"), "leave it out, and add the axis to the result with np.expand_dims"),
+    "from_logits": "leave it out: the losses take logits; if you have probabilities, pass np.log of them",
     "num_classes": "leave it out: the logits have one entry per class",
-    "dtype": "leave it out: the result has that of the logits",
+    "dtype": "leave it out: the result has the dtype of the logits",
     "axis": "leave it out: a linear layer has its classes on axis 0 of weight",
 }
 
@@ -68,7 +69,7 @@ def _remedy(name: str, options: Collection[str]) -> str:
     known = ("axis", "temperature", *(("targets", *options) if options else ()))
     like = difflib.get_close_matches(name, known, 1, 0.75)
     ours = next((ours for ours, theirs in _OURS.items() if name in theirs), like[0] if like else "")
-    return f"; pass it as {ours}" if ours.split(" ")[0] in known else ""
+    return f"; pass it as {ours}" if re.split("[ ,]", ours)[0] in known else ""
 
 
 def refused(options: Collection[str], reasons: Mapping[str, str]) -> None:
@@ -94,7 +95,8 @@ def non_negative(name: str, value: float) -> float:
 def ranks(value: Iterable[int]) -> tuple[int, ...]:
     """Return the k of top-k accuracies."""
     if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"topk must be a collection of positive integers, got {shown(value)}")
+        remedy = f"; pass ({value},)" if isinstance(value, int) else ""
+        raise TypeError(f"topk must be a collection of positive integers, got {shown(value)}{remedy}")
     return tuple(count("each k of topk", k) for k in value)
 
 
@@ -125,9 +127,17 @@ def normalizer(value: float | None, reduction: str) -> float | None:
     """Return the number that replaces the divisor of a mean, or None."""
     if value is None:
         return None
-    if reduction != "mean":
-        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', but reduction is {shown(reduction)}")
+    normalizer_beside(reduction)
     return non_negative("normalizer", value)
+
+
+def normalizer_beside(reduction: str) -> None:
+    """Refuse a normalizer where there is no mean."""
+    if reduction != "mean":
+        raise ValueError(
+            "normalizer must be None unless reduction is 'mean', whose divisor it replaces, got reduction "
+            f"{shown(reduction)}; leave normalizer out, and divide the result"
+        )
 
 
 def divisor(own: float, given: float | None, *, counts: bool) -> float:
@@ -135,10 +145,13 @@ def divisor(own: float, given: float | None, *, counts: bool) -> float:
     too = "large" if not np.isfinite(own) else "small" if counts and own < np.finfo(float).tiny else ""
     if given is None and too:
         raise ValueError(
-            f"sample_weight, class_weight or targets are too {too} for the divisor of the mean, got {own:g}"
+            f"sample_weight, class_weight or targets are too {too}: the mean divides by their total, got {own:g}; "
+            "multiply the weights by a constant, or pass normalizer"
         )
     if given == 0 and own > 0:
-        raise ValueError(f"normalizer must be positive where rows count, got 0 for rows of total weight {own:g}")
+        raise ValueError(
+            f"normalizer must be positive unless all rows have weight 0, got 0 for a total weight of {own:g}"
+        )
     return own if given is None else given
 
 
@@ -155,7 +168,8 @@ def real(name: str, value: object) -> float:
         return value
     array = as_array(name, value)
     if array.ndim != 0 or not is_real(array.dtype):
-        raise TypeError(f"{name} must be a real number, got {_described(value)}")
+        wide = " of more than 64 bits" if type(value) is int or (array.dtype.kind == "f" and array.ndim == 0) else ""
+        raise TypeError(f"{name} must be a real number, got {_described(value)}{wide}")
     return float(array)
 
 
@@ -163,14 +177,18 @@ def integer(name: str, value: object) -> int:
     """Return one integer as a Python int."""
     array = as_array(name, value)
     if array.ndim != 0 or array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be an integer, got {_described(value)}")
+        remedy = f"; pass {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
+        raise TypeError(f"{name} must be an integer, got {_described(value)}{remedy}")
     return int(array)
 
 
 def refuse_masked(name: str, value: object) -> None:
     """Raise TypeError for a masked array."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass its data, and sample_weight")
+        raise TypeError(
+            f"{name} must be an array without a mask, got a masked array; pass {name}.data, and sample_weight 0 for "
+            "rows that do not count"
+        )
 
 
 def as_array(name: str, value: Any) -> Array:
@@ -182,7 +200,11 @@ def as_array(name: str, value: Any) -> Array:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{name} cannot be read as an array: {error}{_of_tensor(name, value)}") from None
+        if "inhomogeneous" in str(error):
+            what = "its rows have different lengths; give all of them the same length"
+        else:
+            what = f"{error}".rstrip(".") + (_of_tensor(name, value) or "; pass what np.asarray takes")
+        raise kind(f"{name} cannot be read as an array: {what}") from None
 
 
 def _of_tensor(name: str, value: Any) -> str:
@@ -192,8 +214,8 @@ def _of_tensor(name: str, value: Any) -> str:
     device = "" if str(value.device) == "cpu" else ".cpu()"
     dtype = ".float()" if str(value.dtype) == "torch.bfloat16" else ""
     return (
-        f"; softmaxloss.torch has losses of tensors; or pass {name}.detach(){device}{dtype}.numpy(), and take the "
-        "gradient from a function named *_and_grad"
+        f"; use softmaxloss.torch, whose losses take tensors, or pass {name}.detach(){device}{dtype}.numpy() and take "
+        "the gradient from a function named *_and_grad"
     )
 
 
@@ -201,8 +223,18 @@ def numbers(name: str, value: ArrayLike) -> Array:
     """Return an array of real numbers of at most 64 bits."""
     array = as_array(name, value)
     if not is_real(array.dtype) and array.size:
-        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got {_kind_of(name, array)}")
     return array
+
+
+def _kind_of(name: str, array: Array) -> str:
+    """Return what an array of a wrong dtype holds, and how to make numbers of it, if that can be told."""
+    if array.ndim == 0:
+        return shown(array.item()) if array.dtype.kind in "OUS" else f"{array} of dtype {array.dtype}"
+    as_floats = f"pass np.asarray({name}, float)"
+    remedies = dict.fromkeys("bfO", f"; {as_floats}") | dict.fromkeys("US", f"; if the text holds numbers, {as_floats}")
+    remedies["c"] = f"; for the real parts pass np.real({name})"
+    return f"dtype {array.dtype}{remedies.get(array.dtype.kind, '')}"
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
@@ -217,7 +249,7 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
         try:
             importlib.import_module("ml_dtypes")  # from which NumPy learns the name
         except ImportError:
-            raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes") from None
+            raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes: pip install ml_dtypes") from None
     try:
         array = np.zeros(shape, cast("Any", dtype))
     except (TypeError, ValueError, RuntimeError, DeprecationWarning):
@@ -233,7 +265,7 @@ def floats(name: str, value: ArrayLike) -> Array:
     if not is_real(array.dtype):
         if array.size:
             expected = "must be float16, bfloat16, float32, float64 or integers"
-            raise TypeError(f"{name} {expected}, got dtype {array.dtype}")
+            raise TypeError(f"{name} {expected}, got {_kind_of(name, array)}")
         return array.astype(np.float64)
     return array
 
@@ -242,7 +274,7 @@ def logits(value: ArrayLike, name: str = "logits") -> Array:
     """Return logits as an array of floats or integers with a class axis."""
     array = floats(name, value)
     if array.ndim == 0:
-        raise ValueError(f"{name} must have a class axis, got a single number")
+        raise ValueError(f"{name} must have a class axis, got a single number; pass one number per class")
     return array
 
 
@@ -255,7 +287,10 @@ def axis(value: int, logits: Array) -> int:
         )
     number %= ndim
     if logits.shape[number] == 0 and np.prod(np.delete(logits.shape, number)):
-        raise ValueError(f"logits must have at least one class on axis {number}, got shape {logits.shape}")
+        raise ValueError(
+            f"logits must have at least one class on axis {number}, got shape {logits.shape}; if the classes are on "
+            "another axis, pass it as axis"
+        )
     return number
 
 
@@ -263,7 +298,7 @@ def class_weight(value: ArrayLike, n_classes: int) -> NDArray[np.float64]:
     """Return class weights as float64."""
     array = np.array(numbers("class_weight", value), dtype=np.float64, order="C")
     if array.shape != (n_classes,):
-        raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {array.shape}")
+        raise ValueError(f"class_weight must have one entry per class, shape ({n_classes},), got {of_shape(array)}")
     _finite_and_non_negative("class_weight", array)
     return array
 
@@ -272,11 +307,16 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
     """Return which classes exist, in an array that is empty if all do."""
     array = as_array("class_mask", value)
     if array.dtype != bool:
-        raise TypeError(f"class_mask must be bool, True for classes that exist, got dtype {array.dtype}")
+        got = f"dtype {array.dtype}" if array.ndim else shown(array.item())
+        remedy = "; pass np.asarray(class_mask, bool)" if array.dtype.kind in "iufO" else ""
+        raise TypeError(f"class_mask must be bool, True for classes that exist, got {got}{remedy}")
     if array.shape != (n_classes,):
-        raise ValueError(f"class_mask must have one entry per class, shape ({n_classes},), got {array.shape}")
+        raise ValueError(f"class_mask must have one entry per class, shape ({n_classes},), got {of_shape(array)}")
     if not array.any():
-        raise ValueError(f"class_mask must be True for at least one class, got {n_classes} times False")
+        raise ValueError(
+            f"class_mask must be True for at least one class, got {n_classes} times False; True means that the class "
+            "exists"
+        )
     return np.ones(0, bool) if array.all() else np.array(array, order="C")
 
 
@@ -286,7 +326,11 @@ def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.
     mask = given.dtype.kind == "b"  # bools say which rows count
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
     if array.shape != batch_shape:
-        raise ValueError(f"sample_weight must have one entry per row, shape {batch_shape}, got {array.shape}")
+        fits = array.ndim > 0 and array.size == np.prod(batch_shape)
+        remedy = f"; pass np.reshape(sample_weight, {batch_shape})" if fits else ""
+        raise ValueError(
+            f"sample_weight must have one entry per row, shape {batch_shape}, got {of_shape(array)}{remedy}"
+        )
     _finite_and_non_negative("sample_weight", array)
     return array.reshape(-1)
 
@@ -295,7 +339,9 @@ def upstream(value: ArrayLike, shape: tuple[int, ...], name: str = "upstream") -
     """Return the gradient from above, one number or an array of the loss's shape, as float64."""
     array = numbers(name, value).astype(np.float64)
     if array.shape not in {shape, ()}:
-        raise ValueError(f"{name} must be a number or have the shape of the loss {shape}, got shape {array.shape}")
+        expected = f"a number or have the shape of the loss {shape}" if shape else "a number, as the loss is one"
+        remedy = "" if shape else "; for one gradient per row pass reduction='none' to the loss"
+        raise ValueError(f"{name} must be {expected}, got {of_shape(array)}{remedy}")
     return array
 
 
@@ -303,7 +349,7 @@ def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: s
     """Return a direction in the space of the logits, or of another argument."""
     array = numbers(name, value)
     if array.shape != shape:
-        raise ValueError(f"{name} must have the shape of {of} {shape}, got {array.shape}")
+        raise ValueError(f"{name} must have the shape of {of} {shape}, got {of_shape(array)}")
     return array
 
 
@@ -311,10 +357,10 @@ def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, A
     """Return the parameters of a linear layer as float arrays whose shapes belong together."""
     w = floats("weight", weight)
     if w.ndim != 2:
-        raise ValueError(f"weight must have shape (classes, features), got {w.shape}")
+        raise ValueError(f"weight must have shape (classes, features), got {of_shape(w)}")
     b = None if bias is None else floats("bias", bias)
     if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"bias must have one entry per class, shape {w.shape[:1]}, got {b.shape}")
+        raise ValueError(f"bias must have one entry per class, shape {w.shape[:1]}, got {of_shape(b)}")
     return w, b
 
 
@@ -327,14 +373,20 @@ def features(value: Any, n_features: int) -> Any:
     """Return the inputs of a linear layer as a float array, sparse ones as compressed sparse rows."""
     if is_sparse(value):
         if value.ndim != 2:
-            raise ValueError(f"sparse features must have two dimensions, got shape {value.shape}")
+            raise ValueError(
+                f"sparse features must have two dimensions, got {of_shape(value)}; pass features.reshape(1, -1) for "
+                "one row"
+            )
         value = value.tocsr()
         floats("features", value.data)
         array = value if value.dtype.kind == "f" else value.astype(np.float64)
     else:
         array = floats("features", value)
     if array.ndim == 0 or array.shape[-1] != n_features:
-        raise ValueError(f"features must have shape (..., {n_features}) to fit weight, got {array.shape}")
+        raise ValueError(
+            f"features must have shape (..., {n_features}) to fit weight, got {of_shape(array)}; if the shape of "
+            "weight is (features, classes), pass weight.T"
+        )
     return array
 
 
@@ -362,19 +414,24 @@ def memory(name: str, value: object) -> int:
 
 def out(value: object, like: Array) -> Array:
     """Return a given output array: writable, of the shape and dtype of the logits in any byte order."""
-    if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray)):
-        raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}")
     dtype = result_dtype(like.dtype)
+    if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray)):
+        raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}{_new(like)}")
     if value.shape != like.shape:
-        raise ValueError(f"out must have the shape of logits {like.shape}, got {value.shape}")
+        raise ValueError(f"out must have the shape of logits {like.shape}, got {of_shape(value)}{_new(like)}")
     if value.dtype != dtype and value.dtype.newbyteorder("=") != dtype:
-        raise TypeError(f"out must have dtype {dtype}, got {value.dtype}")
+        raise TypeError(f"out must have dtype {dtype}, got {value.dtype}{_new(like)}")
     flags = value.flags
     if not flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
+        raise ValueError(f"out must be writable, got a read-only array{_new(like)}")
     if not flags.c_contiguous and may_overlap_itself(value):
-        raise ValueError(f"out must have a place of its own for each element, got strides {value.strides}")
+        raise ValueError(f"out must not overlap itself in memory, got strides {value.strides}{_new(like)}")
     return value
+
+
+def _new(like: Array) -> str:
+    """Return how to make an output array."""
+    return f"; make it with np.empty({like.shape}, {result_dtype(like.dtype).name!r})"
 
 
 def may_overlap_itself(array: Array) -> bool:
@@ -392,7 +449,8 @@ def _finite_and_non_negative(name: str, array: NDArray[np.float64]) -> None:
     if wrong.any():
         first = np.unravel_index(int(np.argmax(wrong)), array.shape)
         where = f" at position {position(first)}" if first else ""
-        raise ValueError(f"{name} must be finite and not negative, got {array[first]}{where}")
+        zero = "; pass 0 for a row that does not count" if name == "sample_weight" else ""
+        raise ValueError(f"{name} must be finite and not negative, got {array[first]}{where}{zero}")
 
 
 def position(index: tuple[Any, ...]) -> str:
@@ -400,6 +458,11 @@ def position(index: tuple[Any, ...]) -> str:
     return str(int(index[0])) if len(index) == 1 else str(tuple(int(i) for i in index))
 
 
+def of_shape(array: Any) -> str:
+    """Return the shape of an array, or of a tensor, as a message shows it."""
+    return f"shape {tuple(array.shape)}" if len(array.shape) else "a single number"
+
+
 def _described(value: object) -> str:
     array = np.asarray(value)
-    return shown(value) if array.ndim == 0 else f"an array of shape {array.shape}"
+    return shown(value) if array.ndim == 0 else f"an array of {of_shape(array)}"

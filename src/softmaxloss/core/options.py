@@ -124,8 +124,7 @@ def describe(
             label, unsmoothed = _in_slice(label - of.first, r, exists, layout.n_classes)
     else:
         if ignore_index is not None:
-            message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
-            raise ValueError(f"{message}: give such rows sample_weight 0 instead")
+            target_checks.refuse_ignore_index()
         weight = _for_each_row(weight, layout.n_rows)
         label, unsmoothed = _read_dense(target, Rows(NO_LABELS, None, ONE, weight, r, exists, keep, floor), layout)
         dense = target if np.any((label < 0) & (weight != 0)) else None

@@ -81,7 +81,7 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     Parameters
     ----------
     parts : sequence of RowSummary
-        At least one, of the same rows.
+        At least one; all of the same rows, and of disjoint sets of classes.
     temperature : float, default 1.0
         The temperature of the summaries.
 

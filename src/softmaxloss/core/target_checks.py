@@ -18,28 +18,32 @@ def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int
         if shape == batch_shape:
             return array
         if shape == row_shape:
-            message = "targets are integers of the shape of logits, which could be class indices or one-hot rows"
-            raise TypeError(f"{message}: for one-hot rows pass targets.astype(bool) or floats")
+            raise TypeError(
+                f"targets must be class indices of shape {batch_shape}, or one-hot rows of bools or floats, got "
+                f"integers of shape {shape}; for one-hot rows pass targets.astype(bool)"
+            )
         remedy = _remedy_for_indices(shape, row_shape, batch_shape)
-        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {shape}{remedy}")
+        raise ValueError(f"targets: class indices must have shape {batch_shape}, got {checks.of_shape(array)}{remedy}")
     if array.size == 0 and shape == batch_shape:
         return array.astype(np.int64)
     if array.dtype.kind != "b" and not checks.is_real(array.dtype):
-        expected = "integers (class indices), or floats or bools (rows), of at most 64 bits"
-        raise TypeError(f"targets must be {expected}, got dtype {array.dtype}{_remedy_for_names(array)}")
+        expected = "class indices (integers), or one-hot or soft rows (bools or floats), of at most 64 bits"
+        got = f"dtype {array.dtype}" if array.ndim else checks.shown(array.item())
+        raise TypeError(f"targets must be {expected}, got {got}{_remedy_for_names(array)}")
     if shape == row_shape:
         return array
     if shape == batch_shape:
-        raise TypeError(f"targets: class indices must be integers, got {array.dtype}: pass targets.astype(int)")
+        raise TypeError(f"targets: class indices must be integers, got {array.dtype}; pass targets.astype(int)")
     remedy = _remedy_for_rows(shape, row_shape, batch_shape)
-    raise ValueError(f"targets: one-hot or soft rows must have the shape of logits {row_shape}, got {shape}{remedy}")
+    expected = f"the shape of logits {row_shape}"
+    raise ValueError(f"targets: one-hot or soft rows must have {expected}, got {checks.of_shape(array)}{remedy}")
 
 
 def _remedy_for_indices(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
     """Return what to do about class indices of a wrong shape, if that can be told from it."""
     axes = [axis for axis in range(len(row_shape)) if shape == row_shape[:axis] + row_shape[axis + 1 :]]
     if axes:
-        return f"; pass axis={axes[0]} if that is the axis of the classes in logits of shape {row_shape}"
+        return f"; if the classes are on axis {axes[0]} of logits, whose shape is {row_shape}, pass axis={axes[0]}"
     if _without_ones(shape) == _without_ones(batch_shape):
         right = "np.ravel(targets)" if len(batch_shape) == 1 else f"np.reshape(targets, {batch_shape})"
         return f"; pass {right}"
@@ -49,11 +53,11 @@ def _remedy_for_indices(shape: tuple[int, ...], row_shape: tuple[int, ...], batc
 def _remedy_for_rows(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
     """Return what to do about target rows of a wrong shape, if that can be told from it."""
     if sorted(shape) == sorted(row_shape):
-        return "; move the axis of the classes with np.moveaxis to where the logits have it"
+        return "; use np.moveaxis to give targets the class axis of logits"
     if _without_ones(shape) == _without_ones(batch_shape):
         return "; for class indices pass np.ravel(targets).astype(int)"
     if len(shape) == len(row_shape) + 1:
-        return "; logits come first, then targets: are they exchanged?"
+        return "; pass logits first and targets second"
     return ""
 
 
@@ -64,7 +68,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _remedy_for_names(array: Array) -> str:
     """Return what to do about targets that are the names of classes."""
     if array.dtype.kind in "UST" or (array.dtype.kind == "O" and any(isinstance(name, str) for name in array.flat)):
-        return "; for names of classes: names, targets = np.unique(targets, return_inverse=True)"
+        return "; turn names into indices with names, targets = np.unique(targets, return_inverse=True)"
     return ""
 
 
@@ -82,21 +86,21 @@ def labels(
     label = int(values[first])
     position = np.unravel_index(first, batch_shape)
     where = f" at position {checks.position(position)}" if position else ""
-    many = f"{count} of {values.size} labels are"
+    many = f"{count} of {values.size} labels {'is' if count == 1 else 'are'}"
     if masked[first]:
-        cause = "does class_mask have True for the classes that exist?"
-        raise ValueError(f"targets: label {label}{where} is masked by class_mask; {many} invalid; {cause}")
-    if n_classes == 0:
-        cause = "logits have no classes"
-    elif label < 0 or label == 255:
-        cause = f"{label} looks like an ignore value: pass ignore_index={label}"
+        raise ValueError(
+            f"targets: label {label}{where} is masked by class_mask; {many} masked; set class_mask to "
+            "True for each class that exists"
+        )
+    if label < 0 or label == 255:
+        remedy = f"if {label} marks rows to ignore, pass ignore_index={label}"
     elif label == n_classes and int(values[live].min()) >= 1:
-        cause = "labels seem to count from 1: pass targets - 1"
+        remedy = "if labels count from 1, pass targets - 1"
     else:
-        cause = "do logits have one entry per class?"
+        remedy = "correct the labels, or use as many classes as the labels need"
     raise ValueError(
         f"targets: label {label}{where} is not in 0..{n_classes - 1} ({n_classes} classes); "
-        f"{many} out of range; {cause}"
+        f"{many} out of range; {remedy}"
     )
 
 
@@ -109,12 +113,14 @@ def soft_targets(rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_
     row = by_row[tuple(place)]
     invalid, rule = ~(np.isfinite(row) & (row >= 0)), "finite and not negative"
     if not invalid.any():
-        invalid, rule = ~exists & (row != 0), "0 for classes that class_mask says do not exist"
+        invalid, rule = ~exists & (row != 0), "0 for the classes that class_mask leaves out"
     column = int(np.argmax(invalid))
     place.insert(axis, column)
+    count = np.count_nonzero(wrong)
     raise ValueError(
-        f"targets must be {rule}, got {row[column]} at position {checks.position(tuple(place))}; "
-        f"{np.count_nonzero(wrong)} of {len(wrong)} rows hold such values"
+        f"targets must be {rule}, got {row[column]} at position {checks.position(tuple(place))}; {count} of "
+        f"{len(wrong)} rows {'holds' if count == 1 else 'hold'} such values; to leave out a row, give it sample_weight "
+        "0"
     )
 
 
@@ -123,7 +129,17 @@ def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_s
     soft = live & (label < 0)
     if soft.any():
         position = checks.position(np.unravel_index(int(np.argmax(soft)), batch_shape))
-        many = f"{np.count_nonzero(soft)} of {len(label)} rows are soft"
+        count = np.count_nonzero(soft)
         raise ValueError(
-            f"targets must be class indices or one-hot rows, got a soft row at position {position}; {many}"
+            f"targets must be class indices or one-hot rows, got a soft row at position {position}; {count} of "
+            f"{len(label)} rows {'is' if count == 1 else 'are'} soft; for the likeliest class pass the argmax of each "
+            "row"
         )
+
+
+def refuse_ignore_index() -> None:
+    """Refuse an ignored class index where targets are rows."""
+    raise ValueError(
+        "ignore_index must be None unless targets are class indices, got one-hot or soft rows; to ignore a row, give "
+        "it sample_weight 0"
+    )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from softmaxloss.core import checks
 from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _default_threads() -> int:
         return max(1, math.ceil(min(processors, _quota())))
     if not wish.isdecimal() or int(wish) < 1:
         message = f"the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got {wish!r}"
-        raise ValueError(message)
+        raise ValueError(f"{message}; unset it to use all processors")
     return int(wish)
 
 
@@ -174,11 +175,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> softmaxloss.set_num_threads(before)
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"n must be an integer, got {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    _pool.resize(int(n))
+    _pool.resize(checks.count("n", n))
 
 
 def get_num_threads() -> int:

@@ -103,7 +103,9 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
             return super().fit(X, y, sample_weight, callback=callback)
         self._check_parameters()
         if self.early_stopping:
-            raise ValueError("early_stopping must be False for Dask collections, got True")
+            raise ValueError(
+                "early_stopping must be False for Dask collections, got True; set it to False, or pass arrays in memory"
+            )
         tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
         with self._as_before_if_it_fails():
             X = _in_rows(X)
@@ -137,7 +139,10 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
             The estimator itself.
         """
         if is_dask_collection(X):
-            raise TypeError("X must be in memory in partial_fit, got a Dask collection: call fit, or pass its blocks")
+            raise TypeError(
+                "X must be in memory in partial_fit, got a Dask collection; call fit, or pass one computed block "
+                "after the other"
+            )
         return super().partial_fit(X, y, classes, sample_weight)
 
     def decision_function(self, X: Any) -> Any:
@@ -225,12 +230,13 @@ def _hits_of(x: Any, y: Any, weight: Any, model: Any) -> Array:
     return np.array([weight @ (_apply(x, model, "predict", model.classes_[:0]) == y), weight.sum()])
 
 
-def _in_rows(collection: Any) -> Any:
+def _in_rows(collection: Any, name: str = "X") -> Any:
     """Return a Dask collection whose partitions hold whole rows."""
     if isinstance(collection, da.Array):
         return collection.rechunk(dict.fromkeys(range(1, collection.ndim), -1))
     if not hasattr(collection, "_meta"):
-        raise TypeError(f"expected a Dask array, dataframe or series, got {type(collection).__name__}")
+        kind = type(collection).__name__
+        raise TypeError(f"{name} must be a Dask array, dataframe or series, got {kind}; convert it first")
     return collection
 
 
@@ -239,7 +245,9 @@ def _no_rows(collection: Any) -> Any:
     if not isinstance(collection, da.Array):
         return collection._meta  # noqa: SLF001  Dask documents it for this purpose
     if np.isnan(collection.shape[1:]).any():
-        raise ValueError(f"X must have a known number of columns, got shape {collection.shape}")
+        raise ValueError(
+            f"X must have a known number of columns, got shape {collection.shape}; call X.compute_chunk_sizes() first"
+        )
     return np.empty((0, *collection.shape[1:]), collection.dtype)
 
 
@@ -266,16 +274,18 @@ def _split_as(X: Any, value: Any, name: str) -> list[Any]:
     if not is_dask_collection(value):
         if not known:
             raise TypeError(
-                f"{name} must be a Dask collection where the lengths of the partitions of X are unknown, "
-                f"got {type(value).__name__}"
+                f"{name} must be a Dask collection where the lengths of the partitions of X are unknown, got "
+                f"{type(value).__name__}; pass X as an array with known chunks (to_dask_array(lengths=True))"
             )
         value = da.from_array(np.asarray(value))
-    value = _in_rows(value)
+    value = _in_rows(value, name)
     if known and isinstance(value, da.Array) and not np.isnan(value.shape[0]):
         if value.shape[0] != sum(lengths):
             raise ValueError(f"{name} must have one entry per row of X, got {value.shape[0]} for {sum(lengths)} rows")
         value = value.rechunk({0: lengths})
     blocks = _partitions(value)
     if len(blocks) != len(lengths):
-        raise ValueError(f"{name} must have the partitions of X, got {len(blocks)} instead of {len(lengths)}")
+        raise ValueError(
+            f"{name} must have the partitions of X, {len(lengths)} of them, got {len(blocks)}; repartition {name}"
+        )
     return blocks

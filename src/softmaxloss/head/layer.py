@@ -185,7 +185,10 @@ class Accumulated:
     def __init__(self, layer: Layer, wrt: Collection[str]) -> None:
         wanted = _wanted(wrt)
         if "features" in wanted and checks.is_sparse(layer.features):
-            raise ValueError("wrt must not hold 'features' where they are sparse: pass wrt=('weight', 'bias')")
+            raise ValueError(
+                f"wrt must not hold 'features' where they are sparse, got {checks.shown(wanted)}; pass wrt=('weight', "
+                "'bias')"
+            )
         self._layer = layer
         self.features = np.zeros((layer.n_rows, layer.n_features), layer.dtype) if "features" in wanted else None
         # empty, as its first contribution is written, not added: 20 instead of 100 ms for a hundred megabytes
@@ -265,5 +268,8 @@ def _taken(array: Array, part: Part) -> Array:
 def _wanted(wrt: Collection[str]) -> Collection[str]:
     listed = isinstance(wrt, Collection) and not isinstance(wrt, str) and getattr(wrt, "ndim", 1) == 1
     if not listed or not all(name in INPUTS for name in wrt):
-        raise ValueError(f"wrt must be a collection of some of {INPUTS}, got {checks.shown(wrt)}")
+        raise ValueError(
+            f"wrt must be a tuple or list of some of {INPUTS}, got {checks.shown(wrt)}; pass for example ('weight', "
+            "'bias')"
+        )
     return wrt

@@ -47,11 +47,12 @@ def linear_cross_entropy(
         One number per class.
     max_memory : int or str, optional
         Memory for everything besides inputs and results, in bytes or as text such as "64MiB". It limits how many rows
-        of logits are computed at a time, at least one. The default is 24 MiB, which stay in a cache, or 512 rows where
-        this is estimated to be faster. With fewer than 256 rows of many classes the products become slow. The number of
-        rows may change the last bits of the products.
-        Not counted are: the memory of BLAS itself; copies of weights (or vectors) that are in half precision, in
-        another dtype than the features, strided, or NaN for a masked class; a gradient before it is rounded.
+        of logits are computed at a time; at least one is. The default is 24 MiB, which fit in a cache, or the memory of
+        512 rows where that is estimated to be faster. With fewer than 256 rows of many classes the products become
+        slow. The number of rows may change the last bits of the products.
+        The limit does not count the memory of BLAS, a gradient before it is rounded, and copies of weights or vectors.
+        Those are copied that are in half precision, in another dtype than the features, strided, or NaN for a masked
+        class.
 
     Returns
     -------
@@ -102,24 +103,24 @@ def linear_cross_entropy_and_grad(
     upstream : float, or array_like of shape (...) for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     wrt : collection of {"features", "weight", "bias"}, default all
-        Which gradients to compute; the others are None, as is that of a bias not given. There is no gradient for
-        sparse features: leave them out.
+        The gradients to compute. The others are None, and so is that of a bias that is not given. Sparse features have
+        no gradient: leave them out.
     backward : "exact" or Sampled, default "exact"
-        With ``Sampled(threshold, seed)`` the gradients are random, with the exact ones as their mean, and cost less
-        where there are many classes.
+        With ``Sampled(threshold, seed)`` the gradients are random and cost less where there are many classes. Their
+        mean is the exact gradient.
 
     Returns
     -------
     loss : float or array
         As from `cross_entropy`.
     gradients : LinearGradients
-        (features, weight, bias), of the shapes of the inputs and their common dtype. If sampled it has an attribute
-        `sampling_error`, the expected size of the error of each, relative to the gradient.
+        (features, weight, bias), with the shapes of the inputs and their common dtype. With a `Sampled` backward it has
+        the attribute `sampling_error`: the expected size of the error of each gradient, relative to the gradient.
 
     Raises
     ------
     TypeError, ValueError
-        As `linear_cross_entropy`, and if `upstream`, `wrt` or `backward` does not fit.
+        As `linear_cross_entropy`, and if `upstream`, `wrt` or `backward` is not as described.
 
     Examples
     --------
@@ -145,7 +146,9 @@ def is_sampled(backward: object) -> TypeGuard[Sampled]:
     if isinstance(backward, Sampled):
         return True
     if not isinstance(backward, str) or backward != "exact":
-        raise ValueError(f'backward must be "exact" or a softmaxloss.Sampled(...), got {checks.shown(backward)}')
+        raise ValueError(
+            f'backward must be "exact" or an instance such as softmaxloss.Sampled(), got {checks.shown(backward)}'
+        )
     return False
 
 
@@ -216,7 +219,7 @@ def linear_hvp(
     max_memory: int | str | None = None,
     **options: Unpack[RowOptions],
 ) -> LinearGradients:
-    """Return the product of the Hessian of a linear layer's cross-entropy with a vector, without holding the logits.
+    """Return the product of the Hessian of a linear layer's cross-entropy with a vector, without storing all logits.
 
     The Hessian is with respect to features, weight and bias. With ``d_z = d_logits`` of `cross_entropy_and_grad`,
     ``u = v_features @ weight.T + features @ v_weight.T + v_bias``, the change of the logits along the vector, and
@@ -236,12 +239,12 @@ def linear_hvp(
     Returns
     -------
     LinearGradients
-        The parts of the product; None where not asked for, and for a bias not given.
+        The parts of the product. Those that `wrt` leaves out are None, and so is that of a bias that is not given.
 
     Raises
     ------
     TypeError, ValueError
-        As `linear_cross_entropy`, and if `vector` or `wrt` does not fit.
+        As `linear_cross_entropy`, and if `vector` or `wrt` is not as described.
 
     References
     ----------
@@ -288,7 +291,7 @@ def _direction(layer: Layer, vector: Any) -> LinearGradients:
     given = zip(INPUTS, vector, shapes, strict=True)
     parts = [None if v is None else checks.vector(v, shape, name, f"vector.{name}") for name, v, shape in given]
     if parts[2] is not None and layer.bias is None:
-        raise ValueError("vector.bias must be None where no bias is given, got an array")
+        raise ValueError("vector.bias must be None where no bias is given, got an array; pass bias too")
     v_features, v_weight, v_bias = parts
     with np.errstate(all="ignore"):
         return LinearGradients(

@@ -57,21 +57,22 @@ _TINY, _HUGE = 1e-25, 1e35  # between these, sums of squares in single precision
 class Sampled:
     """The `backward` of `linear_cross_entropy_and_grad` that takes a random sample of the gradient of the logits.
 
-    Its gradients are unbiased, and cost a fraction of the exact ones where there are many classes, most of
-    them improbable; the loss is exact. With dense targets nothing is saved, and weights in Fortran order take longer.
+    The loss is exact. The gradients are random, and their mean is the exact gradient. They cost a fraction of the time
+    where there are many classes, most of them improbable. With dense targets nothing is saved, and weights in Fortran
+    order take longer.
 
     Parameters
     ----------
     threshold : float, default 2**-10
-        Probabilities of at least the threshold are kept. A smaller one becomes the threshold with probability
-        p / threshold, and else 0. Above 0, at most 1.
+        Above 0, at most 1. A probability p of at least the threshold is kept. A smaller p becomes the threshold with
+        probability p / threshold, else 0.
     seed : int, default 0
-        Random numbers depend only on seed, row and class: take another seed for each step. From 0 to 2**63 - 1.
+        From 0 to 2**63 - 1. Random numbers depend only on seed, row and class, so take another seed for each step.
 
     Raises
     ------
     TypeError, ValueError
-        If threshold or seed is no such number.
+        If threshold or seed is not as described.
 
     Examples
     --------
@@ -122,7 +123,9 @@ class SampledSum(Accumulated):
 
     def __init__(self, layer: Layer, wrt: Collection[str], options: Sampled) -> None:
         if checks.is_sparse(layer.features):
-            raise ValueError(f'backward must be "exact" where features are sparse, got {options!r}')
+            raise ValueError(
+                f'backward must be "exact" where features are sparse, got {options!r}; or pass features.toarray()'
+            )
         super().__init__(layer, wrt)
         self._options = options
         self._norms = np.zeros(0, layer.computed)  # |weight_j|**2 of each class if features are wanted

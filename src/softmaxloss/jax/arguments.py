@@ -88,8 +88,7 @@ def request(
     if "ignore_index" in given:
         numbers["ignore_index"] = checks.integer("ignore_index", given["ignore_index"])
         if labels.ndim == len(shape):
-            message = "ignore_index belongs to class-index targets, but targets are one-hot or soft rows"
-            raise ValueError(f"{message}: give such rows sample_weight 0 instead")
+            target_checks.refuse_ignore_index()
     _check_arrays({name: given[name] for name in _ARRAYS if name in given}, shape[axis], batch, reduction)
     arrays = {name: as_array(name, given[name]) for name in _ARRAYS if name in given}
     targets = as_array("targets", targets)

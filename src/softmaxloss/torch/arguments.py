@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxloss.core import checks
+from softmaxloss.core import checks, target_checks
 from softmaxloss.core.options import NUMBERS
 from softmaxloss.torch.errors import TensorTypeError, TensorValueError
 from softmaxloss.torch.internals import TRACED, is_mapped, is_transformed
@@ -28,20 +28,25 @@ def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
     arguments = [(name, value) for name, value in (floats | others).items() if value is not None]
     for name, value in arguments:
         if not isinstance(value, Tensor):
-            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}")
+            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
         if value.device != arguments[0][1].device:
             raise TensorValueError(
-                f"{name} must be on the device of input, {arguments[0][1].device}, got {value.device}"
+                f"{name} must be on the device of input, {arguments[0][1].device}, got {value.device}; pass "
+                f"{name}.to(input.device)"
             )
         if name in floats and value.dtype not in _FLOATS:
-            raise TensorTypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+            raise TensorTypeError(
+                f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}; pass {name}.float()"
+            )
 
 
 def check_numbers(**arguments: object) -> None:
     """Refuse tensors in the place of numbers."""
     for name, value in arguments.items():
         if isinstance(value, Tensor):
-            raise TensorTypeError(f"{name} must be a number, got a tensor, whose derivative would be lost")
+            raise TensorTypeError(
+                f"{name} must be a number, got a tensor, which would get no gradient; pass {name}.item()"
+            )
 
 
 def row_options(target: Tensor, **options: Any) -> Options:
@@ -49,15 +54,14 @@ def row_options(target: Tensor, **options: Any) -> Options:
     check_numbers(**{name: options[name] for name in NUMBERS})
     normalizer, ignored = options["normalizer"], options["ignore_index"]
     if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
-        raise ValueError(f"normalizer must be a single number, got shape {tuple(normalizer.shape)}")
-    if isinstance(normalizer, Tensor) and options["reduction"] != "mean":
-        raise ValueError(f"normalizer replaces the divisor of reduction 'mean', got {options['reduction']!r}")
+        raise ValueError(f"normalizer must be a single number, got {checks.of_shape(normalizer)}")
+    if isinstance(normalizer, Tensor):
+        checks.normalizer_beside(options["reduction"])
     if ignored is not None and type(ignored) is not int:
         ignored = options["ignore_index"] = checks.integer("ignore_index", ignored)
     if target.is_floating_point() or target.dtype is torch.bool:
         if ignored is not None and ignored >= 0:
-            message = "ignore_index belongs to class indices, but target holds distributions"
-            raise ValueError(f"{message}: give such rows sample_weight 0 instead")
+            target_checks.refuse_ignore_index()
         options["ignore_index"] = None
     elif ignored is None:
         options["ignore_index"] = IGNORED

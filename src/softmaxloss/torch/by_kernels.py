@@ -92,7 +92,8 @@ class _CrossEntropy(Function):
         if torch.is_grad_enabled():
             if input is None:
                 raise RuntimeError(
-                    "inplace_backward=True overwrote the logits, so the gradient cannot be differentiated"
+                    "inplace_backward=True overwrote the logits, so the gradient cannot be differentiated; for second "
+                    "derivatives pass inplace_backward=False"
                 )
             d_input = by_arrays.gradient(input, target, d_loss, axis, joined(numbers, names, tensors))
         elif d_input.dtype in _HALF and input is not None and needs_product(d_loss):

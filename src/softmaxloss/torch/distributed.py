@@ -186,15 +186,22 @@ normalizer, group
 def _check(floats: Options, target: Tensor, options: Options) -> None:
     others = {name: options[name] for name in ("class_weight", "sample_weight", "class_mask")}
     if not isinstance(target, Tensor):
-        raise TensorTypeError(f"target must be a tensor, got {type(target).__name__}")
+        raise TensorTypeError(f"target must be a tensor, got {type(target).__name__}; pass torch.as_tensor(target)")
     check_tensors(floats, {"target": target, **others})
     if not floats["input"].is_cpu:
-        raise TensorValueError(f"input must be on the CPU, got {floats['input'].device}")
+        raise TensorValueError(f"input must be on the CPU, got {floats['input'].device}; pass input.cpu()")
     if not is_plain(floats.values(), ()):
-        raise TensorValueError("input must be a plain tensor: transforms and traces cannot reach other ranks")
+        raise TensorValueError(
+            "input must be a plain tensor, got one of a transform or a trace, which cannot reach other ranks; call "
+            "this "
+            "function outside torch.func and torch.compile"
+        )
     for name, value in {"target": target, **options}.items():
         if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
-            raise TensorValueError(f"{name} must not require a gradient: there is none in a vocabulary that is split")
+            raise TensorValueError(
+                f"{name} must not require a gradient, got one that does: a split vocabulary gives it none; pass "
+                f"{name}.detach()"
+            )
 
 
 def _loss(whole: RowSummary, shard: Shard, dtype: np.dtype[Any]) -> Tensor:

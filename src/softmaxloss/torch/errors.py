@@ -31,10 +31,11 @@ _REMEDIES = {
     r"(\S+)\.astype\(int\)": r"\1.long()",
     r"np\.moveaxis": "torch.movedim",
     r"NumPy array": "tensor",
-    r"do logits have": "does input have",
-    r"; pass axis=\d+ if that is the axis.*": "",  # PyTorch's losses have the classes on axis 1
-    r"^targets are": "target holds",
-    r"class-index targets": "class indices",
+    r"; if the classes are on axis \d+.*": "",  # PyTorch's losses have the classes on axis 1
+    r"np\.asarray\((\w+), bool\)": r"\1.bool()",
+    r"np\.asarray\((\w+), float\)": r"\1.double()",
+    r"np\.real\((\w+)\)": r"\1.real",
+    r"pass logits first and targets second": "pass input first and target second",
 }
 
 

@@ -62,16 +62,17 @@ def cross_entropy(
     size_average, reduce
         Deprecated in PyTorch; use `reduction`.
     ignore_index : int, default -100
-        Rows with this class index are left out. With distributions a negative value has no effect, another is an error.
+        Rows with this class index are left out. For distributions a negative value has no effect, and any other value
+        is an error.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean divides by the sum of the row weights: `sample_weight` times the class weight of the label, for a
-        distribution the mean of the class weights under it. Where this sum is 0, the loss is 0.
+        The mean divides by the sum of the row weights. The weight of a row is `sample_weight` times the class weight of
+        its label; for a distribution, times the mean of the class weights under it. If the sum is 0, the loss is 0.
     label_smoothing : float, default 0.0
         From 0 to 1.
     sample_weight : Tensor of float, shape of the loss without reduction, optional
         One factor per row. A row of weight 0 is never read.
     class_mask : Tensor of bool, shape (C,), optional
-        Whether each class exists. The logits of the others are never read, and their gradient is 0.
+        True for each class that exists. The logits of the other classes are never read, and their gradient is 0.
     z_loss : float, default 0.0
         Factor of logsumexp(z)**2.
     softcap : float, optional
@@ -79,7 +80,7 @@ def cross_entropy(
     temperature : float, default 1.0
         z = input / temperature.
     normalizer : float or Tensor of one number, optional
-        What the mean divides by instead.
+        Number by which the mean divides instead.
     inplace_backward : bool, default False
         Let the forward pass overwrite the logits with their gradient, so that the loss takes no memory of their size.
         Second derivatives are then impossible. The option is ignored for leaf tensors, on other devices and in compiled
@@ -93,9 +94,9 @@ def cross_entropy(
     Raises
     ------
     ValueError, TypeError
-        If an argument makes no sense; the errors are RuntimeError and IndexError as well, which PyTorch raises. Where
-        the kernels do not run, as on other devices, values are not looked at: the loss of a row whose label is no class
-        is NaN there.
+        If an argument is not as described. The errors are also the RuntimeError and IndexError that PyTorch raises. On
+        other devices than the CPU, and wherever else the kernels do not run, values are not checked: the loss of a row
+        whose label is not a class is NaN there.
 
     Examples
     --------
@@ -170,16 +171,16 @@ def softmax(
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
     dim : int, default -1
-        The classes.
+        The dimension of the classes.
     dtype : torch.dtype, optional
         If given, `input` is converted to it first.
     temperature : float, default 1.0
-        It divides the input before the softmax.
+        Number by which the input is divided before the softmax.
 
     Returns
     -------
     Tensor of the shape and dtype of the input
-        A row that holds NaN or inf, or nothing but -inf, is NaN.
+        A row that holds NaN or inf, or only -inf, becomes NaN.
 
     Examples
     --------
@@ -205,7 +206,7 @@ def log_softmax(
     Returns
     -------
     Tensor of the shape and dtype of the input
-        A row that holds NaN or inf, or nothing but -inf, is NaN.
+        A row that holds NaN or inf, or only -inf, becomes NaN.
 
     Examples
     --------

@@ -81,7 +81,11 @@ def _layers(model: nn.Module) -> list[nn.Linear]:
     n_classes = max((layer.out_features for layer in found), default=0)
     layers = [layer for layer in found if layer.out_features == n_classes]
     if not layers:
-        raise TypeError(f"model must have a head of linear layers, got {type(model).__name__} with {head!r}")
+        raise TypeError(
+            f"model must have a head of linear layers, got {type(model).__name__} with {head!r}; pass a causal "
+            "language "
+            "model whose get_output_embeddings() returns its head"
+        )
     return layers
 
 
@@ -166,8 +170,9 @@ class HeadLogits(Tensor):
         """Raise where the weights have changed since the model returned these logits."""
         if any(version is not None and version != version_of(tensor) for tensor, version in self.sources):
             raise RuntimeError(
-                "the head of the model, or its input, has changed since these logits were returned, before they were "
-                "computed: use them before the change"
+                "the head of the model, or its input, has changed since these logits were returned, so they can no "
+                "longer "
+                "be computed; use them before the change, or call the model again"
             )
 
     @classmethod

@@ -41,19 +41,19 @@ def linear_cross_entropy(
     max_memory: int | str | None = None,
     backward: str | Sampled = "exact",
 ) -> Tensor:
-    """Return ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`` without holding the logits.
+    """Return ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`` without storing the logits.
 
-    The forward pass already computes the gradients, some rows at a time; with reduction "none" the backward pass does.
-    Only required gradients are computed, so a frozen head saves one matrix product. The logits are held for second
-    derivatives, under the transforms of `torch.func`, in traces, in compiled graphs of other devices than the CPU, and
-    where targets or options have derivatives.
+    The forward pass already computes the gradients, some rows at a time. With reduction "none" the backward pass
+    computes them. Only required gradients are computed, so a frozen head saves one matrix product. All logits are
+    stored only for second derivatives, under the transforms of `torch.func`, in traces, in compiled graphs of other
+    devices than the CPU, and where targets or options require gradients.
 
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64, shape (..., D)
         Inputs of the layer.
     linear_weight : Tensor, shape (C, D), or (C, d1, ..., dK, D) with input of shape (N, D)
-        One row per class. With more dimensions than two the logits are held.
+        One row per class. With more than two dimensions all logits are stored.
     target, weight, reduction, ignore_index, label_smoothing, sample_weight, class_mask, z_loss, softcap, temperature, \
 normalizer
         As in `cross_entropy`; for class indices None means -100.
@@ -64,7 +64,8 @@ normalizer
         Memory for everything besides inputs and results, in bytes or as text such as "64MiB". By default it
         is chosen on a CPU, and 256 MiB elsewhere.
     backward : "exact" or softmaxloss.Sampled, default "exact"
-        With ``Sampled(threshold, seed)`` the gradients are random, unbiased, and cost less. It has an effect on a CPU.
+        With ``Sampled(threshold, seed)`` the gradients are random and cost less; their mean is the exact gradient. It
+        has an effect only on a CPU.
 
     Returns
     -------
@@ -143,10 +144,15 @@ def check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse an input, a weight and a bias that are no linear layer."""
     if weight.dim() < 2:
         raise TensorValueError(
-            f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {tuple(weight.shape)}"
+            f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {checks.of_shape(weight)}"
         )
     if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
-        wanted = f"(..., {weight.shape[-1]}) to fit linear_weight"
-        raise TensorValueError(f"input must have shape {wanted}, got {tuple(input.shape)}")
+        raise TensorValueError(
+            f"input must have shape (..., {weight.shape[-1]}) to fit linear_weight, got {checks.of_shape(input)}; if "
+            "the "
+            "shape of linear_weight is (D, C), pass linear_weight.T"
+        )
     if bias is not None and bias.shape != weight.shape[:-1]:
-        raise TensorValueError(f"linear_bias must have shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}")
+        raise TensorValueError(
+            f"linear_bias must have one entry per class, shape {tuple(weight.shape[:-1])}, got {checks.of_shape(bias)}"
+        )

@@ -119,10 +119,10 @@ def linear_log_probs(
     temperature: float = 1.0,
     max_memory: int | str | None = None,
 ) -> LogProbs:
-    """Return ``log_probs(linear(input, linear_weight, linear_bias), target, ...)`` without holding the logits.
+    """Return ``log_probs(linear(input, linear_weight, linear_bias), target, ...)`` without storing the logits.
 
-    The backward pass computes the logits a second time, some rows at a time. They are held for second derivatives,
-    under the transforms of `torch.func`, in traces and in compiled graphs.
+    The backward pass computes the logits a second time, some rows at a time. All logits are stored only for second
+    derivatives, under the transforms of `torch.func`, in traces and in compiled graphs.
 
     Parameters
     ----------
@@ -187,7 +187,9 @@ def _options(
 ) -> Options:
     """Return the given options, under the names that the NumPy functions use."""
     if target.is_floating_point() or target.dtype is torch.bool:
-        raise TensorTypeError(f"target must hold class indices, which are integers, got {target.dtype}")
+        raise TensorTypeError(
+            f"target must hold class indices, which are integers, got {target.dtype}; pass target.long()"
+        )
     check_numbers(softcap=softcap, temperature=temperature)
     options = {"ignore_index": ignore_index, "class_mask": class_mask, "softcap": softcap, "temperature": temperature}
     return {name: value for name, value in options.items() if value is not None}

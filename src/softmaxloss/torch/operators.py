@@ -109,7 +109,9 @@ def _kept(ctx: Any) -> tuple[list[Tensor], list[Any]]:
 
 def _product(gradient: Tensor, d_loss: Tensor, like: Tensor) -> Tensor:
     if gradient.shape != like.shape:
-        raise RuntimeError("this graph was made without a gradient: export it with an input that requires one")
+        raise RuntimeError(
+            "this graph was exported without a gradient; export it with an input that requires a gradient"
+        )
     return (gradient * d_loss).to(gradient.dtype)
 
 

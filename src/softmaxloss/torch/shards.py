@@ -51,12 +51,15 @@ class Shard(NamedTuple):
 def shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, group: Group | None) -> Shard:
     """Return the shard of this rank; if one rank refuses its arguments, all ranks raise."""
     if (rank := dist.get_rank(group)) < 0:
-        raise ValueError("group must hold this rank")
+        raise ValueError("group must hold this rank, got a group without it; call this function on ranks of the group")
     (layout, options), shards = _on_all_ranks(checked, lambda of: _told(*of), group)
     for name in {name: None for shard in shards for name in shard}:
         values = [shard.get(name) for shard in shards]
         if name not in ("n_classes", "n_existing") and any(value != values[0] for value in values):
-            raise ValueError(f"{name} must be the same on all ranks, got {', '.join(map(str, values))}")
+            raise ValueError(
+                f"{name} must be the same on all ranks, got {', '.join(map(str, values))}; pass one value on all of "
+                "them"
+            )
     classes = [shard["n_classes"] for shard in shards]
     part = Slice(sum(classes[:rank]), sum(classes), sum(shard["n_existing"] for shard in shards))
     kind, normalizer = options.pop("reduction"), options.pop("normalizer")
