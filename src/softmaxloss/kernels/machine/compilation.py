@@ -82,8 +82,8 @@ class _Files:
         self.sources, self.folder, self.name = sources, folder, name
 
     def _file(self, key: object) -> str:
-        made_with = sys.version_info[:2], numba.__version__, numba.config.BOUNDSCHECK, _source_stamp(self.sources)
-        digest = hashlib.sha256(repr((made_with, key)).encode()).hexdigest()
+        made_with = sys.platform, sys.version_info[:2], numba.__version__, numba.config.BOUNDSCHECK
+        digest = hashlib.sha256(repr((made_with, _source_stamp(self.sources), key)).encode()).hexdigest()
         return f"{self.name}.{digest[:32]}.nbc"
 
     def load(self, key: object) -> Any:
@@ -120,8 +120,8 @@ class _Files:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = (self.folder / self._file(key)).with_suffix(".lock")
                 lock = stack.enter_context(path.open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
                 stack.callback(path.unlink, missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
             notice.start()
             try:
                 yield
