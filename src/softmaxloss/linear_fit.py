@@ -117,18 +117,20 @@ class Objective:
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         shared = weight.size <= SHARED_COEFFICIENTS and not is_sparse(self.features)  # a part of sparse rows is a copy
         found = results_of_each(
-            lambda part: linear_cross_entropy_and_grad(
-                self.features[part], weight, self.targets[part], bias, wrt=("weight", "bias"), **self._options_of(part)
+            lambda rows: linear_cross_entropy_and_grad(
+                rows.features, weight, rows.targets, bias, wrt=("weight", "bias"), **rows.options
             ),
-            parts(self.n_rows, weight.size) if shared else [slice(None)],
+            [self._part(part) for part in parts(self.n_rows, weight.size)] if shared else [self],
         )
         loss, zero = sum(float(loss) for loss, _ in found), np.zeros((), self.dtype)
         d_weight, d_bias = (sum((cast("Array", d[i]) for _, d in found), zero) for i in (1, 2))
         return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
 
-    def _options_of(self, part: slice) -> dict[str, Any]:
-        sample_weight = self.options["sample_weight"][part]
-        return self.options | {"sample_weight": sample_weight, "normalizer": self.weight}
+    def _part(self, rows: slice) -> Objective:
+        """Return this objective with the losses of some rows alone."""
+        part, weights = copy(self), {"sample_weight": self.options["sample_weight"][rows], "normalizer": self.weight}
+        part.features, part.targets, part.options = self.features[rows], self.targets[rows], self.options | weights
+        return part
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""

@@ -43,7 +43,8 @@ def blocks(n_rows, n_features, n_blocks, density=None):
     def block(seed):
         if density is None:
             return np.random.default_rng(seed).normal(size=(n_rows // n_blocks, n_features))
-        return sparse.random(n_rows // n_blocks, n_features, density, "csr", random_state=seed)
+        rng = np.random.default_rng(seed)  # a mere seed would permute all places, in 10 GB
+        return sparse.random(n_rows // n_blocks, n_features, density, "csr", random_state=rng)
 
     made = [dask.delayed(block)(seed) for seed in range(n_blocks)]
     shape = (n_rows // n_blocks, n_features)
