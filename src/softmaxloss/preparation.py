@@ -96,8 +96,9 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         frame = self._frame(table)
         numbers = [name for name in frame.columns if name not in self.words]
         self.parts_ = [(numbers[k : k + AT_ONCE], _for_numbers()) for k in range(0, len(numbers), AT_ONCE)]
-        if self.words:
-            self.parts_.append(([*self.words], _for_words()))
+        words = [name for name in self.words if frame[name].count()]  # a column without words has no features
+        if words:
+            self.parts_.append((words, _for_words()))
         return self._features(frame, Pipeline.fit_transform)
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -127,8 +128,11 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def known_words(self) -> dict[str, list[str]]:
         """The words of each column that training saw."""
-        known = self.parts_[-1][1][-1].categories_ if self.words else []
-        return {name: words.tolist() for name, words in zip(self.words, known, strict=True)}
+        known: dict[str, list[str]] = {name: [] for name in self.words}
+        for columns, (_, last) in self.parts_:
+            if isinstance(last, OneHotEncoder):
+                known |= {name: words.tolist() for name, words in zip(columns, last.categories_, strict=True)}
+        return known
 
     def unseen_words(self, X: Any) -> dict[str, int]:
         """Return for each column of words how many cells hold a word that training never saw."""
@@ -136,7 +140,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return {}
         columns = self._read(X)
         counts = {
-            name: int((~columns[name].is_in(pl.Series(known).implode())).fill_null(value=False).sum())
+            name: int((~columns[name].is_in(pl.Series(known, dtype=pl.String).implode())).fill_null(value=False).sum())
             for name, known in self.known_words.items()
         }
         return {name: count for name, count in counts.items() if count}
