@@ -109,15 +109,17 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         """Return the names of the features: the column, and for words what it holds."""
         names: list[str] = []
+        word_features = self.word_features
         for columns, (imputer, last) in self.parts_:
             if isinstance(last, StandardScaler):
                 gaps = [] if imputer.indicator_ is None else [columns[k] for k in imputer.indicator_.features_]
                 names += [*columns, *(f"{column} is missing" for column in gaps)]
             else:
-                for column, known, rare in zip(columns, last.categories_, last.infrequent_categories_, strict=True):
-                    pooled = set() if rare is None else set(rare)
-                    names += [f"{column} = {word}" for word in known if word not in pooled]
-                    names += [f"{column} = other"] if pooled else []
+                names += [
+                    f"{column} = {'other' if word is None else word}"
+                    for column in columns
+                    for word in word_features[column]
+                ]
         return np.array(names, dtype=object)
 
     @property
@@ -133,6 +135,17 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(last, OneHotEncoder):
                 known |= {name: words.tolist() for name, words in zip(columns, last.categories_, strict=True)}
         return known
+
+    @property
+    def word_features(self) -> dict[str, list[str | None]]:
+        """The word of each feature of a column of words, in their order; None is the feature of all other words."""
+        features: dict[str, list[str | None]] = {name: [] for name in self.words}
+        for columns, (_, last) in self.parts_:
+            if isinstance(last, OneHotEncoder):
+                for name, known, rare in zip(columns, last.categories_, last.infrequent_categories_, strict=True):
+                    pooled = set() if rare is None else set(rare)
+                    features[name] = [word for word in known if word not in pooled] + [None] * bool(pooled)
+        return features
 
     def unseen_words(self, X: Any) -> dict[str, int]:
         """Return for each column of words how many cells hold a word that training never saw."""

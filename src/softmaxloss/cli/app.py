@@ -136,7 +136,7 @@ def export(
     out: Path = Path("model.onnx"),
     opset: Annotated[int, Parameter(validator=Number(gte=13))] = 13,
 ) -> None:
-    """Write MODEL as an ONNX file, for runtimes without Python; it must have learned only from numbers.
+    """Write MODEL as an ONNX file, for runtimes without Python.
 
     Example: `softmaxloss export softmaxloss-digits --out digits.onnx`.
 
