@@ -45,9 +45,9 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     shape (samples, classes), with columns in the order of `classes_`.
 
     A model of `softmaxloss train` that learned from texts or dates has one input for each column of its table instead,
-    of shape (samples, 1) and with the name of the column. Texts and truth values are texts, "" where they are missing.
-    Numbers are float64, NaN where they are missing. Dates are days since 1970-01-01, float64, NaN where they are
-    missing.
+    of shape (samples, 1) and with the name of the column. Texts and truth values are texts without spaces around
+    them, "" where they are missing. Numbers are float64, NaN where they are missing. Dates are days since 1970-01-01,
+    float64, NaN where they are missing.
 
     Parameters
     ----------
@@ -206,11 +206,12 @@ def _prepared(graph: _Graph, preparation: TablePreparation) -> str:
     check_is_fitted(preparation)
     texts: dict[str, str] = {}
     if preparation.words or preparation.dates:
-        columns = [graph.input(name, float, 1, "float64, NaN if missing") for name in preparation.numbers]
-        texts = {name: graph.input(name, object, 1, "text, empty if missing") for name in preparation.words}
-        says = "float64, days since 1970-01-01, NaN if missing"
-        dates = [graph.input(name, float, 1, says) for name in preparation.dates]
-        columns += [number for date in dates for number in _of_date(graph, date)]
+        number, text = "float64, NaN if missing", "text without spaces around it, empty if missing"
+        columns = [graph.input(name, float, 1, number) for name in preparation.numbers]
+        texts = {name: graph.input(name, object, 1, text) for name in preparation.words}
+        date = "float64, days since 1970-01-01, NaN if missing"
+        dates = [graph.input(name, float, 1, date) for name in preparation.dates]
+        columns += [part for days in dates for part in _of_date(graph, days)]
     else:
         columns = [graph.input("X", float, len(preparation.numbers))]
     numbers = graph.joined(columns) if columns else ""

@@ -217,8 +217,8 @@ def test_columns_may_have_any_name():
     assert_same(content, model, frame)
     inputs = {one.name: one.doc_string for one in onnx.load_from_string(content).graph.input}
     assert {"X", "a b\n", "größe", "label__", "label_"} <= set(inputs)
-    assert inputs["größe"] == "text, empty if missing"
-    assert inputs["label_"] == "column 'label': text, empty if missing"
+    assert inputs["größe"] == "text without spaces around it, empty if missing"
+    assert inputs["label_"] == "column 'label': text without spaces around it, empty if missing"
 
 
 def test_months_and_weekdays_of_every_day_of_800_years_are_those_of_the_calendar():
