@@ -96,8 +96,9 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         frame = self._frame(table)
         numbers = [name for name in frame.columns if name not in self.words]
         self.parts_ = [(numbers[k : k + AT_ONCE], _for_numbers()) for k in range(0, len(numbers), AT_ONCE)]
-        if self.words:
-            self.parts_.append(([*self.words], _for_words()))
+        words = [name for name in self.words if frame[name].count()]  # a column without words has no features
+        if words:
+            self.parts_.append((words, _for_words()))
         return self._features(frame, Pipeline.fit_transform)
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -108,15 +109,17 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         """Return the names of the features: the column, and for words what it holds."""
         names: list[str] = []
+        word_features = self.word_features
         for columns, (imputer, last) in self.parts_:
             if isinstance(last, StandardScaler):
                 gaps = [] if imputer.indicator_ is None else [columns[k] for k in imputer.indicator_.features_]
                 names += [*columns, *(f"{column} is missing" for column in gaps)]
             else:
-                for column, known, rare in zip(columns, last.categories_, last.infrequent_categories_, strict=True):
-                    pooled = set() if rare is None else set(rare)
-                    names += [f"{column} = {word}" for word in known if word not in pooled]
-                    names += [f"{column} = other"] if pooled else []
+                names += [
+                    f"{column} = {'other' if word is None else word}"
+                    for column in columns
+                    for word in word_features[column]
+                ]
         return np.array(names, dtype=object)
 
     @property
@@ -127,8 +130,22 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def known_words(self) -> dict[str, list[str]]:
         """The words of each column that training saw."""
-        known = self.parts_[-1][1][-1].categories_ if self.words else []
-        return {name: words.tolist() for name, words in zip(self.words, known, strict=True)}
+        known: dict[str, list[str]] = {name: [] for name in self.words}
+        for columns, (_, last) in self.parts_:
+            if isinstance(last, OneHotEncoder):
+                known |= {name: words.tolist() for name, words in zip(columns, last.categories_, strict=True)}
+        return known
+
+    @property
+    def word_features(self) -> dict[str, list[str | None]]:
+        """The word of each feature of a column of words, in their order; None is the feature of all other words."""
+        features: dict[str, list[str | None]] = {name: [] for name in self.words}
+        for columns, (_, last) in self.parts_:
+            if isinstance(last, OneHotEncoder):
+                for name, known, rare in zip(columns, last.categories_, last.infrequent_categories_, strict=True):
+                    pooled = set() if rare is None else set(rare)
+                    features[name] = [word for word in known if word not in pooled] + [None] * bool(pooled)
+        return features
 
     def unseen_words(self, X: Any) -> dict[str, int]:
         """Return for each column of words how many cells hold a word that training never saw."""
@@ -136,7 +153,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return {}
         columns = self._read(X)
         counts = {
-            name: int((~columns[name].is_in(pl.Series(known).implode())).fill_null(value=False).sum())
+            name: int((~columns[name].is_in(pl.Series(known, dtype=pl.String).implode())).fill_null(value=False).sum())
             for name, known in self.known_words.items()
         }
         return {name: count for name, count in counts.items() if count}

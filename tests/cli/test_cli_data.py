@@ -355,6 +355,17 @@ def test_numbers_that_training_never_saw_become_a_feature_that_says_nothing():
     assert features[:, 1].std() == pytest.approx(1)
 
 
+def test_a_column_of_words_that_training_never_saw_has_no_features():
+    table = pl.DataFrame({"x": range(9), "a": [None] * 9, "b": list("uvw") * 3}, schema_overrides={"a": pl.String})
+    new = table.with_columns(a=pl.lit("word"))
+    for words, names in ((["a", "b"], ["x", "b = other"]), (["a"], ["x"])):
+        preparation = TablePreparation(["x"], words)
+        features = preparation.fit_transform(table)
+        assert preparation.get_feature_names_out().tolist() == names
+        np.testing.assert_array_equal(preparation.transform(new), features)
+        assert preparation.unseen_words(new) == {"a": 9}
+
+
 def test_columns_are_sorted_by_what_they_hold(tmp_path):
     n = 40
     columns = {

@@ -137,7 +137,7 @@ def export(
     out: Path = Path("model.onnx"),
     opset: Annotated[Whole, Parameter(validator=Number(gte=13))] = 13,
 ) -> None:
-    """Write MODEL as an ONNX file, which runs without Python. MODEL must have learned from numbers only.
+    """Write MODEL as an ONNX file, which runs without Python.
 
     Example: `softmaxloss export softmaxloss-digits --out digits.onnx`.
 

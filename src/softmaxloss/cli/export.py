@@ -8,7 +8,7 @@ from softmaxloss.cli.outputs import check_out, check_parent, write_all
 
 
 def run_export(model_path: Path, out: Path, opset: int) -> None:
-    """Write the model, and print the columns of its input."""
+    """Write the model, and print its inputs."""
     if out.suffix.lower() != ".onnx":
         raise CommandError(f"--out {out} must end in .onnx")
     check_parent(out)
@@ -31,5 +31,9 @@ def run_export(model_path: Path, out: Path, opset: int) -> None:
         raise CommandError(f"{model_path}: {error}") from error
     write_all(out.parent, {out.name: exported.SerializeToString()})
     with standard_output():
-        columns = model.preparation.columns
-        print(f"wrote {out}; its input X has {len(columns)} columns of float64: {', '.join(columns)}")
+        columns, inputs = model.preparation.columns, exported.graph.input
+        if inputs[0].doc_string:
+            print(f"wrote {out}; its inputs, each of shape (rows, 1):")
+            print("\n".join(f"  {one.name}: {one.doc_string}" for one in inputs))
+        else:
+            print(f"wrote {out}; its input X has {len(columns)} columns of float64: {', '.join(columns)}")
