@@ -25,8 +25,9 @@ from softmaxloss.class_labels import classes_of_stream, is_soft, positions
 from softmaxloss.core.checks import refuse_masked, shown
 from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validation, with_callbacks
 from softmaxloss.functional import log_softmax, softmax
-from softmaxloss.linear_fit import SHARED_COEFFICIENTS, Descent, Objective, all_classes, refuse_too_large, scores
+from softmaxloss.linear_fit import Descent
 from softmaxloss.moments import Float64s, chunks
+from softmaxloss.objective import SHARED_COEFFICIENTS, Objective, all_classes, refuse_too_large, scores
 from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from softmaxloss.head import linear_cross_entropy
-from softmaxloss.linear_fit import all_classes
+from softmaxloss.objective import all_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from softmaxloss.linear_fit import Objective
+    from softmaxloss.objective import Objective
 
     F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,181 +11,20 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from copy import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse
-
-from softmaxloss.core.checks import is_sparse
-from softmaxloss.core.layout import layout_of
-from softmaxloss.core.options import describe
-from softmaxloss.core.threads import for_each, results_of_each
-from softmaxloss.functional import softmax
-from softmaxloss.head import linear_cross_entropy_and_grad
-from softmaxloss.moments import Float64s, Moments, chunks, moments_of, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Array = NDArray[Any]
+    from softmaxloss.moments import Float64s, Moments
+    from softmaxloss.objective import Objective
 
 NOTHING = 1e-16  # nats; below this objective the fit is perfect, such as where all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
-MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
-# Threads take parts of the rows if there are at most so many coefficients, with products on one BLAS thread: see
-# `one_blas_thread`. Else BLAS uses its threads.
-SHARED_COEFFICIENTS = 2**18
 SINGLE = 1e-7  # the relative excess down to which single precision is enough
-
-
-def scores(features: Array, coef: Array, intercept: Array) -> Array:
-    """Return features @ coef.T + intercept."""
-    with np.errstate(all="ignore"):
-        result: Array = features @ coef.T
-        result += intercept
-    return result
-
-
-def all_classes(coef: Array, intercept: Array) -> tuple[Array, Array]:
-    """Return one row per class. A single row is that of the second class; the first class gets zeros."""
-    if len(coef) > 1:
-        return coef, intercept
-    return np.vstack([np.zeros_like(coef), coef]), np.hstack([np.zeros_like(intercept), intercept])
-
-
-def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
-    """Raise ValueError if features are so large that their covariance in `Coordinates` might overflow."""
-    values = X.data if is_sparse(X) else X
-    largest, limit = max(values.max(initial=0.0), -values.min(initial=0.0)), np.sqrt(np.finfo(X.dtype).max) / 2
-    if largest > limit:
-        raise ValueError(
-            f"X must hold values small enough to square, at most {limit:.3g} for {X.dtype}, got {largest:.3g}; "
-            "standardise the features"
-        )
-
-
-def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-learn's name
-    """Return the factor of |coef|**2 / 2 beside a mean loss."""
-    if total_weight <= 0:
-        raise ValueError(
-            "sample_weight times class_weight must be above 0 for some sample, got only 0; raise the weight of a class "
-            "or of samples"
-        )
-    return 1 / (C * total_weight)
-
-
-class Objective:
-    """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
-
-    Features are dense, or sparse in CSR format. Targets are class indices, or distributions of shape (rows, classes).
-    The mean's divisor is the total weight, or `normalizer`, such as the total weight of more rows than these.
-    """
-
-    def __init__(
-        self,
-        features: Any,
-        targets: Array,
-        *,
-        sample_weight: Float64s,
-        class_weight: Float64s,
-        label_smoothing: float,
-        C: float,  # noqa: N803  scikit-learn's name
-        normalizer: float | None = None,
-    ) -> None:
-        self.features, self.targets, self.dtype = features, targets, features.dtype
-        self.n_rows = features.shape[0]
-        self.options: dict[str, Any] = {
-            "sample_weight": sample_weight,
-            "class_weight": class_weight,
-            "label_smoothing": label_smoothing,
-            "normalizer": normalizer,
-        }
-        rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
-        self.weight = reduction.divisor
-        self.penalty = penalty_of(C, self.weight)
-        self.row_weight: Float64s = rows.each().weight * rows.mass
-
-    def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        """Return the value, and the gradients with respect to coef and intercept."""
-        loss, d_coef, d_intercept = self.mean_loss(coef, intercept)
-        return loss + self.penalty / 2 * float(np.vdot(coef, coef)), d_coef + self.penalty * coef, d_intercept
-
-    def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        """Return the mean loss and its gradients."""
-        weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
-        shared = weight.size <= SHARED_COEFFICIENTS and not is_sparse(self.features)  # a part of sparse rows is a copy
-        found = results_of_each(
-            lambda rows: linear_cross_entropy_and_grad(
-                rows.features, weight, rows.targets, bias, wrt=("weight", "bias"), **rows.options
-            ),
-            [self._part(part) for part in parts(self.n_rows, weight.size)] if shared else [self],
-        )
-        loss, zero = sum(float(loss) for loss, _ in found), np.zeros((), self.dtype)
-        d_weight, d_bias = (sum((cast("Array", d[i]) for _, d in found), zero) for i in (1, 2))
-        return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
-
-    def _part(self, rows: slice) -> Objective:
-        """Return this objective with the losses of some rows alone."""
-        part, weights = copy(self), {"sample_weight": self.options["sample_weight"][rows], "normalizer": self.weight}
-        part.features, part.targets, part.options = self.features[rows], self.targets[rows], self.options | weights
-        return part
-
-    def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
-        """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""
-        weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
-        curvature = np.empty(self.n_rows)
-
-        def fill(rows: slice) -> None:
-            logits = scores(self.features[rows], weight, bias)
-            p = softmax(logits, out=logits)
-            curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
-
-        for_each(fill, list(chunks(self.n_rows, len(weight))))
-        # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
-        curvature /= max(len(weight) - 1, 2)
-        np.maximum(curvature, np.finfo(self.dtype).eps, out=curvature)
-        return self.row_weight * curvature
-
-    def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
-        """Return the moments of the features, with rows weighted by their curvature."""
-        return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
-
-    def of_features(self, features: NDArray[np.intp]) -> Objective:
-        """Return this objective as a function of the coefficients of some features, all others being 0."""
-        part = copy(self)
-        part.features = self.features[:, features]
-        return part
-
-    def in_single(self) -> Objective | None:
-        """Return this objective in single precision, on centred features; None if that would not be faster.
-
-        Features in a mapped file may be larger than memory: they are not copied.
-        """
-        n_classes = len(self.options["class_weight"])
-        in_memory = isinstance(self.features, np.ndarray) and not _is_mapped(self.features)
-        gains = in_memory and self.dtype == np.float64 and n_classes >= MANY_CLASSES
-        return _Single(self) if gains else None
-
-
-def _is_mapped(array: Any) -> bool:
-    """Return whether an array is, or is a view of, a file that is mapped to memory."""
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    return array is not None
-
-
-class _Single(Objective):
-    def __init__(self, objective: Objective) -> None:
-        self.__dict__.update(vars(objective))
-        self.center = self.features.mean(axis=0)
-        self.features = (self.features - self.center).astype(np.float32)
-        self.dtype = self.features.dtype
-
-    def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
-        value, d_coef, d_intercept = super().__call__(coef, intercept + coef @ self.center)
-        return value, d_coef + np.outer(d_intercept, self.center), d_intercept
 
 
 class Coordinates:

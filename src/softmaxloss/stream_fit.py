@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from softmaxloss.core.checks import is_sparse
-from softmaxloss.linear_fit import Descent, Objective, penalty_of
+from softmaxloss.linear_fit import Descent
 from softmaxloss.moments import Moments
+from softmaxloss.objective import Objective, penalty_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from data_sets import data
-from softmaxloss import SoftmaxClassifier, linear_fit
+from softmaxloss import SoftmaxClassifier, objective
 from thorough import thorough
 
 PROGRAM = """
@@ -49,7 +49,7 @@ def test_a_fit_on_a_mapped_file_takes_less_memory_than_the_file(tmp_path, monkey
     allowed = X.nbytes // 2
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *paths, allowed, 3, tmp_path / "model.npz"]
     subprocess.run(list(map(str, command)), check=True, timeout=300)
-    monkeypatch.setattr(linear_fit, "MANY_CLASSES", np.inf)
+    monkeypatch.setattr(objective, "MANY_CLASSES", np.inf)
     with pytest.warns(ConvergenceWarning):
         in_memory = SoftmaxClassifier(max_iter=3).fit(X, y)
     with np.load(tmp_path / "model.npz") as model:

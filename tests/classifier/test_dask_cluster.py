@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 import softmaxloss
-from softmaxloss import linear_fit
+from softmaxloss import objective
 from thorough import thorough
 
 dask = pytest.importorskip("dask")
@@ -83,7 +83,7 @@ def killing(client, iteration):
     ids=str,
 )
 def test_coefficients_are_those_of_a_single_machine_though_a_worker_dies(client, monkeypatch, shape, density, options):
-    monkeypatch.setattr(linear_fit, "MANY_CLASSES", np.inf)  # else the single machine begins in single precision
+    monkeypatch.setattr(objective, "MANY_CLASSES", np.inf)  # else the single machine begins in single precision
     n_rows, n_features, n_classes = shape
     X = blocks(n_rows, n_features, 8, density).persist()
     data = [block.compute() for block in X.to_delayed().ravel()]

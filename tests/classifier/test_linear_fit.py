@@ -9,7 +9,8 @@ import pytest
 from scipy import sparse
 
 from softmaxloss import moments
-from softmaxloss.linear_fit import Coordinates, Objective
+from softmaxloss.linear_fit import Coordinates
+from softmaxloss.objective import Objective
 
 
 def problem(n_classes, *, C=0.3):

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from data_sets import data
 from softmaxloss import SoftmaxClassifier, linear_cross_entropy, stream_fit
-from softmaxloss.linear_fit import Objective
 from softmaxloss.moments import moments_of
+from softmaxloss.objective import Objective
 from softmaxloss.stream_fit import Learned, Past, _Update
 
 

@@ -15,7 +15,9 @@ from softmaxloss.cli import main
 from softmaxloss.cli.data import read_table
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.model_file import read_model_file
-from softmaxloss.onnx import _Graph, _of_date, to_onnx
+from softmaxloss.onnx import to_onnx
+from softmaxloss.onnx.graph import Graph
+from softmaxloss.onnx.tables import of_date
 from softmaxloss.preparation import TablePreparation
 from tables import GAPS, make_tables
 
@@ -222,8 +224,8 @@ def test_columns_may_have_any_name():
 
 
 def test_months_and_weekdays_of_every_day_of_800_years_are_those_of_the_calendar():
-    graph = _Graph()
-    parts = _of_date(graph, graph.input("day", float, 1))
+    graph = Graph()
+    parts = of_date(graph, graph.input("day", float, 1))
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, ["samples", 1]) for name in parts]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, "dates", graph.inputs, outputs, graph.constants),

@@ -119,6 +119,7 @@ FLOORS = [
     "fit_callbacks",
     "stream_fit",
     "linear_fit",
+    "objective",
     "moments",
     "boosting",
     "every_kernel",

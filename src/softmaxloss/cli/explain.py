@@ -116,7 +116,7 @@ def _of_prediction(request: Request, path: Path) -> tuple[Explanation, list[str]
     from softmaxloss.cli.columns import features_for, for_model, notes_for  # noqa: PLC0415 - loads polars
     from softmaxloss.cli.data import read_model, read_table  # noqa: PLC0415 - loads polars and scikit-learn
     from softmaxloss.cli.labels import known_labels  # noqa: PLC0415 - loads polars
-    from softmaxloss.linear_fit import all_classes  # noqa: PLC0415
+    from softmaxloss.objective import all_classes  # noqa: PLC0415
 
     if request.data is None:
         raise CommandError("--model needs --data, a table that holds the row to explain")

@@ -26,7 +26,7 @@ from softmaxloss.dask.partitions import (
     part_of,
 )
 from softmaxloss.fit_callbacks import Iterations, with_callbacks
-from softmaxloss.linear_fit import penalty_of
+from softmaxloss.objective import penalty_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

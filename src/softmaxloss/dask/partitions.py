@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_array, check_X_y
 from softmaxloss.blas_threads import one_blas_thread
 from softmaxloss.core import checks
 from softmaxloss.core.threads import alone
-from softmaxloss.linear_fit import Objective, refuse_too_large
 from softmaxloss.moments import Float64s, Moments
+from softmaxloss.objective import Objective, refuse_too_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
