@@ -116,7 +116,7 @@ class Descent:
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
                 self.value = value  # and so is self.slopes of the point reached
                 return
-            best, self.goal = value, max(tol, ROUND * self.excess)
+            best, began, self.goal = value, self.excess, max(tol, ROUND * self.excess)
             if not gained or self.goal < SINGLE:
                 coarse = None  # single precision has done what it can
             self.objective = coarse or fine
@@ -137,6 +137,9 @@ class Descent:
                 },
             )
             self.coef, self.intercept = self.coordinates.point(self.unit * result.x)
+            if began <= ROUND and self.excess <= tol and self.objective is fine:
+                self.value = float(result.fun)  # so near to the minimum the curvature hardly changes
+                return
 
     def reached(self) -> tuple[Float64s, Float64s]:
         """Return coef and intercept after the latest iteration."""

@@ -13,7 +13,8 @@ from softmaxloss.core.layout import layout_of
 from softmaxloss.core.options import describe
 from softmaxloss.core.threads import for_each, results_of_each
 from softmaxloss.functional import softmax
-from softmaxloss.head import linear_cross_entropy_and_grad
+from softmaxloss.head.layer import Accumulated, Layer, LinearGradients
+from softmaxloss.head.linear import loss_and_gradients
 from softmaxloss.moments import Float64s, Moments, chunks, moments_of, parts
 
 Array = NDArray[Any]
@@ -86,10 +87,10 @@ class Objective:
             "label_smoothing": label_smoothing,
             "normalizer": normalizer,
         }
-        rows, reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
-        self.weight = reduction.divisor
+        self.rows, self.reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
+        self.weight = self.reduction.divisor
         self.penalty = penalty_of(C, self.weight)
-        self.row_weight: Float64s = rows.each().weight * rows.mass
+        self.row_weight: Float64s = self.rows.each().weight * self.rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the value, and the gradients with respect to coef and intercept."""
@@ -99,22 +100,18 @@ class Objective:
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the mean loss and its gradients."""
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
-        shared = weight.size <= SHARED_COEFFICIENTS and not is_sparse(self.features)  # a part of sparse rows is a copy
-        found = results_of_each(
-            lambda rows: linear_cross_entropy_and_grad(
-                rows.features, weight, rows.targets, bias, wrt=("weight", "bias"), **rows.options
-            ),
-            [self._part(part) for part in parts(self.n_rows, weight.size)] if shared else [self],
-        )
+
+        def share(part: slice) -> tuple[float, LinearGradients]:
+            whole = part == slice(None)  # a part of sparse rows is a copy
+            layer = Layer(self.features if whole else self.features[part], weight, bias, None)
+            rows = self.rows.part(part, None if self.rows.dense is None else self.rows.dense[part])
+            return loss_and_gradients(layer, rows, self.reduction, Accumulated(layer, ("weight", "bias")))
+
+        shared = weight.size <= SHARED_COEFFICIENTS and not is_sparse(self.features)
+        found = results_of_each(share, parts(self.n_rows, weight.size) if shared else [slice(None)])
         loss, zero = sum(float(loss) for loss, _ in found), np.zeros((), self.dtype)
         d_weight, d_bias = (sum((cast("Array", d[i]) for _, d in found), zero) for i in (1, 2))
         return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
-
-    def _part(self, rows: slice) -> Objective:
-        """Return this objective with the losses of some rows alone."""
-        part, weights = copy(self), {"sample_weight": self.options["sample_weight"][rows], "normalizer": self.weight}
-        part.features, part.targets, part.options = self.features[rows], self.targets[rows], self.options | weights
-        return part
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
         """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from softmaxloss.core.options import Reduction
+    from softmaxloss.core.rows import Rows
+
+    Float64s = NDArray[np.float64]
+
 
 @with_row_options
 def linear_cross_entropy(
@@ -133,7 +138,13 @@ def linear_cross_entropy_and_grad(
     layer = Layer(features, weight, bias, max_memory)
     total = _accumulated(layer, wrt, backward)
     rows, reduction = describe(targets, layer.layout, **options)
-    d_loss = reduction.upstream(upstream)
+    return loss_and_gradients(layer, rows, reduction, total, reduction.upstream(upstream))
+
+
+def loss_and_gradients(
+    layer: Layer, rows: Rows, reduction: Reduction, total: Accumulated, d_loss: Float64s = ONE
+) -> tuple[Any, LinearGradients]:
+    """Return the loss of a layer, and the gradients that `total` adds up."""
     losses = np.zeros(layer.n_rows)
     with np.errstate(all="ignore"):  # what is beyond the range of numbers becomes inf, 0 or NaN
         for chunk in layer.chunks(rows, more=total.bytes_per_row(rows)):
