@@ -90,21 +90,23 @@ def pytorch(problem: Problem, threads: int, *, compiled: bool = False, library: 
     return {LOSS: loss, LOSS_AND_GRADIENT: loss_and_gradient}
 
 
-def jax(problem: Problem, _threads: int, *, library: str = "optax") -> Runs:
-    """Return optax's function, or that of a library with the same name, compiled.
+def jax(problem: Problem, _threads: int, *, library: str = "optax", own_mean: bool = False) -> Runs:
+    """Return optax's function, or that of a library with the same name, compiled; or a library's own mean loss.
 
     The gradient takes the place of the one before, which is donated.
     JAX takes as many threads as there are processors for the process.
     """
     import jax
 
-    losses = import_module(library).softmax_cross_entropy_with_integer_labels
+    functions = import_module(library)
     jax.config.update("jax_enable_x64", True)
     logits = jax.device_put(problem.logits)
     targets = jax.device_put(problem.targets.astype(np.int32))
 
     def mean_loss(z: Any, t: Any) -> Any:
-        return losses(z, t, axis=problem.axis).mean()
+        if own_mean:
+            return functions.cross_entropy(z, t, axis=problem.axis)
+        return functions.softmax_cross_entropy_with_integer_labels(z, t, axis=problem.axis).mean()
 
     def value_and_grad(z: Any, t: Any, _place: Any) -> Any:
         return jax.value_and_grad(mean_loss)(z, t)

@@ -25,7 +25,11 @@ from benchmarks.torch import N_CLASSES, N_FEATURES, random_layer
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "jax.md"
 BEGIN = "<!-- written by benchmarks/jax.py -->"
-LOSSES = {OURS: partial(contenders.jax, library="softmaxloss.jax"), "JAX": contenders.jax}  # the column JAX is optax
+LOSSES = {
+    OURS: partial(contenders.jax, library="softmaxloss.jax"),
+    "own mean": partial(contenders.jax, library="softmaxloss.jax", own_mean=True),
+    "JAX": contenders.jax,  # optax
+}
 PARTS = ("loss", "head", "memory")
 QUICK = {"shapes": ["1024x10", "1024x1000"], "dtypes": ["float32"], "repeats": 3, "rows": 128}
 

@@ -49,7 +49,8 @@ def title(case: Case) -> str:
 def case_table(records: Sequence[Record], case: Case) -> str:
     """Return the table of one case, a row for each shape, and below it what went wrong."""
     here = [record for record in records if case_of(record) == case]
-    names = [name for name in CONTENDERS if any(record["contender"] == name for record in here)]
+    names = {record["contender"] for record in here}
+    names = sorted(names, key=lambda name: [*CONTENDERS, name].index(name))
     rows, notes = [], []
     for shape in dict.fromkeys(record["shape"] for record in here):
         found = {record["contender"]: record for record in here if record["shape"] == shape}

@@ -1,9 +1,9 @@
 """The results for each row (losses, or log-probabilities and entropies), and their derivatives.
 
-For the logits, the derivatives use the formulas of `softmaxloss.array`. A custom JVP tells JAX how a small change of
-the logits changes a result: by the sum of gradient times change. This sum is linear in the change, so JAX can transpose
-it, and gets the gradient. For second derivatives JAX differentiates the formula of the gradient. Derivatives with
-respect to targets and weights are left to JAX.
+For the logits, the derivatives use the formula y - t, computed by the kernels (see by_kernels.py) or by
+`softmaxloss.array`. A custom JVP tells JAX how a small change of the logits changes a result: by the sum of gradient
+times change. This sum is linear in the change, so JAX can transpose it, and gets the gradient. For second derivatives
+JAX differentiates the formula of the gradient. Derivatives with respect to targets and weights are left to JAX.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from softmaxloss.array.loss import gradient_of, gradients_of_log_probs, log_prob
 from softmaxloss.array.rows import frame_of
 from softmaxloss.array.summary import look, summarize, whole
 from softmaxloss.array.wanted import Options, wanted
+from softmaxloss.jax import by_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,21 +70,38 @@ def _plain(asked: Asked, logits: Array, others: Others) -> Numbers:
     return asked.numbers_of(rows, summarize(rows, look(rows, logits), entropy=asked.log_probs))
 
 
-_of_logits = jax.custom_jvp(_plain, nondiff_argnums=(0,))
+def _fastest(asked: Asked, logits: Array, others: Others) -> Numbers:
+    rows = asked.of(logits.shape, logits.dtype, others)
+    if by_kernels.suits(asked, rows, logits):
+        return by_kernels.losses(rows, logits, others[0], gradient=False)
+    return _plain(asked, logits, others)
+
+
+_of_logits = jax.custom_jvp(_fastest, nondiff_argnums=(0,))
 
 
 def _change(asked: Asked, primals: tuple[Array, Others], tangents: tuple[Any, Any]) -> tuple[Numbers, Numbers]:
     (logits, others), (d_logits, d_others) = primals, tangents
     changes = change_by_others(partial(_plain, asked, logits), others, d_others)
-    if not is_zero(d_logits):
+    if is_zero(d_logits):
+        numbers = _of_logits(asked, logits, others)
+    else:
         rows = asked.of(logits.shape, logits.dtype, others)
-        looked = look(rows, logits)
-        summary = summarize(rows, looked, entropy=asked.log_probs)
-        gradients = asked.gradients_of(rows, looked, summary, whole(rows, summary))
+        numbers, gradients = _with_gradients(asked, rows, logits, others)
         d_logits = rows.frame.numbers(d_logits)
         changes = added(changes, tuple(change_of(rows, rows.frame.total(of * d_logits)) for of in gradients))
-    numbers = _of_logits(asked, logits, others)
     return numbers, changes or tuple(jnp.zeros_like(of) for of in numbers)
+
+
+def _with_gradients(asked: Asked, rows: Wanted, logits: Array, others: Others) -> tuple[Numbers, Numbers]:
+    """Return the results of rows, and their gradients with respect to the logits."""
+    if by_kernels.suits(asked, rows, logits):
+        loss, gradient = by_kernels.losses(rows, logits, others[0], gradient=True)
+        return (loss,), (gradient,)
+    looked = look(rows, logits)
+    summary = summarize(rows, looked, entropy=asked.log_probs)
+    gradients = asked.gradients_of(rows, looked, summary, whole(rows, summary))
+    return _of_logits(asked, logits, others), gradients
 
 
 _of_logits.defjvp(_change, symbolic_zeros=True)
