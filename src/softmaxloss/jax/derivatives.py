@@ -2,8 +2,9 @@
 
 For the logits, the derivatives use the formula y - t, computed by the kernels (see by_kernels.py) or by
 `softmaxloss.array`. A custom JVP tells JAX how a small change of the logits changes a result: by the sum of gradient
-times change. This sum is linear in the change, so JAX can transpose it, and gets the gradient. For second derivatives
-JAX differentiates the formula of the gradient. Derivatives with respect to targets and weights are left to JAX.
+times change. This sum is linear in the change. So JAX can turn it around (transpose it) to get the gradient. For second
+derivatives JAX differentiates the formula of the gradient. Derivatives with respect to targets and weights are left to
+JAX.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _cross_entropy(logits: Array, targets: Any, axis: int, options: Any) -> Arra
 
 
 def reduced(numbers: Numbers, options: Any) -> Array:
-    """Return the losses of rows, or their sum; it is also the mean, whose divisor is part of the row weights."""
+    """Return the losses of rows, or their sum. For a mean, the row weights already contain its divisor."""
     (losses,) = numbers
     return losses if options.get("reduction") == "none" else jnp.sum(losses)
 
@@ -139,7 +139,7 @@ def softmax_cross_entropy(
     ----------
     logits : array of float16, bfloat16, float32 or float64
     labels : array of float or bool, shape of the logits or broadcast to it
-        One-hot or other distributions. A label of 0 costs nothing, even where the logit is -inf.
+        One-hot or other distributions. A class with probability 0 adds nothing to the loss, even if its logit is -inf.
     axis : int, tuple of int or None, default -1
         The axis of the classes, or several axes that together hold one distribution; None means all.
     where : array of bool, shape of the logits (or broadcast to it) or of the result, optional

@@ -40,8 +40,9 @@ def linear_cross_entropy(
     """Return ``cross_entropy(features @ weight.T + bias, targets, ...)`` without holding the logits.
 
     A `jax.lax.scan` goes through blocks of classes. It computes the logits of one block for all rows, and computes them
-    again in the backward pass. The rows are not split, so they may be sharded over devices. Everything can be
-    differentiated, also twice.
+    again in the backward pass. The rows are not split, so they may be sharded over devices. The loss can be
+    differentiated, also twice, with respect to the features, the weight and the bias, and to what `cross_entropy`
+    allows.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ def gradients_of_layer(
 def pull_back(
     function: Callable[[Tensor], Any], layer: Layer, wanted: Sequence[bool], d_result: Any
 ) -> list[Tensor | None]:
-    """Return the gradients of a layer that are wanted, by way of its logits, of which a function is differentiated."""
+    """Return the wanted gradients of a linear layer whose result is a function of its logits."""
 
     def of_chosen(*chosen: Any) -> Any:
         given = iter(chosen)

@@ -24,7 +24,7 @@ _BYTES_PER_LOGIT = 32
 
 
 def rows_at_once(weight: Tensor, max_memory: int | str | None) -> int:
-    """Return the number of rows of a chunk, of which there is at least one."""
+    """Return the number of rows of a chunk, at least 1."""
     return max(1, checks.memory("max_memory", max_memory or MEMORY) // (len(weight) * _BYTES_PER_LOGIT))
 
 
@@ -36,7 +36,10 @@ def losses_and_gradients(
     wanted: Sequence[bool],
     d_loss: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the loss, and the gradients that are wanted, times the one that arrives, in the dtype of each input."""
+    """Return the loss and the wanted gradients.
+
+    Gradients are multiplied by `d_loss`, the gradient from above, and have the dtypes of their inputs.
+    """
     input, weight, bias = layer[0].detach(), layer[1].detach(), None if layer[2] is None else layer[2].detach()
     n_classes, n_features = weight.shape
     by_arrays.check((*input.shape[:-1], n_classes), input.dtype, target, input.dim() - 1, options)

@@ -1,7 +1,7 @@
 """Losses of CPU tensors by the kernels, as nodes of PyTorch's graph of derivatives.
 
-Forward makes the gradient at once, in one sweep over the logits, and keeps it. Backward multiplies it with the gradient
-that arrives, where this is not 1. Where a derivative of the gradient is asked for, backward is made of the operations
+Forward computes the loss and the gradient in one sweep over the logits, and keeps the gradient. Backward multiplies it
+by the gradient from above if that is not 1. If a derivative of the gradient is asked for, backward uses the operations
 of `softmaxloss.array`, which PyTorch can differentiate again.
 """
 
@@ -56,7 +56,7 @@ def as_arrays(options: Options) -> Options:
 
 
 def loss_and_gradient(asked: Request, place: Any = None, d_loss: Tensor | None = None) -> tuple[Tensor, Any]:
-    """Return the loss, and its gradient times the one that arrives, written to an array if there is one for it."""
+    """Return the loss and, if `place` is an array for it, the gradient times `d_loss`, the gradient from above."""
     z, layout, rows, reduction = asked
     with hosted_by(HOST):
         if place is None:
@@ -112,7 +112,7 @@ def needs_product(d_loss: Tensor) -> bool:
 
 
 def times(gradient: Tensor, d_loss: Tensor) -> Tensor:
-    """Return a gradient times the one that arrives, in its place if nobody needs it again."""
+    """Return a gradient times the gradient from above; it is overwritten if nobody needs it again."""
     if keeps_graph() or is_batched(d_loss):
         return gradient * d_loss
     return gradient.mul_(d_loss) if needs_product(d_loss) else gradient

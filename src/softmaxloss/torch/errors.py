@@ -1,4 +1,4 @@
-"""Messages of this library in PyTorch's words, as errors that are also those that PyTorch raises."""
+"""Errors that use PyTorch's names of arguments, and that code which expects PyTorch's errors can catch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class TensorValueError(ValueError, RuntimeError, IndexError):
-    """A wrong shape or value: a ValueError, and what PyTorch raises for it, RuntimeError or IndexError."""
+    """A wrong shape or value. It is a ValueError, and also a RuntimeError and an IndexError, as PyTorch raises them."""
 
 
 class TensorTypeError(TypeError, RuntimeError):
-    """A wrong type or dtype: a TypeError, and what PyTorch raises for it, RuntimeError."""
+    """A wrong type or dtype. It is a TypeError, and also a RuntimeError, as PyTorch raises it."""
 
 
 _OF_LOSS = {"logits": "input", "targets": "target", "class_weight": "weight"}

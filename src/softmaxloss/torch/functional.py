@@ -66,25 +66,27 @@ def cross_entropy(
         is an error.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the row weights. The weight of a row is `sample_weight` times the class weight of
-        its label; for a distribution, times the mean of the class weights under it. If the sum is 0, the loss is 0.
+        its label. For a distribution, it is `sample_weight` times the mean of the class weights, each class weighted by
+        its probability. If the sum of the row weights is 0, the loss is 0.
     label_smoothing : float, default 0.0
-        From 0 to 1.
+        This share of the target, from 0 to 1, is spread evenly over all classes.
     sample_weight : Tensor of float, shape of the loss without reduction, optional
         One factor per row. A row of weight 0 is never read.
     class_mask : Tensor of bool, shape (C,), optional
         True for each class that exists. The logits of the other classes are never read, and their gradient is 0.
     z_loss : float, default 0.0
-        Factor of logsumexp(z)**2.
+        The loss of each row grows by ``z_loss * logsumexp(z)**2``. Here z are the logits after `softcap` and
+        `temperature`.
     softcap : float, optional
-        z = softcap * tanh(input / softcap), before the temperature.
+        The logits are replaced by ``softcap * tanh(input / softcap)``, before the temperature divides them.
     temperature : float, default 1.0
-        z = input / temperature.
+        The logits are divided by it.
     normalizer : float or Tensor of one number, optional
-        Number by which the mean divides instead.
+        The mean divides by this number instead of the sum of the row weights.
     inplace_backward : bool, default False
         Let the forward pass overwrite the logits with their gradient, so that the loss takes no memory of their size.
-        Second derivatives are then impossible. The option is ignored for leaf tensors, on other devices and in compiled
-        graphs.
+        Second derivatives are then impossible. The option is ignored for leaf tensors, on other devices than the CPU,
+        and in compiled graphs.
 
     Returns
     -------
@@ -94,9 +96,9 @@ def cross_entropy(
     Raises
     ------
     ValueError, TypeError
-        If an argument is not as described. The errors are also the RuntimeError and IndexError that PyTorch raises. On
-        other devices than the CPU, and wherever else the kernels do not run, values are not checked: the loss of a row
-        whose label is not a class is NaN there.
+        If an argument is not as described. Each error is also a RuntimeError, and a ValueError is also an IndexError,
+        because these are what PyTorch raises. Values are not checked on other devices than the CPU, nor wherever else
+        the kernels do not run. There the loss of a row whose label is not a class is NaN.
 
     Examples
     --------

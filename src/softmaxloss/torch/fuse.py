@@ -103,7 +103,7 @@ class _Notes(NamedTuple):
     max_memory: int | str | None
 
     def of_rows(self, function: Callable[[Tensor], Tensor]) -> _Notes:
-        """Return the notes of other rows, given what to do with the hidden states."""
+        """Return the notes of rows that are taken or reshaped: the function does that to the hidden states."""
         return self._replace(terms=tuple((function(hidden), weight) for hidden, weight in self.terms))
 
     def times(self, factor: float) -> _Notes:
@@ -205,7 +205,7 @@ class HeadLogits(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Compute the logits for whatever did not come by way of Python."""
+        """Compute the logits for operations that did not pass through `__torch_function__`."""
         args, kwargs = _computed(args, kwargs or {})
         return function(*args, **kwargs)
 

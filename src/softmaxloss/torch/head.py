@@ -39,7 +39,10 @@ def losses_and_gradients(
     wanted: Sequence[bool] = (False,) * 3,
     d_loss: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the loss, and the gradients that are wanted, times the one that arrives, in the dtype of each input."""
+    """Return the loss and the wanted gradients.
+
+    Gradients are multiplied by `d_loss`, the gradient from above, and have the dtypes of their inputs.
+    """
     if not layer[0].is_cpu:
         return by_chunks.losses_and_gradients(layer, target, options, more["max_memory"], wanted, d_loss)
     x, w, b = as_array(layer[0]), as_array(layer[1]), None if layer[2] is None else as_array(layer[2])

@@ -37,7 +37,7 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:
-    """Return whether a tensor is no leaf, nor a view of one, whose values its gradient must not replace."""
+    """Return whether a gradient may overwrite a tensor: not a leaf that requires gradients, nor a view of one."""
     root = tensor if tensor._base is None else tensor._base
     return not (root.is_leaf and root.requires_grad)
 

@@ -45,8 +45,9 @@ def linear_cross_entropy(
 
     The forward pass already computes the gradients, some rows at a time. With reduction "none" the backward pass
     computes them. Only required gradients are computed, so a frozen head saves one matrix product. All logits are
-    stored only for second derivatives, under the transforms of `torch.func`, in traces, in compiled graphs of other
-    devices than the CPU, and where targets or options require gradients.
+    stored only in these cases: for second derivatives, under the transforms of `torch.func`, in traces, in compiled
+    graphs of other devices than the CPU, if targets or options require gradients, and if `linear_weight` has more than
+    two dimensions.
 
     Parameters
     ----------
@@ -56,13 +57,13 @@ def linear_cross_entropy(
         One row per class. With more than two dimensions all logits are stored.
     target, weight, reduction, ignore_index, label_smoothing, sample_weight, class_mask, z_loss, softcap, temperature, \
 normalizer
-        As in `cross_entropy`; for class indices None means -100.
+        As in `cross_entropy`. If targets are class indices, an `ignore_index` of None means -100.
     linear_bias : Tensor of the shape of `linear_weight` without D, optional
     options : optional
         Accepted for compatibility with PyTorch, and ignored; use `max_memory`.
     max_memory : int or str, optional
-        Memory for everything besides inputs and results, in bytes or as text such as "64MiB". By default it
-        is chosen on a CPU, and 256 MiB elsewhere.
+        Memory for everything besides inputs and results, in bytes or as text such as "64MiB". By default the function
+        chooses it on a CPU, and takes 256 MiB elsewhere.
     backward : "exact" or softmaxloss.Sampled, default "exact"
         With ``Sampled(threshold, seed)`` the gradients are random and cost less; their mean is the exact gradient. It
         has an effect only on a CPU.

@@ -49,8 +49,9 @@ def log_probs(
     """Return the log-probability of each class index in `target`, and the entropy of each row of logits.
 
     With ``log_p = log_softmax(input, dim)`` they equal ``log_p.gather(dim, target.unsqueeze(dim)).squeeze(dim)`` and
-    ``-(log_p.exp() * log_p).sum(dim)``. Both can be differentiated. On a CPU the only array of the size of the logits
-    that this allocates is their gradient, except in compiled graphs, under `torch.func` and for second derivatives.
+    ``-(log_p.exp() * log_p).sum(dim)``. Both can be differentiated. On a CPU the function allocates one array of the
+    size of the logits: their gradient. It allocates more in compiled graphs, under `torch.func` and for second
+    derivatives.
 
     Parameters
     ----------
@@ -290,5 +291,5 @@ def _derivatives(d_rows: Sequence[Tensor]) -> Options:
 
 
 def _asks_for_more(d_rows: Sequence[Tensor]) -> bool:
-    """Return whether a backward pass has to be differentiable, or comes for a batch of derivatives, as under `vmap`."""
+    """Return whether a backward pass must be differentiable, or gets a batch of gradients at once, as under `vmap`."""
     return torch.is_grad_enabled() or any(map(is_batched, d_rows))

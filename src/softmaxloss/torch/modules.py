@@ -97,7 +97,7 @@ class LinearCrossEntropyLoss(nn.Module):
     reduction, weight, ignore_index, label_smoothing, options, class_mask, z_loss, softcap, temperature, max_memory
         As in `linear_cross_entropy`.
     backward : "exact" or softmaxloss.Sampled, default "exact"
-        The attribute may be set before each step, with another seed.
+        Before each step you may set this attribute to a `Sampled` with another seed.
 
     Examples
     --------

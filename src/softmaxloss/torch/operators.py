@@ -1,7 +1,8 @@
 """Operators of compiled and exported graphs: on CPU tensors they are opaque to the compiler, and run the kernels.
 
-Their gradients are outputs that backward multiplies. Where an operator runs outside of a compiled graph, and a
-derivative of the gradient is asked for, backward is made of operations on arrays, as in `by_kernels`.
+An operator returns the gradients besides the loss, and backward multiplies them by the gradient from above. If an
+operator runs outside of a compiled graph, and a derivative of the gradient is asked for, backward uses operations on
+arrays, as in `by_kernels`.
 """
 
 from collections.abc import Sequence  # an operator's schema is made of its annotations

@@ -21,7 +21,7 @@ _OF_NUMPY[torch.bfloat16] = _BFLOAT16
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """Return NumPy's name of a dtype; of one that is neither real nor bool, that of complex numbers."""
+    """Return NumPy's name of a dtype; complex128 stands for every dtype that is neither real nor bool."""
     return _OF_NUMPY.get(dtype, np.dtype(np.complex128))
 
 
