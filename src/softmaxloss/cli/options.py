@@ -34,7 +34,7 @@ class TrainOptions:
     """How to train; every field is an option of `softmaxloss train`."""
 
     target: str | None = None
-    """Column of the classes. Default: target, label, class, species or y; else the only one of words; else the last."""
+    """Column of classes. Default: target, label, class, species or y; else the only column of words; else the last."""
 
     features: Names = ()
     """Column to learn from; for several, repeat the option or use commas. Default: all but IDs, dates and free text."""

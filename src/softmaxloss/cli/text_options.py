@@ -12,10 +12,10 @@ class TextOptions:
     """How to read a text file where the detection is wrong."""
 
     separator: str | None = None
-    """Character between cells of a text file, or tab, comma, semicolon, bar or space. Default: the one that fits."""
+    """Character between cells of a text file, or its name: tab, comma, semicolon, bar or space. Default: what fits."""
 
     encoding: str | None = None
     """Encoding of a text file, such as utf-8, utf-16 or latin-1. Default: the first that fits."""
 
     header: Annotated[bool | None, Parameter(negative="--no-header")] = None
-    """Whether the first line of a text file names the columns. Default: it does, unless it holds numbers."""
+    """Whether the first line of a text file names the columns. Default: yes, unless this line holds numbers."""
