@@ -4,10 +4,11 @@ Another version of Numba may lack one of these parts or may have changed it. Thi
 results stay right, and a start or a kernel gets slower, as the comment at the part says.
 """
 
+import gc
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -183,6 +184,18 @@ if _Compiler is not _Absent:
 _compilation = _part("numba.core.event", "trigger_event")  # what listeners to Numba's compiler hear
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect no garbage: to look for it among the many objects of a compilation takes a tenth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignore[misc]
     """Numba's disk cache with files of our own, which does nothing where the disk or this Numba refuses.
 
@@ -212,7 +225,8 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
             with self._cache_file.alone(self._index_key(signature, target.codegen())):
                 if loaded := self._load_overload(signature, target):
                     return loaded
-                with _compilation("numba:compile", {"args": signature, "return_type": None}):
+                event = _compilation("numba:compile", {"args": signature, "return_type": None})
+                with event, _no_garbage_collection():
                     compiled = self._compile(signature, None)
                 self.save_overload(signature, compiled)
                 return compiled

@@ -99,7 +99,7 @@ def sum_exponentials(
     It takes four classes at a time, so that a sum is a chain of only two additions.
     """
     n_classes, scratch = logits.n_classes, _five_columns(columns[0, 0]).reshape(5, MOST_ROWS)
-    powers, run = four_from(scratch, 0, size), scratch[4][:size]
+    powers, run = four_from(scratch, np.int64(0), size), scratch[4][:size]  # a literal would compile it twice
     whole, t, reciprocal = n_classes // 4 * 4, temperature.value, constants_in(run[0], temperature).reciprocal
     for j in range(0, whole, 4):
         prefetch_next(logits, group, start, size, j, j + 4)
