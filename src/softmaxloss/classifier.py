@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
+# From 1.9 on scikit-learn refuses weights that are all 0. Here `fit` does so itself, and partial_fit takes them.
+_MAY_BE_0 = {name: True for name in signature(_check_sample_weight).parameters if name == "allow_all_zero_weights"}
 CLOSE_ENOUGH = 1e-6  # if the precision of the data stopped a fit, there is no warning below this relative excess
 
 
@@ -45,6 +48,12 @@ class Samples(NamedTuple):
     X: Any
     targets: Array
     weight: Float64s
+
+    def weight_of_each(self, classes: Array) -> Array:
+        """Return the total weight of the samples of each class."""
+        if self.targets.ndim == 2:
+            return self.weight @ self.targets
+        return np.bincount(self.targets, self.weight, minlength=len(classes))
 
 
 class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -120,7 +129,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     intercept_: Array
     loss_curve_: list[float]
     n_iter_: int
-    _past: Past
+    _past: Past | None  # None before the first batch with a weight above 0
 
     def __init__(
         self,
@@ -199,9 +208,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                 classes, targets = np.arange(y.shape[1]), y
             else:
                 classes, targets = np.unique(y, return_inverse=True)
-            counts = sample_weight @ targets if targets.ndim == 2 else np.bincount(targets, sample_weight)
-            class_weight = self._weight_of(classes, counts)
             train, held_back = Samples(X, targets, sample_weight), None
+            class_weight = self._weight_of(classes, train.weight_of_each(classes))
             if self.early_stopping:
                 train, held_back = self._split(train)
             validation = held_back and Validation(self, self._objective(held_back, class_weight), self.n_iter_no_change)
@@ -215,7 +223,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
         samples count as the first batch. Earlier batches are not kept: a quadratic takes their place. So memory does
         not grow. Batches of a few hundred samples or more work best. To go k times through the same data, give each
-        sample the weight 1 / k. Otherwise each sample counts k times against the penalty.
+        sample the weight 1 / k. Otherwise each sample counts k times against the penalty. A batch whose weights are all
+        0 changes nothing; if it is the first one, all coefficients are 0 after it.
 
         Parameters
         ----------
@@ -247,7 +256,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                     f"another {name}"
                 )
         past, fitted = getattr(self, "_past", None), hasattr(self, "coef_")
-        if fitted and past is None:
+        if fitted and not hasattr(self, "_past"):
             raise ValueError(
                 "partial_fit cannot continue a fit that stopped early, or a model from a file; call fit, or start "
                 "with a clone of the estimator"
@@ -261,7 +270,12 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             X, y, sample_weight = self._samples(X, y, sample_weight, reset=not fitted)
             known = classes_of_stream(y, classes, self.classes_ if fitted else None)
             samples = Samples(X, positions(y, known), sample_weight)
-            objective = self._objective(samples, self._weight_of(known, np.ones(len(known))))
+            class_weight = self._weight_of(known, np.ones(len(known)))
+            if not samples.weight_of_each(known) @ class_weight > 0:
+                if not fitted:
+                    self._begin(known, X.dtype)
+                return self
+            objective = self._objective(samples, class_weight)
             if not past:
                 with _blas_threads_for(X, known):
                     self._minimise(objective, known)
@@ -278,6 +292,11 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             self.coef_, self.intercept_ = learned.coef.astype(dtype), learned.intercept.astype(dtype)
             self._past, self.loss_curve_, self.n_iter_ = learned.past, loss_curve, len(loss_curve) - 1
         return self
+
+    def _begin(self, classes: Array, dtype: np.dtype[Any]) -> None:
+        """Store what is known of a stream before its first sample."""
+        self.classes_, self._past, self.loss_curve_, self.n_iter_ = classes, None, [], 0
+        self.coef_, self.intercept_ = (array.astype(dtype) for array in self._start(classes, self.n_features_in_))
 
     @contextmanager
     def _as_before_if_it_fails(self) -> Iterator[None]:
@@ -297,7 +316,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         soft = is_soft(y)
         X, y = validate_data(self, X, y, multi_output=soft, reset=reset, **FEATURES)
         refuse_too_large(X)
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True, **_MAY_BE_0)
         if soft:
             return X, y.astype(np.float64, copy=False), sample_weight
         check_classification_targets(y)

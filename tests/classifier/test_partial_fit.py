@@ -161,6 +161,65 @@ def test_an_interrupted_batch_changes_nothing(monkeypatch):
     assert pickle.dumps(model) == before
 
 
+def without_weight(X, y):
+    """Return the arguments of batches that have no weight, each in its own way."""
+    nothing = np.zeros(len(y))
+    return {
+        "sample_weight": ({}, (X, y, None, nothing)),
+        "a number": ({}, (X, y, None, 0)),
+        "class_weight": ({"class_weight": {1: 0.0}}, (X[y == 1], y[y == 1])),
+        "soft labels": ({}, (X, np.zeros((len(y), 3)))),
+    }
+
+
+@pytest.mark.parametrize("kind", without_weight(np.zeros((3, 4)), np.arange(3)))
+def test_a_batch_without_weight_changes_nothing(kind):
+    X, y = shuffled("iris")
+    options, batch = without_weight(X, y)[kind]
+    model = SoftmaxClassifier(**options).partial_fit(X[::2], y[::2], classes=[0, 1, 2])
+    before = pickle.dumps(model)
+    assert pickle.dumps(model.partial_fit(*batch)) == before
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_stream_may_begin_with_a_batch_without_weight(warm_start):
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier(warm_start=warm_start).partial_fit(
+        X.astype(np.float32), y, classes=[0, 1, 2], sample_weight=0
+    )
+    assert model.coef_.dtype == np.float32
+    np.testing.assert_array_equal(model.predict_proba(X), 1 / 3)
+    with pytest.raises(ValueError, match="classes must be those of the first call"):
+        model.partial_fit(X, y, classes=[0, 1, 3])
+    with pytest.raises(ValueError, match="X has 3 features, but SoftmaxClassifier is expecting 4"):
+        model.partial_fit(X[:, :3], y)
+    model.partial_fit(X, y, sample_weight=np.zeros(150))
+    for start in (0, 75):
+        part = slice(start, start + 75)
+        model.partial_fit(X[part], y[part])
+    np.testing.assert_array_equal(model.coef_, streamed(SoftmaxClassifier(), X, y, size=75).coef_)
+    assert model.n_iter_ == len(model.loss_curve_) - 1
+
+
+def test_a_batch_without_weight_is_checked_as_any_other():
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="y must hold labels among"):
+        model.partial_fit(X, y + 1, sample_weight=0)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.partial_fit(np.full_like(X, np.nan), y, sample_weight=0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_an_empty_batch_is_refused_in_the_words_of_scikit_learn(first):
+    X, y = shuffled("iris")
+    model = SoftmaxClassifier() if first else SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
+    for labels in (y[:0], np.empty((0, 3))):
+        with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\) .* minimum of 1 is required"):
+            model.partial_fit(X[:0], labels, classes=[0, 1, 2])
+    assert hasattr(model, "coef_") is not first
+
+
 def test_a_batch_of_one_class_does_no_lasting_harm():
     X, y = shuffled("digits")
     model = SoftmaxClassifier().partial_fit(X[y == 0], y[y == 0], classes=np.arange(10))
