@@ -28,7 +28,7 @@ from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validati
 from softmaxloss.functional import log_softmax, softmax
 from softmaxloss.linear_fit import Descent
 from softmaxloss.moments import Float64s, chunks
-from softmaxloss.objective import SHARED_COEFFICIENTS, Objective, all_classes, refuse_too_large, scores
+from softmaxloss.objective import SHARED_COEFFICIENTS, Objective, all_classes, is_mapped, refuse_too_large, scores
 from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ class Samples(NamedTuple):
     X: Any
     targets: Array
     weight: Float64s
+
+    def part(self, rows: NDArray[np.intp]) -> Samples:
+        """Return some of the samples: a copy, or all samples with a weight of 0 for the others.
+
+        A copy is faster to compute with, but features in a mapped file may be larger than memory.
+        """
+        if not is_mapped(self.X):
+            return Samples(*(array[rows] for array in self))
+        weight = np.zeros_like(self.weight)
+        weight[rows] = self.weight[rows]
+        return self._replace(weight=weight)
 
     def weight_of_each(self, classes: Array) -> Array:
         """Return the total weight of the samples of each class."""
@@ -84,7 +95,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Share of each target, from 0 to 1, that is spread evenly over all classes.
     early_stopping : bool, default=False
         Whether `fit` holds back a part of the samples, and stops when the loss on them no longer falls. The
-        coefficients are then those with the lowest loss on that part. Both parts are copies.
+        coefficients are then those with the lowest loss on that part. Both parts are copies, except of features in a
+        memory-mapped file.
     validation_fraction : float, default=0.1
         The share of the samples, between 0 and 1, that early stopping holds back. The share of each class is the same.
     n_iter_no_change : int, default=5
@@ -344,7 +356,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             stratify=labels if each_class_in_both else None,
             random_state=self.random_state,
         )
-        train, held_back = (Samples(*(array[part] for array in samples)) for part in parts)
+        train, held_back = map(samples.part, parts)
         return train, held_back
 
     def _weight_of(self, classes: Array, counts: Array) -> Float64s:

@@ -145,12 +145,12 @@ class Objective:
         Features in a mapped file may be larger than memory: they are not copied.
         """
         n_classes = len(self.options["class_weight"])
-        in_memory = isinstance(self.features, np.ndarray) and not _is_mapped(self.features)
+        in_memory = isinstance(self.features, np.ndarray) and not is_mapped(self.features)
         gains = in_memory and self.dtype == np.float64 and n_classes >= MANY_CLASSES
         return _Single(self) if gains else None
 
 
-def _is_mapped(array: Any) -> bool:
+def is_mapped(array: Any) -> bool:
     """Return whether an array is, or is a view of, a file that is mapped to memory."""
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)

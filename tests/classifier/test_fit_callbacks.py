@@ -1,6 +1,8 @@
 # ruff: noqa: ARG002, N806  X is scikit-learn's name, and so are the arguments of callbacks
 """Early stopping, and what scikit-learn's callbacks and metadata routing see of a fit."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn
@@ -154,3 +156,25 @@ def test_wrong_parameters_say_what_is_expected(changes, message):
     X, y = data("iris")
     with pytest.raises(ValueError, match=message):
         SoftmaxClassifier(**changes).fit(X, y)
+
+
+def test_early_stopping_does_not_copy_features_of_a_mapped_file(tmp_path):
+    random = np.random.default_rng(0)
+    mapped = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, (400_000, 64))
+    for rows in np.array_split(np.arange(len(mapped)), 20):
+        mapped[rows[0] : rows[-1] + 1] = random.normal(size=(len(rows), 64))
+    y = (mapped[:, 0] > 0) * 1 + (mapped[:, 1] > random.normal(size=len(mapped)))
+    weight = random.integers(3, size=len(y)) * 1.0
+    options = {"C": 1e-3, "early_stopping": True, "max_iter": 4, "tol": 1e-3, "random_state": 0}
+    small = slice(0, 5000)
+    copied = SoftmaxClassifier(**options).fit(np.array(mapped[small]), y[small], weight[small])
+    in_place = SoftmaxClassifier(**options).fit(mapped[small], y[small], weight[small])
+    np.testing.assert_allclose(in_place.coef_, copied.coef_, rtol=1e-4, atol=1e-6)
+    assert in_place.validation_curve_ == pytest.approx(copied.validation_curve_, rel=1e-5)
+    tracemalloc.start()
+    try:
+        SoftmaxClassifier(**options).fit(mapped, y, weight)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.6 * mapped.nbytes
