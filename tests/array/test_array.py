@@ -251,3 +251,22 @@ def test_divisor_and_upstream_may_be_tensors():
     d_logits = array.gradients(logits, labels, ignore_index=2, upstream=arrives, reduction="none")
     assert_same_bits(d_logits[2], 2 * array.gradients(logits[2], labels[2]))
     assert not d_logits[[1, 3]].any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label", "ignore_index", "is_ignored"),
+    [
+        ("uint8", 44, 300, False),
+        ("uint8", 156, -100, False),
+        ("int8", -100, -100, True),
+        ("uint64", 2**64 - 1, 2**64 - 1, True),
+        ("uint64", 2**64 - 1, -1, False),
+        ("int64", 0, 2**64, False),
+    ],
+)
+@pytest.mark.parametrize("make", [np.asarray, array_api_strict.asarray, tensor])
+def test_only_the_ignored_label_itself_is_ignored(make, dtype, label, ignore_index, is_ignored):
+    logits, labels = np.zeros((2, 200)), np.array([label, 1], dtype)
+    losses = array.losses(make(logits), make(labels), ignore_index=ignore_index, reduction="none")
+    right = 0.0 if is_ignored else np.log(200) if label < 200 else NAN
+    np.testing.assert_allclose(np.asarray(losses), [right, np.log(200)])

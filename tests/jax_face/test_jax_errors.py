@@ -9,6 +9,7 @@ from jax.experimental import checkify
 import softmaxloss
 import softmaxloss.jax as slj
 from calls import LOGITS, ONE_HOT
+from softmaxloss.jax import by_kernels
 from wrong_arguments import WRONG
 
 STATIC = ("axis", "ignore_index", "label_smoothing", "z_loss", "softcap", "temperature", "reduction")
@@ -120,3 +121,58 @@ def test_checkify_reports_labels_that_are_no_classes():
         error.throw()
     error, _ = checked(LOGITS, jnp.array([-100, 2]))
     assert error.get() is None
+
+
+BEYOND = [("int32", -(2**40)), ("int32", 2**63), ("uint8", 300), ("uint8", -100), ("int8", 2**31), ("uint32", -1)]
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "arrays"])
+def _both_ways(request, monkeypatch):
+    monkeypatch.setattr(by_kernels, "_XLA_CALLS_PYTHON", request.param)
+
+
+@pytest.mark.usefixtures("_both_ways")
+@pytest.mark.parametrize(("dtype", "ignore_index"), BEYOND)
+def test_an_ignored_label_beyond_the_dtype_of_labels_ignores_nothing(dtype, ignore_index):
+    logits = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+    labels = np.array([0, 44, 7], dtype)  # 44 is 300 in uint8
+    right = softmaxloss.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    assert right.all()
+
+    def loss(labels):
+        return slj.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+
+    def loss_of_layer(labels):
+        return slj.linear_cross_entropy(logits, np.eye(50, dtype="f"), labels, ignore_index=ignore_index)
+
+    def log_prob(labels):
+        return slj.log_probs(logits, labels, ignore_index=ignore_index).log_prob
+
+    for transform in (lambda function: function, jax.jit):
+        np.testing.assert_allclose(transform(loss)(jnp.asarray(labels)), right, rtol=1e-6)
+        np.testing.assert_allclose(transform(log_prob)(jnp.asarray(labels)), -right, rtol=1e-6)
+        np.testing.assert_allclose(transform(loss_of_layer)(jnp.asarray(labels)), right.mean(), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_the_largest_label_of_a_dtype_may_be_ignored_and_is_not_minus_one():
+    labels = jnp.array([2**32 - 1, 2], jnp.uint32)
+    for ignore_index, lost in ((2**32 - 1, 0.0), (-1, np.nan)):
+        loss = jax.jit(
+            lambda labels, k=ignore_index: slj.cross_entropy(LOGITS, labels, ignore_index=k, reduction="none")
+        )
+        np.testing.assert_array_equal(loss(labels)[0], lost)
+
+
+@pytest.mark.parametrize(
+    ("label", "n_classes", "options", "is_class"),
+    [
+        (200, 400, {}, True),  # 400 is 144 in uint8
+        (200, 400, {"class_mask": np.arange(400) != 143}, True),
+        (44, 5, {"ignore_index": 300}, False),  # 300 is 44 in uint8
+    ],
+)
+def test_checkify_compares_labels_with_numbers_beyond_their_dtype(label, n_classes, options, is_class):
+    checked = checkify.checkify(jax.jit(lambda labels: slj.cross_entropy(jnp.zeros((1, n_classes)), labels, **options)))
+    error, loss = checked(jnp.array([label], jnp.uint8))
+    assert (error.get() is None) == np.isfinite(loss) == is_class

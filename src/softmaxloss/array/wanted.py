@@ -119,12 +119,21 @@ def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
     return rows if all(of is None for of in may_be_0) else rows._replace(live=rows.weight != 0)
 
 
+def ignored(labels: Array, ignore_index: int, xp: Any) -> Array:
+    """Return which labels are the ignored one, which may be beyond their dtype: libraries then wrap it, or raise."""
+    numbers = xp.iinfo(labels.dtype)
+    if not numbers.min <= ignore_index <= numbers.max:
+        return xp.zeros_like(labels, dtype=xp.bool)
+    return labels == xp.full_like(labels, ignore_index)
+
+
 def _of_labels(rows: Wanted, labels: Array) -> Wanted:
     (frame, options), r, weight = rows[:2], rows.r, rows.weight
     xp, keep = frame.xp, 1 - options.label_smoothing
-    label = xp.astype(frame.per_row(labels), xp.arange(0).dtype)  # wide enough for ignored and wrong labels
+    label = frame.per_row(labels)
     if options.ignore_index is not None:
-        weight = xp.where(label == options.ignore_index, 0.0, weight)
+        weight = xp.where(ignored(label, options.ignore_index, xp), 0.0, weight)
+    label = xp.astype(label, xp.arange(0).dtype)  # wide enough for all classes; larger labels become negative
     known = (label >= 0) & (label < frame.index.shape[frame.axis])
     if rows.exists is not None:
         exists = xp.take(xp.reshape(rows.exists, (-1,)), xp.reshape(xp.where(known, label, 0), (-1,)))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from softmaxloss.array.wanted import ignored
 from softmaxloss.core import checks, target_checks
 from softmaxloss.core.options import NUMBERS, RowOptions, checked_numbers
 from softmaxloss.jax.derivatives import Asked
@@ -122,19 +123,20 @@ def _check_arrays(arrays: Mapping[str, Any], n_classes: int, batch: tuple[int, .
 
 def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any], n_classes: int) -> None:
     """Raise for labels that are not classes; if labels cannot be read now, let `checkify` report them later."""
-    weight, ignored = options.get("sample_weight"), options.get("ignore_index")
+    weight, ignore_index = options.get("sample_weight"), options.get("ignore_index")
     if not (is_traced(targets) or is_traced(weight) or is_traced(options.get("class_mask"))):
-        live = np.ones(labels.size, bool) if ignored is None else labels.reshape(-1) != ignored
+        live = np.ones(labels.size, bool) if ignore_index is None else labels.reshape(-1) != ignore_index
         if weight is not None:
             live &= np.asarray(weight).reshape(-1) != 0
         exists = np.asarray(options.get("class_mask", np.ones(0, bool)))
         target_checks.labels(labels.reshape(-1), live, exists, n_classes, labels.shape)
         return
-    wrong = (targets < 0) | (targets >= n_classes)
+    label = targets.astype(int)  # wide enough for n_classes
+    wrong = (label < 0) | (label >= n_classes)
     if "class_mask" in options:
-        wrong |= ~jnp.take(jnp.asarray(options["class_mask"]), jnp.clip(targets, 0, n_classes - 1))
-    if ignored is not None:
-        wrong &= targets != ignored
+        wrong |= ~jnp.take(jnp.asarray(options["class_mask"]), jnp.clip(label, 0, n_classes - 1))
+    if ignore_index is not None:
+        wrong &= ~ignored(targets, ignore_index, jnp)
     if weight is not None:
         wrong &= jnp.asarray(weight) != 0
     message = f"targets: label {{label}} is not in 0..{n_classes - 1} ({n_classes} classes)"
