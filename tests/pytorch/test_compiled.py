@@ -1,5 +1,8 @@
 """Compiled and exported graphs hold the loss as one operator, or as operations, without a break."""
 
+import inspect
+import typing
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -185,3 +188,11 @@ def test_the_operators_keep_pytorchs_promises(option, dtype):
     for bias, wanted in ((b, [True, True, True]), (None, [True, True, False])):
         arguments = (x, w, bias, labels, None, wanted, *how)
         torch.library.opcheck(torch.ops.softmaxloss.linear_cross_entropy.default, arguments)
+
+
+@pytest.mark.parametrize("operator", [operators._cross_entropy, operators._linear_cross_entropy])
+def test_the_schema_of_an_operator_needs_no_annotation_that_the_oldest_pytorch_does_not_know(operator):
+    single = (torch.Tensor, int, float, bool, str)
+    known = {*single, *(typing.Optional[of] for of in single), typing.Sequence[bool]}  # noqa: UP045
+    parameters = inspect.signature(operator._init_fn).parameters
+    assert {name: of.annotation for name, of in parameters.items() if of.annotation not in known} == {}

@@ -5,8 +5,8 @@ operator runs outside of a compiled graph, and a derivative of the gradient is a
 arrays, as in `by_kernels`.
 """
 
-from collections.abc import Sequence  # an operator's schema is made of its annotations
-from typing import Any
+# An operator's schema is made of its annotations. PyTorch 2.6 does not know collections.abc.Sequence.
+from typing import Any, Sequence  # noqa: UP035
 
 import numpy as np
 import torch

@@ -16,7 +16,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _FLOATS = (torch.float16, torch.float32, torch.float64)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-_OF_NUMPY = {dtype: torch.ones((), dtype=dtype).numpy().dtype for dtype in (*_FLOATS, torch.bool, *_INTEGERS)}
+_OF_NUMPY = {dtype: np.dtype(f"{dtype}".removeprefix("torch.")) for dtype in (*_FLOATS, torch.bool, *_INTEGERS)}
 _OF_NUMPY[torch.bfloat16] = _BFLOAT16
 
 
