@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from softmaxloss.core import checks, rowwise
+from softmaxloss.core import checks, rowwise, target_checks
 from softmaxloss.core.options import checked_numbers, request
-from softmaxloss.core.rows import ONE
+from softmaxloss.core.rows import ALL_CLASSES, ONE
 from softmaxloss.functional import cross_entropy
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _SoftmaxLoss:
             "class_weight": class_weight,
             "temperature": temperature,
         }
-        self.soft_labels = None if soft_labels is None else _soft(soft_labels)
+        self.soft_labels = None if soft_labels is None else _soft("soft_labels", soft_labels)
 
     def _arguments(self, first: Any, second: Any, sample_weight: ArrayLike | None) -> tuple[Array, Array, int, Any]:
         """Return scores, targets, the axis of the classes and the options, for `request`.
@@ -69,9 +69,21 @@ class _SoftmaxLoss:
                 f"soft_labels must have one row for each row of the data and one column for each class, shape "
                 f"{scores.shape}, got shape {self.soft_labels.shape}; for other data make another objective or metric"
             )
-        targets = _indices(labels) if self.soft_labels is None else self.soft_labels
-        weights = None if sample_weight is None or np.size(sample_weight) == 0 else sample_weight
-        options = self.options | {"sample_weight": weights}
+        rows, n_classes = scores.shape[:1], scores.shape[1]
+        weight = None
+        if sample_weight is not None and np.size(sample_weight) > 0:
+            weight = checks.sample_weight(sample_weight, rows)
+        if self.soft_labels is not None:
+            targets = self.soft_labels
+            _check_shares("soft_labels", targets, weight)
+        elif np.shape(labels) == rows:
+            targets = _indices(labels, n_classes, weight)
+        else:
+            raise ValueError(
+                f"labels must have one class number for each row, shape {rows}, got shape {np.shape(labels)}; pass "
+                "distributions as soft_labels"
+            )
+        options = self.options | {"sample_weight": weight}
         if scores.flags.f_contiguous and not scores.flags.c_contiguous:  # LightGBM's order
             return scores.T, targets.T, 0, options
         return scores, targets, 1, options
@@ -235,38 +247,52 @@ def start_scores(labels: ArrayLike, n_classes: int, *, sample_weight: ArrayLike 
     array([-0.693, -1.386, -1.386])
     """
     given = checks.as_array("labels", labels)
-    weight = np.ones(len(given)) if sample_weight is None else checks.sample_weight(sample_weight, given.shape[:1])
     n_classes = checks.count("n_classes", n_classes)
-    totals = weight @ _soft(given) if given.ndim == 2 else np.bincount(_indices(given), weight, minlength=n_classes)
-    if totals.shape != (n_classes,):
-        raise ValueError(
-            f"labels must be of n_classes={n_classes} classes, got {len(totals)} classes; pass the number of all "
-            "classes"
-        )
+    if given.ndim != 1 and (given.ndim != 2 or given.shape[1] != n_classes):
+        raise ValueError(f"labels must have shape (rows,) or (rows, {n_classes}), got {checks.of_shape(given)}")
+    weight = np.ones(len(given)) if sample_weight is None else checks.sample_weight(sample_weight, given.shape[:1])
+    totals: Array
+    if given.ndim == 1:
+        totals = np.bincount(_indices(given, n_classes, weight), weight, minlength=n_classes)
+    else:
+        shares = _soft("labels", given)
+        _check_shares("labels", shares, weight)
+        totals = weight @ np.where(weight[:, np.newaxis] == 0, 0, shares)
     if not totals.sum() > 0:
         raise ValueError("labels must have a row with a weight above 0, got none; pass rows, and weights above 0")
     scores: NDArray[np.float64] = np.log(np.maximum(totals / totals.sum(), SMALLEST_SHARE))
     return scores
 
 
-def _soft(soft_labels: ArrayLike) -> Array:
-    array = checks.as_array("soft_labels", soft_labels)
-    array = array.astype(float) if array.dtype.kind in "biu" else checks.floats("soft_labels", array)
+def _soft(name: str, value: ArrayLike) -> Array:
+    array = checks.as_array(name, value)
+    array = array.astype(float) if array.dtype.kind in "biu" else checks.floats(name, array)
     if array.ndim != 2:
-        raise ValueError(f"soft_labels must have shape (rows, classes), got {checks.of_shape(array)}")
+        raise ValueError(f"{name} must have shape (rows, classes), got {checks.of_shape(array)}")
     return array
 
 
-def _indices(labels: Any) -> NDArray[np.int64]:
-    """Return class numbers as integers; data sets store them as floats."""
+def _check_shares(name: str, shares: Array, weight: Array | None) -> None:
+    """Refuse shares that are negative, NaN or infinite, but for rows of weight 0."""
+    wrong: Array = np.any(~np.isfinite(shares) | (shares < 0), axis=1)
+    if weight is not None:
+        wrong &= weight != 0
+    target_checks.soft_targets(shares, wrong, ALL_CLASSES, 1, name)
+
+
+def _indices(labels: Any, n_classes: int, weight: Array | None) -> NDArray[np.int64]:
+    """Return class numbers as integers, since data sets store them as floats; those of rows of weight 0 become 0."""
     given = checks.numbers("labels", labels)
     with np.errstate(invalid="ignore"):
         indices: NDArray[np.int64] = given.astype(np.int64)
-    wrong = (indices != given) | (indices < 0)
+    wrong = (indices != given) | (indices < 0) | (indices >= n_classes)
+    if weight is not None:
+        indices[weight == 0] = 0
+        wrong &= weight != 0
     if wrong.any():
-        first = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        first = int(wrong.argmax())
         raise ValueError(
-            f"labels must be class numbers 0, 1, 2, ..., got {given[first]} at position {checks.position(first)}; pass "
-            "distributions as soft_labels"
+            f"labels must be class numbers from 0 to {n_classes - 1}, got {given[first]} at position {first}; count "
+            "classes from 0, and set num_class or n_classes to the number of all classes"
         )
     return indices

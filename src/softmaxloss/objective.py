@@ -55,8 +55,8 @@ def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-le
     """Return the factor of |coef|**2 / 2 beside a mean loss."""
     if total_weight <= 0:
         raise ValueError(
-            "sample_weight times class_weight must be above 0 for some sample, got only zeros; raise the weight of a class "
-            "or of samples"
+            "sample_weight times class_weight must be above 0 for some sample, got only zeros; raise the weight of a "
+            "class or of samples"
         )
     return 1 / (C * total_weight)
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.model_selection import cross_val_score
 
 import softmaxloss as sl
@@ -243,14 +244,38 @@ WRONG = [
     (lambda: SoftmaxObjective("xgboost", soft_labels=[1.0]), ValueError, r"soft_labels must have shape \(rows, class"),
     (lambda: SoftmaxObjective("xgboost")(np.zeros(3), SCORES[:, 0]), ValueError, "set num_class to the number of"),
     (lambda: SoftmaxObjective("xgboost")(np.array([0, 0.5, 1]), SCORES), ValueError, "class numbers .* 0.5 at posit"),
-    (lambda: SoftmaxObjective("xgboost")(np.array([0, 4, 1]), SCORES), ValueError, "label 4 at position 1 is not in"),
+    (
+        lambda: SoftmaxObjective("xgboost")(np.array([0, 4, 1]), SCORES),
+        ValueError,
+        "labels must be class numbers from 0 to 3, got 4 at position 1",
+    ),
+    (
+        lambda: SoftmaxObjective("lightgbm")(np.full((3, 4), 0.25), SCORES.copy("F")),
+        ValueError,
+        r"labels must have one class number for each row, shape \(3,\), got shape \(3, 4\); pass dist",
+    ),
+    (
+        lambda: SoftmaxMetric("xgboost")(xgboost.DMatrix(SCORES).get_label(), SCORES),
+        ValueError,
+        r"labels must have one class number for each row, shape \(3,\), got shape \(0,\)",
+    ),
     (
         lambda: SoftmaxMetric("xgboost", soft_labels=np.ones((2, 4)))(np.zeros(3), SCORES),
         ValueError,
         r"soft_labels must have one row for each row .* shape \(3, 4\), got shape \(2, 4\)",
     ),
-    (lambda: start_scores([0, 1, 2], 2), ValueError, "n_classes=2 classes, got 3"),
+    (lambda: start_scores([0, 1, 2], 2), ValueError, "labels must be class numbers from 0 to 1, got 2 at position 2"),
+    (lambda: start_scores([10**13], 2), ValueError, "labels must be class numbers from 0 to 1, got 10000000000000"),
     (lambda: start_scores([], 2), ValueError, "must have a row with a weight above 0"),
+    (lambda: start_scores(1, 2), ValueError, r"labels must have shape \(rows,\) or \(rows, 2\), got a single number"),
+    (
+        lambda: start_scores(SCORES, 2),
+        ValueError,
+        r"labels must have shape .* or \(rows, 2\), got shape \(3, 4\)",
+    ),
+    (lambda: start_scores(SCORES[None], 4), ValueError, r"labels must have shape .* got shape \(1, 3, 4\)"),
+    (lambda: start_scores([["a", "b"]], 2), TypeError, "labels must be float16, .* got dtype <U1"),
+    (lambda: start_scores(SCORES, 4, sample_weight=[1.0]), ValueError, "sample_weight must have one entry per row"),
 ]
 
 
@@ -258,3 +283,98 @@ WRONG = [
 def test_wrong_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("share", [np.nan, -0.5, np.inf])
+def test_soft_labels_are_refused_by_name_and_at_their_place(share):
+    soft = np.full((3, 4), 0.25)
+    soft[1, 2] = share
+    right = rf"finite and not negative, got {share} at position \(1, 2\); 1 of 3 rows"
+    for kind in (SoftmaxObjective, SoftmaxMetric):
+        for scores in (SCORES, SCORES.copy("F")):
+            with pytest.raises(ValueError, match=f"soft_labels must be {right}"):
+                kind("lightgbm", soft_labels=soft)(np.zeros(3), scores)
+    with pytest.raises(ValueError, match=f"labels must be {right}"):
+        start_scores(soft, 4)
+
+
+def test_labels_of_rows_without_weight_are_not_read():
+    random, weight = np.random.default_rng(0), np.array([1.0, 0.0, 2.0])
+    scores, soft = random.normal(size=(3, 4)), random.dirichlet(np.ones(4), size=3)
+    unknown = soft * [[1.0], [np.nan], [1.0]]
+    live = weight > 0
+    for labels in (np.array([3, -1, 0]), np.array([3, np.nan, 0]), np.array([3, 9, 0])):
+        gradient, hessian = SoftmaxObjective("lightgbm")(labels, scores, weight)
+        right = SoftmaxObjective("lightgbm")(np.array([3, 0]), scores[live], weight[live])
+        np.testing.assert_array_equal((gradient[live], hessian[live]), right)
+        assert not gradient[1].any()
+        np.testing.assert_array_equal(start_scores(labels, 4, sample_weight=weight), start_scores([3, 0, 0], 4))
+    gradient, _ = SoftmaxObjective("lightgbm", soft_labels=unknown)(np.zeros(3), scores, weight)
+    right, _ = SoftmaxObjective("lightgbm", soft_labels=soft)(np.zeros(3), scores, weight)
+    np.testing.assert_array_equal(gradient, right)
+    found = [start_scores(of, 4, sample_weight=weight) for of in (unknown, soft)]
+    np.testing.assert_array_equal(*found)
+
+
+def teacher():
+    x, y, n_classes, _ = digits()
+    return x, y, softmax(np.random.default_rng(0).normal(size=(len(y), n_classes)) + 3 * np.eye(n_classes)[y], axis=1)
+
+
+def train_xgboost(x, labels, soft, tested, metric):
+    train, test = xgboost.DMatrix(x, labels), xgboost.DMatrix(tested[0], tested[1])
+    found, params = {}, XGBOOST | {"num_class": 10, "objective": "multi:softprob"}
+    objective = SoftmaxObjective("xgboost", soft_labels=soft)
+    booster = xgboost.train(
+        params,
+        train,
+        ROUNDS,
+        obj=objective,
+        evals=[(test, "test")],
+        custom_metric=metric,
+        evals_result=found,
+        verbose_eval=False,
+    )
+    return booster.predict(test, output_margin=True), found["test"]["cross_entropy"][-1]
+
+
+def train_lightgbm(x, labels, soft, tested, metric):
+    train, test = lightgbm.Dataset(x, labels), lightgbm.Dataset(*tested)
+    params, found = LIGHTGBM | {"num_class": 10, "metric": "None", "bagging_fraction": 0.5, "bagging_freq": 1}, {}
+    booster = lightgbm.train(
+        params | {"objective": SoftmaxObjective("lightgbm", soft_labels=soft)},
+        train,
+        ROUNDS,
+        valid_sets=[test],
+        valid_names=["test"],
+        feval=metric,
+        callbacks=[lightgbm.record_evaluation(found)],
+    )
+    return booster.predict(tested[0], raw_score=True), found["test"]["cross_entropy"][-1]
+
+
+@pytest.mark.parametrize(("library", "train"), [("xgboost", train_xgboost), ("lightgbm", train_lightgbm)])
+def test_soft_labels_take_the_place_of_the_labels_of_a_data_set(library, train):
+    x, y, soft = teacher()
+    first, then = slice(0, 1200), slice(1200, None)
+    tested = x[then], y[then]
+    right, _ = train(x[first], np.zeros(1200), np.eye(10)[y[first]], tested, SoftmaxMetric(library))
+    hard, of_labels = train(x[first], y[first], None, tested, SoftmaxMetric(library))
+    np.testing.assert_allclose(right, hard, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(of_labels, reference.cross_entropy(hard.astype(float), y[then]), rtol=1e-6)
+    metric = SoftmaxMetric(library, soft_labels=soft[then])
+    scores, loss = train(x[first], y[first], soft[first], tested, metric)
+    unlabelled, _ = train(x[first], np.zeros(1200), soft[first], tested, metric)
+    np.testing.assert_array_equal(scores, unlabelled)
+    np.testing.assert_allclose(loss, reference.cross_entropy(scores.astype(float), soft[then]), rtol=1e-6)
+    assert loss < np.log(10)
+
+
+@pytest.mark.parametrize(("library", "train"), [("xgboost", train_xgboost), ("lightgbm", train_lightgbm)])
+def test_soft_labels_of_other_rows_than_those_of_the_data_set_are_refused(library, train):
+    x, y, soft = teacher()
+    metric = SoftmaxMetric(library, soft_labels=soft[:5])
+    with pytest.raises(ValueError, match=r"one row for each row .* shape \(100, 10\), got shape \(99, 10\)"):
+        train(x[:100], y[:100], soft[:99], (x[:5], y[:5]), metric)
+    with pytest.raises(ValueError, match=r"one row for each row of the data .* shape \(6, 10\), got shape \(5, 10\)"):
+        train(x[:100], y[:100], soft[:100], (x[:6], y[:6]), metric)

@@ -104,7 +104,9 @@ def labels(
     )
 
 
-def soft_targets(rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_], axis: int) -> None:
+def soft_targets(
+    rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_], axis: int, name: str = "targets"
+) -> None:
     """Refuse targets that are negative, NaN or infinite, or not 0 for a class that does not exist, in `wrong` rows."""
     if not wrong.any():
         return
@@ -118,7 +120,7 @@ def soft_targets(rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_
     place.insert(axis, column)
     count = np.count_nonzero(wrong)
     raise ValueError(
-        f"targets must be {rule}, got {row[column]} at position {checks.position(tuple(place))}; {count} of "
+        f"{name} must be {rule}, got {row[column]} at position {checks.position(tuple(place))}; {count} of "
         f"{len(wrong)} rows {'holds' if count == 1 else 'hold'} such values; to leave out a row, give it sample_weight "
         "0"
     )
