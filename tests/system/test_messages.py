@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import messages
 from calls import FUNCTIONS, names_in
 from loss.test_errors import TABLE
+from softmaxloss.cli.app import app
 
 # How a message says what to do: what the argument must be, or a clause with a verb.
 NEXT_STEP = re.compile(
@@ -35,7 +37,7 @@ def test_each_message_of_a_function_says_what_to_do(of_functions):
 
 def test_the_help_of_each_option_is_one_line_where_there_is_room(monkeypatch):
     """A line break within a help text would stay, wherever the terminal breaks lines."""
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(app, "console", Console(width=300))
     for help_text in messages.of_help():
         inside = [line for line in help_text.text.splitlines() if line.startswith("│")]
         assert inside
