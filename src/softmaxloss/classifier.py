@@ -28,7 +28,14 @@ from softmaxloss.fit_callbacks import CallbackSupportMixin, Iterations, Validati
 from softmaxloss.functional import log_softmax, softmax
 from softmaxloss.linear_fit import Descent
 from softmaxloss.moments import Float64s, chunks
-from softmaxloss.objective import SHARED_COEFFICIENTS, Objective, all_classes, is_mapped, refuse_too_large, scores
+from softmaxloss.objective import (
+    SHARED_COEFFICIENTS,
+    Objective,
+    all_classes,
+    is_mapped,
+    refuse_too_large,
+    scores,
+)
 from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:
@@ -380,7 +387,16 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         *,
         validation: Validation | None = None,
     ) -> None:
-        """Minimise an objective and store the result."""
+        """Minimise an objective and store the result.
+
+        Of very many features, those without a value need no iteration: without a loss only the penalty moves their
+        coefficients, to 0.
+        """
+        coef, intercept = self._start(classes, self.n_features_in_)
+        features = objective.features_with_values()
+        if features is not None:
+            coef[:, np.delete(np.arange(coef.shape[1]), features)] *= objective.penalty == 0
+            objective = objective.of_features(features)
         observers = [observer for observer in (tasks, callback, validation) if observer]
         loss_curve: list[float] = []
         tell = self._reporter(loss_curve)
@@ -394,11 +410,13 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
         def keep() -> None:
             self.classes_ = classes
-            with np.errstate(all="ignore"):
-                self.coef_, self.intercept_ = (array.astype(objective.dtype) for array in descent.reached())
+            part, self.intercept_ = (array.astype(objective.dtype) for array in descent.reached())
+            self.coef_ = part if features is None else coef.astype(objective.dtype)
+            if features is not None:
+                self.coef_[:, features] = part
 
-        start = self._start(classes, self.n_features_in_)
-        descent = Descent(objective, *start, report, fit_intercept=self.fit_intercept)
+        start = coef if features is None else coef[:, features]
+        descent = Descent(objective, start, intercept, report, fit_intercept=self.fit_intercept)
         tol = max(self.tol, 0.1 * np.finfo(objective.dtype).eps)
         try:
             with np.errstate(all="ignore"), tasks.watched() if tasks else nullcontext():
@@ -408,7 +426,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             del descent.report  # a reference cycle would keep the data until garbage is collected
         self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
         with np.errstate(all="ignore"):
-            self._past = Past.of(objective, descent)
+            self._past = Past.of(objective, descent).among(features, self.n_features_in_)
         self.__dict__.pop("validation_curve_", None)
         if validation:
             self.validation_curve_ = validation.curve

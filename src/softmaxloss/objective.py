@@ -15,7 +15,7 @@ from softmaxloss.core.threads import for_each, results_of_each
 from softmaxloss.functional import softmax
 from softmaxloss.head.layer import Accumulated, Layer, LinearGradients
 from softmaxloss.head.linear import loss_and_gradients
-from softmaxloss.moments import Float64s, Moments, chunks, moments_of, parts
+from softmaxloss.moments import MAX_WHITENED, Float64s, Moments, chunks, moments_of, parts
 
 Array = NDArray[Any]
 
@@ -132,6 +132,13 @@ class Objective:
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features, with rows weighted by their curvature."""
         return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
+
+    def features_with_values(self) -> NDArray[np.intp] | None:
+        """Return which of very many sparse features have values; None if there are not so many, or all have."""
+        if not is_sparse(self.features) or self.features.shape[1] <= MAX_WHITENED:
+            return None
+        present = np.unique(self.features.indices)
+        return None if len(present) == self.features.shape[1] else present
 
     def of_features(self, features: NDArray[np.intp]) -> Objective:
         """Return this objective as a function of the coefficients of some features, all others being 0."""

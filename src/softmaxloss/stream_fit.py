@@ -57,6 +57,18 @@ class Past(NamedTuple):
         d_coef = d_coef - objective.penalty * coef
         return cls(objective.weight, loss, d_coef, d_intercept, moments, descent.fit_intercept)
 
+    def among(self, features: NDArray[np.intp] | None, n_features: int) -> Past:
+        """Return the same for more features, given where these ones are among them: samples have no values of others.
+
+        None stands for all features.
+        """
+        if features is None:
+            return self
+        total, _, curvature = self.moments.about_zero()
+        all_d_coef, all_curvature = np.zeros((len(self.d_coef), n_features)), np.zeros(n_features)
+        all_d_coef[:, features], all_curvature[features] = self.d_coef, curvature
+        return self._replace(d_coef=all_d_coef, moments=Moments(total, np.zeros(n_features), all_curvature))
+
     @property
     def has_many_features(self) -> bool:
         """Whether the quadratic treats each feature by itself, without correlations."""

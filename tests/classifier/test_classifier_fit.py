@@ -1,8 +1,11 @@
 # ruff: noqa: N806  X is scikit-learn's name
 """The course of a fit: where it starts, what it tells, how it is stopped, and what it warns of."""
 
+import warnings
+
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 
@@ -92,3 +95,19 @@ def test_limit_of_float32_warns_where_it_matters():
     X, y = load_iris(return_X_y=True)
     with pytest.warns(ConvergenceWarning, match=r"at the precision of float32.*or pass X as float64"):
         SoftmaxClassifier().fit((X + 1e5).astype(np.float32), y)
+
+
+@pytest.mark.parametrize(("penalised", "elsewhere"), [(True, 0.0), (False, 0.5)])
+def test_the_penalty_alone_moves_coefficients_of_features_without_values(penalised, elsewhere):
+    random = np.random.default_rng(0)
+    X, y = sparse.random(300, 2000, 0.01, "csr", random_state=random), random.integers(3, size=300)
+    wide = sparse.hstack([X, sparse.csr_array((300, 1000))], format="csr")
+    narrow = SoftmaxClassifier(tol=1e-12).fit(X, y)
+    model = SoftmaxClassifier(tol=1e-12, warm_start=True).fit(wide, y)
+    np.testing.assert_array_equal(model.coef_[:, 2000:], 0)
+    np.testing.assert_allclose(model.coef_[:, :2000], narrow.coef_, rtol=1e-5, atol=1e-7)
+
+    model.coef_[:, 2000:] = 0.5
+    with warnings.catch_warnings(action="ignore"):
+        model.set_params(C=1.0 if penalised else np.inf, max_iter=2).fit(wide, y)
+    np.testing.assert_array_equal(model.coef_[:, 2000:], elsewhere)

@@ -197,6 +197,9 @@ class PartitionedObjective(Objective):
         result: Moments = moments
         return result
 
+    def features_with_values(self) -> None:
+        """Return None: to find them would take a pass."""
+
     def in_single(self) -> None:
         """Return None: a copy in single precision would take memory on the workers."""
 
