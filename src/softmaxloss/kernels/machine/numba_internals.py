@@ -214,12 +214,13 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
         signature, machine, code = super()._index_key(*arguments)
         return signature, processor.LEVEL or machine, code
 
-    def load_overload(self, signature: Any, target: Any) -> Any:
+    def load_overload(self, *arguments: Any) -> Any:
         """Load machine code without Numba's preparations to compile, which take a third of a second.
 
         Where there is none, compile and save it. Processes that ask for the same code at the same time compile it once.
         """
         with suppress(Exception):
+            signature, target = arguments
             if loaded := self._load_overload(signature, target):
                 return loaded
             with self._cache_file.alone(self._index_key(signature, target.codegen())):
@@ -232,9 +233,10 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
                 return compiled
         return None
 
-    def save_overload(self, signature: Any, compiled: Any) -> None:
+    def save_overload(self, *arguments: Any) -> None:
         """Save machine code, if it is that of the level."""
         with suppress(Exception):
+            signature, compiled = arguments
             if compiled.library.level == processor.LEVEL:
                 self._save_overload(signature, compiled)
 
