@@ -1,4 +1,7 @@
-"""Reading what the command line names: the table DATA (a bundled data set or a file) and the file MODEL."""
+"""Reading what the command line names: the table DATA (a bundled data set or a file) and the file MODEL.
+
+The file has over 300 lines, because each format and each fault of a file has a message of its own.
+"""
 
 import gzip
 import io

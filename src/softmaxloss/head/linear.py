@@ -1,4 +1,7 @@
-"""Cross-entropy of `features @ weight.T + bias`, its gradients and metrics, one chunk of rows at a time."""
+"""Cross-entropy of `features @ weight.T + bias`, its gradients and metrics, one chunk of rows at a time.
+
+The file has over 300 lines, because half of them are the documentation of these functions.
+"""
 
 from __future__ import annotations
 
