@@ -160,14 +160,20 @@ class SoftmaxObjective(_SoftmaxLoss):
         """Return gradient and Hessian, given (scores, data set), or (labels, scores, weights) by an estimator."""
         scores, targets, axis, options = self._arguments(first, second, sample_weight)
         z, layout, rows, _ = request(scores, targets, axis, options | {"reduction": "sum"})
-        gradient, p = np.empty_like(z), np.empty_like(z)
+        gradient = np.empty_like(z)
         rowwise.losses_and_gradients(z, rows, ONE, gradient, layout)
-        rowwise.softmax(z, rows, p, layout)
         # hessian_diagonal would keep the digits of 1 - p, but take 15 times as long; sums over a leaf do not need them
         with np.errstate(all="ignore"):
-            curvature = self._factor(layout.n_classes) * rows.weight * rows.mass / rows.temperature**2
-            hessian = p * (1 - p)
-            hessian *= np.expand_dims(curvature, axis).astype(z.dtype)
+            total = np.expand_dims(rows.weight * rows.mass, axis).astype(z.dtype)
+            if rows.dense is None and rows.floor == 0:  # the gradient of a label is p, or p - 1: p (1 - p) is the same
+                p = np.abs(gradient)
+                p *= np.divide(rows.temperature, total, out=np.zeros_like(total), where=total > 0)
+            else:
+                p = np.empty_like(z)
+                rowwise.softmax(z, rows, p, layout)
+            hessian = 1 - p
+            hessian *= p
+            hessian *= self._factor(layout.n_classes) / rows.temperature**2 * total
             if self.library == "xgboost":
                 np.maximum(hessian, SMALLEST_HESSIAN, out=hessian)
         return (gradient.T, hessian.T) if axis == 0 else (gradient, hessian)
