@@ -1,5 +1,6 @@
 """Threads that share work: failures, what is kept alive, what they may not see, and the end of the interpreter."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -58,6 +59,24 @@ def test_a_failure_of_the_caller_is_raised_when_the_helper_has_left():
     with pytest.raises(ZeroDivisionError):
         in_two_threads(fail, slowly)
     assert left == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not let threads choose processors")
+def test_a_helper_leaves_the_processor_of_the_caller_unless_it_is_the_only_one(monkeypatch):
+    processors = os.sched_getaffinity(0)
+    here = min(processors)
+    in_two_threads(lambda: None, lambda: None)
+    (helper,) = threads._pool._helpers
+    monkeypatch.setattr(threads, "_processor", lambda: here)
+    for allowed in ({here}, processors):
+        os.sched_setaffinity(helper.native_id, processors)
+        os.sched_setaffinity(0, allowed)
+        try:
+            for _ in range(2):  # where a helper is, it says at the end of a job
+                in_two_threads(lambda: None, lambda: None)
+        finally:
+            os.sched_setaffinity(0, processors)
+        assert os.sched_getaffinity(helper.native_id) == (allowed - {here} or processors)
 
 
 def test_after_a_failure_no_further_item_is_begun():

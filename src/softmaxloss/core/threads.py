@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import sys
@@ -53,14 +54,14 @@ class _Pool:
     def forget(self) -> None:
         """Forget the helpers: in a forked child they do not exist."""
         self._lock = threading.Lock()
-        self._helpers = 0
+        self._helpers: list[_Helper] = []
         self._asked = SimpleQueue[_Job | None]()
 
     def resize(self, threads: int) -> None:
         with self._lock:
             helpers, asked = self._helpers, self._asked
-            self._helpers, self._asked, self._threads = 0, SimpleQueue(), threads
-        for _ in range(helpers):
+            self._helpers, self._asked, self._threads = [], SimpleQueue(), threads
+        for _ in helpers:
             asked.put(None)
 
     def start(self, job: _Job, helpers: int) -> None:
@@ -69,19 +70,53 @@ class _Pool:
             return  # a thread started now would never begin
         with self._lock:
             with contextlib.suppress(RuntimeError):
-                while self._helpers < helpers:
-                    threading.Thread(target=_serve, args=(self._asked,), name="softmaxloss", daemon=True).start()
-                    self._helpers += 1
-            for _ in range(min(helpers, self._helpers) - self._asked.qsize()):
+                while len(self._helpers) < helpers:
+                    helper = _Helper(self._asked)
+                    helper.start()
+                    self._helpers.append(helper)
+            here = _processor()
+            for helper in self._helpers:
+                if helper.processor == here >= 0:
+                    helper.leave(here)
+            for _ in range(min(helpers, len(self._helpers)) - self._asked.qsize()):
                 self._asked.put(job)
 
 
-def _serve(asked: SimpleQueue[_Job | None]) -> None:
-    """Join one job after the other; a helper thread does only this."""
-    _busy.here = True
-    while job := asked.get():
-        job.join()
-        del job
+class _Helper(threading.Thread):
+    """A thread that joins one job after the other, and nothing else."""
+
+    def __init__(self, asked: SimpleQueue[_Job | None]) -> None:
+        super().__init__(name="softmaxloss", daemon=True)
+        self._asked = asked
+        self.processor = -1  # that it was last seen on
+
+    def run(self) -> None:
+        _busy.here = True
+        while job := self._asked.get():
+            job.join()
+            del job
+            self.processor = _processor()
+
+    def leave(self, processor: int) -> None:
+        """Run on other processors than this one, that of the calling thread, if there are any.
+
+        Linux often wakes a helper there, beside an idle processor. The two would then take turns for many calls.
+        """
+        with contextlib.suppress(OSError):
+            others = os.sched_getaffinity(0) - {processor}
+            if others and self.native_id:
+                os.sched_setaffinity(self.native_id, others)
+
+
+def _find_processor() -> Callable[[], int]:
+    """Return a function that returns the number of the processor it runs on, or -1 where the system does not tell."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(AttributeError, OSError):
+            return ctypes.CDLL(None).sched_getcpu
+    return lambda: -1
+
+
+_processor = _find_processor()
 
 
 class _Job:
