@@ -14,6 +14,7 @@ project = "softmaxloss"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 exclude_patterns = ["*.py"]
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 2  # so that a page can link to a section of another
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 autodoc_typehints = "none"

@@ -153,7 +153,7 @@ def errors(rank):
     logits, labels = torch.zeros(4, 5, dtype=torch.float64), torch.tensor([0, 3, 9, 1])
     wrong = {
         "label 99": {"target": torch.tensor([0, 3, 99, 1])},
-        "masked by class_mask": {"class_mask": torch.arange(5) != (3 if rank == 0 else 9)},
+        "whose class_mask is True": {"class_mask": torch.arange(5) != (3 if rank == 0 else 9)},
         "z_loss must be": {"z_loss": -1.0 if rank == 1 else 0.0},
         "weight": {"weight": torch.ones(5 + (rank == 1))},
         "the rows of input must be the same on all ranks": {"input": logits[: 4 - rank], "target": labels[: 4 - rank]},

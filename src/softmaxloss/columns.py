@@ -94,7 +94,7 @@ def _columns_of(X: Any, names: Sequence[str] | None) -> list[pl.Series]:
     if names is None or array.ndim != 2 or array.shape[1] != len(names):
         raise ValueError(
             f"X must be a table with named columns, or an array with these {len(names or ())} columns in this order: "
-            f"{', '.join(names or ())}; got {type(X).__name__} of shape {array.shape}"
+            f"{', '.join(names or ())}, got {type(X).__name__} of shape {array.shape}"
         )
     return [_series(name, column) for name, column in zip(names, array.T, strict=True)]
 

@@ -118,6 +118,20 @@ def load_model(path: str | Path) -> Pipeline:
     return read_model_file(path).pipeline
 
 
+class _OtherVersionWarning(InconsistentVersionWarning):  # type: ignore[misc]
+    """Scikit-learn's warning, with its attributes, in words for a model file, which is no pickle."""
+
+    def __init__(self, path: str, here: str, made_by: str) -> None:
+        super().__init__(estimator_name=path, current_sklearn_version=here, original_sklearn_version=made_by)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.estimator_name} was written with scikit-learn {self.original_sklearn_version}, and is read with "
+            f"{self.current_sklearn_version}, whose predictions may differ; train again, or install "
+            f"scikit-learn=={self.original_sklearn_version}"
+        )
+
+
 def model_to_bytes(model: TableModel) -> bytes:
     """Return the content of the model's file."""
     tensors: dict[str, NDArray[Any]] = {}
@@ -153,12 +167,7 @@ def read_model_file(path: str | Path) -> TableModel:
         )
     made_by, here = metadata["scikit_learn"], sklearn.__version__
     if made_by.split(".")[:2] != here.split(".")[:2]:
-        warnings.warn(
-            InconsistentVersionWarning(
-                estimator_name="Pipeline", current_sklearn_version=here, original_sklearn_version=made_by
-            ),
-            stacklevel=2,
-        )
+        warnings.warn(_OtherVersionWarning(str(path), here, made_by), stacklevel=2)
     described = json.loads(metadata["model"])
     return TableModel(
         pipeline=_restored(described["pipeline"], tensors),
@@ -195,7 +204,7 @@ def _described(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C9
     if isinstance(value, BaseEstimator) and type(value).__name__ in ESTIMATORS:
         kept = {name: of for name, of in vars(value).items() if name != "_past"}  # it serves only partial_fit
         return ["estimator", [type(value).__name__, _described(kept, tensors)]]
-    raise TypeError(f"a model file cannot hold {value!r}")
+    raise TypeError(f"a model file must hold numbers, texts, arrays and estimators of `train`, got {value!r}")
 
 
 def _restored(described: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C901, PLR0911 - a line for each kind
@@ -229,7 +238,7 @@ def _restored(described: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa:
         estimator = ESTIMATORS[content[0]].__new__(ESTIMATORS[content[0]])
         vars(estimator).update(_restored(content[1], tensors))
         return estimator
-    raise ModelFileError(f"the model file holds a value of unknown kind {kind!r}")
+    raise ModelFileError(f"the model file holds a value of unknown kind {kind!r}; train again")
 
 
 def _check_origin(path: Path, metadata: dict[str, str]) -> None:

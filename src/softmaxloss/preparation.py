@@ -50,7 +50,7 @@ class FaultyCellsError(ValueError):
     """The first faulty cell of each column."""
 
     def __init__(self, cells: Sequence[FaultyCell]) -> None:
-        super().__init__("; ".join(map(str, cells)))
+        super().__init__(f"{'; '.join(map(str, cells))}; correct such cells or empty them")
         self.cells = cells
 
 
@@ -176,7 +176,8 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if absent:
             lacking = f"column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}"
             raise ValueError(
-                f"X lacks the {lacking}, which the model was trained on; add them, with empty cells if need be"
+                f"X lacks the {lacking}, which the model was trained on; add what is missing, with empty cells if need "
+                "be"
             )
         columns, faults = {}, []
         for name in self.columns:

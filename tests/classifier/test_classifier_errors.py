@@ -13,7 +13,7 @@ WRONG_PARAMETERS = [
     ("C", 0), ("C", -1.0), ("C", np.nan), ("C", "1"), ("C", True),
     ("max_iter", 0), ("max_iter", 10.0), ("tol", -1e-9), ("tol", None),
     ("fit_intercept", 1), ("class_weight", "balance"), ("class_weight", [1, 2, 3]),
-    ("label_smoothing", -0.1), ("label_smoothing", 1.1),
+    ("label_smoothing", -0.1), ("label_smoothing", 1.1), ("class_weight", {0: -1}),
 ]  # fmt: skip
 
 

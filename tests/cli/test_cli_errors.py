@@ -76,6 +76,10 @@ ONLY_TRAINING = {
         "column 'kind' holds Date values; a class is text, a whole number, or true or false; convert the column",
     ),
     "huge.csv": (TEXT.replace("5.1,", "1e300,"), "column 'sl' holds 1e+300, too large"),
+    "spans.parquet": (
+        written(pl.DataFrame.write_parquet, FRAME.with_columns(span=pl.duration(days=1)), first=True),
+        "column 'span' holds Duration(time_unit='us') values where numbers or words belong",
+    ),
 }
 ONLY_PREDICTING = {
     "missing.csv": (FRAME.drop("sw", "pl").write_csv(), "missing.csv lacks 'sw', 'pl', which the model was trained on"),
@@ -84,10 +88,12 @@ ONLY_PREDICTING = {
         with_cell("1e300"),
         "column 'sw' holds 1e+300, too large or too far from",
     ),
+    "wide.csv": ("1,2,3,4,5,6\n" * 2, "wide.csv has 6 columns without names; the model was trained on 4"),
 }
 ONLY_EVALUATING = {
     "unknown.csv": (TEXT.replace("virginica", "rosa"), "'rosa' in data row 101, a class the model does not know"),
     "untold.csv": (FRAME.drop("kind").write_csv(), "'pw'; add it, or use softmaxloss predict"),
+    "unlabelled.csv": (FRAME.with_columns(kind=pl.lit("")).write_csv(), "column 'kind' has 150 missing labels"),
 }
 ARRAYS = {
     "objects.npz": ({"X": np.array([[1, "a"]], dtype=object)}, "its arrays hold Python objects"),
@@ -123,9 +129,11 @@ COMMANDS = {
     "train iris --C small": "--C must be a number above 0, or auto, got small; see softmaxloss train --help",
     "train iris --seed 0.5": "--seed: must be a whole number, got 0.5; see softmaxloss train --help",
     "train here.csv --separator ab": "--separator must be one character or one of comma, semicolon, tab, bar, space",
-    "train here.csv --encoding nosuch": "--encoding nosuch is not known; examples are utf-8",
+    "train here.csv --encoding nosuch": "--encoding nosuch is not known; use for example utf-8",
     "train here.csv --encoding utf-32": "here.csv is not text in utf-32; leave --encoding out",
     "train target.csv --target sl --drop-unlabelled --drop kind --C auto": "at least two rows of each class",
+    "train spans.parquet --target kind --id span": "--id: column 'span' holds Duration(time_unit='us') values",
+    "evaluate model unlabelled.csv --drop-unlabelled": "no row has a label in column 'kind'; give some rows a label",
     "explore --out page.txt": "--out page.txt must end in .html",
     "explore --out nosuch/page.html": "the folder nosuch of --out nosuch/page.html does not exist",
     "export model --out model.txt": "--out model.txt must end in .onnx",

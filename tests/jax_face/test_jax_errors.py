@@ -1,5 +1,7 @@
 """Arguments that make no sense raise errors that say why; labels under jit make NaN, and checkify reports them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,41 +46,58 @@ def test_traced_numbers_are_refused_in_words(name):
         traced(1)
 
 
-def test_what_shapes_and_dtypes_tell_is_refused_under_jit():
-    of = jax.jit(slj.cross_entropy)
-    with pytest.raises(ValueError, match=r"targets: class indices must have shape \(2,\), got shape \(3,\)"):
-        of(LOGITS, jnp.array([0, 1, 2]))
-    with pytest.raises(TypeError, match="logits must be float16"):
-        of(LOGITS == 0, LABELS)
-    with pytest.raises(ValueError, match="class_weight must have one entry per class"):
-        of(LOGITS, LABELS, class_weight=jnp.ones(4))
-    with pytest.raises(ValueError, match="weight must have shape"):
-        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones(3), LABELS)
-    with pytest.raises(ValueError, match="features must have shape"):
-        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones((5, 4)), LABELS)
-    with pytest.raises(ValueError, match="max_memory must be at least 1"):
-        slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones((5, 3)), LABELS, max_memory=0)
+TRACED = jax.jit(slj.cross_entropy)  # knows shapes and dtypes only
+INTEGER_LABELS, MASK = slj.softmax_cross_entropy_with_integer_labels, np.array([True, True, False])
+OTHERS = [  # a call, the error, and what the message must be
+    (
+        lambda: TRACED(LOGITS, jnp.array([0, 1, 2])),
+        ValueError,
+        r"targets: class indices must have shape \(2,\), got .*3",
+    ),
+    (lambda: TRACED(LOGITS == 0, LABELS), TypeError, "logits must be float16"),
+    (
+        lambda: TRACED(LOGITS, LABELS, class_weight=jnp.ones(4)),
+        ValueError,
+        "class_weight must have one entry per class",
+    ),
+    (lambda: slj.linear_cross_entropy(jnp.ones((2, 3)), jnp.ones(3), LABELS), ValueError, "weight must have shape"),
+    (lambda: slj.linear_cross_entropy(LOGITS, jnp.ones((5, 4)), LABELS), ValueError, "features must have shape"),
+    (
+        lambda: slj.linear_cross_entropy(LOGITS, jnp.ones((5, 3)), LABELS, max_memory=0),
+        ValueError,
+        "max_memory must be at least 1",
+    ),
+    (lambda: slj.cross_entropy(LOGITS, LABELS, dim=1), TypeError, "'dim'.*pass it as axis"),
+    (lambda: slj.log_probs(LOGITS, LABELS, label_smoothing=0.1), TypeError, "label_smoothing is not an option of this"),
+    (lambda: slj.log_probs(LOGITS, ONE_HOT), TypeError, "targets must be class indices, .*; for one-hot rows pass"),
+    (lambda: INTEGER_LABELS(LOGITS, ONE_HOT), TypeError, "labels must be class indices, .* use softmax_cross_entropy"),
+    (
+        lambda: slj.softmax_cross_entropy(LOGITS, ONE_HOT.astype(int)),
+        TypeError,
+        "labels must be distributions.* use softmax_cross_entropy_with_integer_labels",
+    ),
+    (lambda: slj.softmax_cross_entropy(LOGITS, ONE_HOT, where=jnp.ones(2)), TypeError, "where must be bool"),
+    (
+        lambda: slj.softmax(LOGITS, where=jnp.ones((3, 3), bool)),
+        ValueError,
+        r"where must have the shape of logits \(2, 3\), .* got shape \(3, 3\)",
+    ),
+    (lambda: INTEGER_LABELS(LOGITS, LABELS, where=MASK), ValueError, r"where must have .* got shape \(3,\)"),
+    (lambda: slj.softmax(LOGITS, axis=(0, 0)), ValueError, r"axis must be an axis, or several .* got \(0, 0\)"),
+    (lambda: slj.softmax_cross_entropy(LOGITS, ONE_HOT, axis=(0, 2)), ValueError, "axis must lie between -2 and 1"),
+    (lambda: jax.jit(slj.softmax)(LOGITS, axis=1), TypeError, "axis must be known when the function is traced"),
+    (
+        lambda: slj.cross_entropy(LOGITS, LABELS, class_mask=MASK),
+        ValueError,
+        "targets must be classes whose class_mask is True, got label 2 at position 1;",
+    ),
+]
 
 
-def test_unknown_and_unsuitable_options_are_refused():
-    with pytest.raises(TypeError, match=r"'dim'.*pass it as axis"):
-        slj.cross_entropy(LOGITS, LABELS, dim=1)
-    with pytest.raises(TypeError, match="label_smoothing is not an option of this function"):
-        slj.log_probs(LOGITS, LABELS, label_smoothing=0.1)
-    with pytest.raises(TypeError, match="targets must be class indices"):
-        slj.log_probs(LOGITS, ONE_HOT)
-    with pytest.raises(TypeError, match="labels must be class indices"):
-        slj.softmax_cross_entropy_with_integer_labels(LOGITS, ONE_HOT)
-    with pytest.raises(TypeError, match="labels must be distributions"):
-        slj.softmax_cross_entropy(LOGITS, ONE_HOT.astype(int))
-    with pytest.raises(TypeError, match="where must be bool"):
-        slj.softmax_cross_entropy(LOGITS, ONE_HOT, where=jnp.ones(2))
-    with pytest.raises(ValueError, match=r"where must have the shape of logits \(2, 3\)"):
-        slj.softmax(LOGITS, where=jnp.ones((3, 3), bool))
-    with pytest.raises(ValueError, match=r"axis must be an axis, or several that differ, got \(0, 0\)"):
-        slj.softmax(LOGITS, axis=(0, 0))
-    with pytest.raises(ValueError, match="axis must lie between -2 and 1"):
-        slj.softmax_cross_entropy(LOGITS, ONE_HOT, axis=(0, 2))
+@pytest.mark.parametrize(("call", "error", "message"), OTHERS)
+def test_other_wrong_calls_are_refused_in_words(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 @pytest.mark.parametrize("label", [-1, 3, 255])
@@ -110,17 +129,24 @@ def test_the_derivative_by_a_weight_of_0_is_0_as_its_row_is_not_read():
     assert slopes[1] == pytest.approx(float(slj.cross_entropy(logits[1:], labels[1:])))
 
 
-def test_checkify_reports_labels_that_are_no_classes():
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([-100, 7], r"targets must be classes from 0 to 2, got label 7 at position 1 "),
+        ([1, 0], "targets must be classes whose class_mask is True, got label 1 at position 0 "),
+        ([[2, 0], [-100, 3]], r"targets must be classes from 0 to 2, got label 3 at position \(1, 1\) "),
+        (7, "targets must be classes from 0 to 2, got label 7 "),
+        ([-100, 2], None),
+    ],
+)
+def test_checkify_reports_labels_that_are_no_classes(labels, message):
     def loss_of(logits, labels):
-        return slj.cross_entropy(logits, labels, ignore_index=-100)
+        return slj.cross_entropy(logits, labels, ignore_index=-100, class_mask=jnp.array([True, False, True]))
 
-    checked = checkify.checkify(jax.jit(jax.value_and_grad(loss_of)))
-    error, (loss, _) = checked(LOGITS, jnp.array([-100, 7]))
-    assert np.isnan(loss)
-    with pytest.raises(checkify.JaxRuntimeError, match=r"targets: label 7 is not in 0\.\.2 \(3 classes\)"):
-        error.throw()
-    error, _ = checked(LOGITS, jnp.array([-100, 2]))
-    assert error.get() is None
+    logits = jnp.zeros((*np.shape(labels), 3))
+    error, (loss, _) = checkify.checkify(jax.jit(jax.value_and_grad(loss_of)))(logits, jnp.array(labels))
+    assert np.isnan(loss) == (message is not None)
+    assert error.get() is None if message is None else re.match(message, error.get())
 
 
 BEYOND = [("int32", -(2**40)), ("int32", 2**63), ("uint8", 300), ("uint8", -100), ("int8", 2**31), ("uint32", -1)]

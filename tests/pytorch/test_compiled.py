@@ -167,6 +167,9 @@ def test_modules_are_exported_for_any_number_of_rows(module):
     for n in (6, 11):
         logits, labels = problem(n, dtype=torch.float32)
         torch.testing.assert_close(exported(logits, labels), made(logits, labels))
+    if module is slt.CrossEntropyLoss:
+        with pytest.raises(RuntimeError, match="this graph was exported without a gradient; export it with an input"):
+            exported(logits, labels).backward()
 
 
 def given(option):

@@ -118,18 +118,18 @@ def test_functions_are_compiled_and_mapped(function):
     torch.testing.assert_close(torch.func.vmap(of_rows)(x, target), right, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"target": torch.zeros(6)}, TypeError, r"target must hold class indices, which are integers, got torch.float"),
-        ({"target": torch.full((6,), 7)}, ValueError, r"target: label 7 at position 0"),
-        ({"dim": 2}, ValueError, r"dim must be a dimension of input, whose shape is \(6, 5\), got 2"),
-        ({"temperature": 0}, ValueError, "temperature must lie between"),
-        ({"temperature": torch.ones(())}, TypeError, "temperature must be a number, got a tensor"),
-        ({"softcap": -1}, ValueError, "softcap must be finite and positive"),
-        ({"class_mask": torch.ones(4, dtype=bool)}, ValueError, r"class_mask .*\(4,\)"),
-    ],
-)
+WRONG = [
+    ({"target": torch.zeros(6)}, TypeError, r"target must hold class indices, which are integers, got torch.float"),
+    ({"target": torch.full((6,), 7)}, ValueError, r"target: label 7 at position 0"),
+    ({"dim": 2}, ValueError, r"dim must be a dimension of input, whose shape is \(6, 5\), got 2"),
+    ({"temperature": 0}, ValueError, "temperature must lie between"),
+    ({"temperature": torch.ones(())}, TypeError, "temperature must be a number, got a tensor"),
+    ({"softcap": -1}, ValueError, "softcap must be finite and positive"),
+    ({"class_mask": torch.ones(4, dtype=bool)}, ValueError, r"class_mask .*\(4,\)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG)
 def test_wrong_arguments_are_named(arguments, error, message):
     logits, target = problem()
     with pytest.raises(error, match=message):

@@ -56,6 +56,7 @@ OF_BOTH = [
     ("ignore_index", 0.5, TYPE, "integer"),
     ("ignore_index", "pad", TYPE, "integer"),
     ("normalizer", -1.0, VALUE, "-1"),
+    ("normalizer", torch.ones(2), VALUE, "must be a single number, got shape (2,)"),
 ]
 OF_LOSS = [("input", torch.tensor(1.0), VALUE, "class axis")]
 OF_HEAD = [
@@ -148,18 +149,18 @@ def test_nothing_is_changed_when_an_argument_is_wrong():
     assert logits._version == version
 
 
+WRONG_SOFTMAX = [
+    ({"input": [0.0]}, TYPE, "input"),
+    ({"input": torch.zeros(3, dtype=torch.int64)}, TYPE, "input"),
+    ({"dim": 2}, VALUE, "dim"),
+    ({"dim": -3}, VALUE, "dim"),
+    ({"temperature": 0.0}, VALUE, "temperature"),
+    ({"temperature": torch.tensor(2.0)}, TYPE, "temperature"),
+]
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@pytest.mark.parametrize(
-    ("wrong", "error", "said"),
-    [
-        ({"input": [0.0]}, TYPE, "input"),
-        ({"input": torch.zeros(3, dtype=torch.int64)}, TYPE, "input"),
-        ({"dim": 2}, VALUE, "dim"),
-        ({"dim": -3}, VALUE, "dim"),
-        ({"temperature": 0.0}, VALUE, "temperature"),
-        ({"temperature": torch.tensor(2.0)}, TYPE, "temperature"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "error", "said"), WRONG_SOFTMAX)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_softmax_names_its_wrong_argument(name, wrong, error, said, device):
     if isinstance(wrong.get("input"), torch.Tensor):

@@ -109,6 +109,11 @@ def _remedy(error: OSError) -> str:
     return ""
 
 
+def counted(n: int, what: str) -> str:
+    """Return a number of things in words."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def alike(name: str, known: Iterable[str]) -> str:
     """Ask for the known name that is most like a wrong one; return nothing if none is like it."""
     like = difflib.get_close_matches(name, list(known), 1)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from softmaxloss.cli import CommandError, alike
+from softmaxloss.cli import CommandError, alike, counted
 from softmaxloss.cli.data import Table, listing, shown, with_points
 from softmaxloss.cli.labels import Labels, known_labels, require_labels
 from softmaxloss.columns import as_dates, as_numbers, date_form, without_missing
@@ -94,7 +94,7 @@ def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
     if unknown:
         raise CommandError(
             f"--{option}: {table.name} has no column {listing(unknown)}; it has {listing(table.frame.columns, 12)}"
-            f"{alike(unknown[0], table.frame.columns)}"
+            f"{alike(unknown[0], table.frame.columns) or '; name some of these'}"
         )
     return [*dict.fromkeys(names)]
 
@@ -109,7 +109,7 @@ def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
         kind = table.frame[name].dtype
         if name in {"prediction", "probability", "classes", "file"} or name.startswith("probability_"):
             raise CommandError(f"--id: the output has its own column {shown(name)}; rename the column in your table")
-        if kind.is_nested() or kind in {pl.Binary, pl.Object, pl.Duration}:
+        if kind.is_nested() or isinstance(kind, pl.Binary | pl.Object | pl.Duration):
             raise CommandError(
                 f"--id: column {shown(name)} holds {kind} values, which no text file can hold; name another column"
             )
@@ -122,7 +122,10 @@ def _sort_date(column: pl.Series, chosen: Columns, faults: list[str]) -> None:
         cell = f"{shown(column[wrong[0]])} in data row {wrong[0] + 1}"
         faults.append(f"column {shown(column.name)} holds {cell}, which is not a date")
     if form == "%d/%m/%Y" and not (as_dates(column, "%m/%d/%Y").is_null() & _present(column)).any():
-        chosen.notes.append(f"column {shown(column.name)}: dates such as {column[0]} are read with the day first")
+        chosen.notes.append(
+            f"column {shown(column.name)}: dates such as {column[0]} are read with the day first (if it is the month, "
+            "write dates as 2020-12-31)"
+        )
     chosen.dates.append(column.name)
 
 
@@ -187,7 +190,7 @@ def prepared(table: Table, rows: NDArray[np.intp], preparation: TablePreparation
         return preparation.fit_transform(frame) if fit else preparation.transform(frame)
     except FaultyCellsError as error:
         cells = [cell._replace(row=int(rows[cell.row])) for cell in error.cells]
-        raise CommandError(f"{table.name}: {FaultyCellsError(cells)}; correct such cells or empty them") from error
+        raise CommandError(f"{table.name}: {FaultyCellsError(cells)}") from error
 
 
 def for_model(table: Table, model: TableModel) -> Table:
@@ -252,6 +255,6 @@ def with_labels(table: Table, target: str, labels: Labels, *, drop: bool) -> tup
     if not kept.any():
         raise CommandError(f"{table.name}: no row has a label in column {shown(target)}; give some rows a label")
     n = int((~kept).sum())
-    left_out = [f"{n} row{'s' if n > 1 else ''} without a label {'are' if n > 1 else 'is'} left out"] if n else []
+    left_out = [f"{counted(n, 'row')} without a label {'are' if n > 1 else 'is'} left out"] if n else []
     notes = [*table.notes, *left_out]
     return table.with_frame(table.frame.filter(pl.Series(kept)), notes), Labels(labels.codes[kept], labels.classes)

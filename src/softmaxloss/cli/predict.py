@@ -99,9 +99,11 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
     longest = max(map(len, cells), default=0)
     if 4 * longest * len(cells) > WIDEST:
         raise CommandError(
-            f"NPZ files hold text of one width only, and the longest label has {longest} letters: write .csv or "
-            ".parquet"
+            f"--out must end in .csv or .parquet here: a label has {longest} letters, and in an NPZ file each text "
+            "takes the space of the longest"
         )
     if any(cell.endswith("\0") for cell in cells):
-        raise CommandError("NPZ files drop zero characters at the end of text: write .csv or .parquet")
+        raise CommandError(
+            "--out must end in .csv or .parquet here: a text ends in a zero character, which NPZ files drop"
+        )
     return np.array(cells, dtype=np.str_)

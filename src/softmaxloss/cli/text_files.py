@@ -10,7 +10,7 @@ from itertools import chain, islice
 
 import polars as pl
 
-from softmaxloss.cli import CommandError
+from softmaxloss.cli import CommandError, counted
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.columns import as_numbers, is_missing
 
@@ -37,7 +37,7 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
     csv.field_size_limit(sys.maxsize)
     sample = _decoded(content, encoding).read(SAMPLE_CHARACTERS)
     if not sample.strip(' \t\r\n"'):
-        raise CommandError(f"{name} is empty; a table has a line of column names, then one line per row")
+        raise CommandError(f"{name} is empty; write a line of column names, then one line per row")
     if "\0" in sample:
         raise CommandError(
             f"{name} is not a text file: it holds bytes that are 0; if it is compressed or a spreadsheet, save it as "
@@ -84,7 +84,9 @@ def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -
             while text.read(SAMPLE_CHARACTERS):
                 pass
         except LookupError as error:
-            raise CommandError(f"--encoding {encoding} is not known; examples are utf-8, utf-16 and latin-1") from error
+            raise CommandError(
+                f"--encoding {encoding} is not known; use for example utf-8, utf-16 or latin-1"
+            ) from error
         except UnicodeError:
             continue
         if encoding in {"cp1252", "latin-1"} and wanted is None:
@@ -130,22 +132,18 @@ def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]
     We append a last line, END. If a quote is still open, csv reads END as part of the last cell.
     """
     number, ended = 0, False
-    try:
-        for row in _reader(chain(_with_line_end(lines), [END]), separator):
-            if row == [END.rstrip("\n")]:
-                ended = True
-            elif row and not (len(row) == 1 and not row[0].strip()):
-                number += 1
-                if row[-1].endswith(END):
-                    break
-                yield row
-    except csv.Error as error:
-        raise CommandError(f"{name}, line {number + 1}: {error}; correct the line") from error
+    for row in _reader(chain(_with_line_end(lines), [END]), separator):
+        if row == [END.rstrip("\n")]:
+            ended = True
+        elif row and not (len(row) == 1 and not row[0].strip()):
+            number += 1
+            if row[-1].endswith(END):
+                break
+            yield row
     if not ended:
         raise CommandError(
             f'{name}: line {number} of the table opens a quote (") that is not closed before the end of the file; '
-            "close it, "
-            'or write "" for a quote within a cell'
+            'close it, or write "" for a quote within a cell'
         )
 
 
@@ -214,10 +212,9 @@ def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: 
         for number, row in enumerate(chunk, start=read + 1):
             if len(row) != width:
                 what = "data row 1 has" if counts_first else "the first line names"
-                cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
                 raise CommandError(
-                    f"{name} is not a table: data row {number} has {cells}, but {what} {width} columns; correct the "
-                    "row, or give another separator with --separator"
+                    f"{name} is not a table: data row {number} has {counted(len(row), 'cell')}, but {what} {width} "
+                    "columns; correct the row, or give another separator with --separator"
                 )
         for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
             column.append(_with_gaps(pl.Series(texts, dtype=pl.String)))

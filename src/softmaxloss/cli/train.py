@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from softmaxloss import __version__
-from softmaxloss.cli import CommandError, standard_output
+from softmaxloss.cli import CommandError, counted, standard_output
 from softmaxloss.cli.columns import ColumnOptions, Columns, choose_columns, known_columns, prepared, with_labels
 from softmaxloss.cli.data import STANDARD_INPUT, Table, read_table, shown, with_points
 from softmaxloss.cli.fitting import Examples, Fit, fit, prepare_kernels
@@ -66,8 +66,8 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
         table.frame.replace_column(table.frame.get_column_index(name), as_numbers(table.frame[name]))
     with standard_output():
         print(
-            f"{data}: {len(codes)} rows, {len(columns.names)} feature columns, {len(classes)} classes in column "
-            f"{shown(target)}{reason and f' ({reason}; if it is the wrong one, use --target)'}",
+            f"{data}: {len(codes)} rows, {counted(len(columns.names), 'feature column')}, {len(classes)} classes in "
+            f"column {shown(target)}{reason and f' ({reason}; if it is the wrong one, use --target)'}",
             flush=True,
         )
         for note in [*table.notes, *columns.notes]:
@@ -183,14 +183,13 @@ def _report(  # noqa: PLR0917
 def _features(columns: Columns, model: TableModel, frame: pl.DataFrame) -> str:
     """Say what the columns hold, how many features they gave, and how many gaps were filled."""
     counts = {"number": len(columns.numbers), "text": len(columns.words), "date": len(columns.dates)}
-    kinds = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    kinds = [counted(count, kind) for kind, count in counts.items() if count]
     if columns.words:
         kinds[1 if columns.numbers else 0] += f" with {sum(map(len, model.preparation.known_words.values()))} values"
     gaps = model.preparation.count_gaps(frame)
-    filled = f"; {gaps} gap{'s' if gaps > 1 else ''} filled" if gaps else ""
-    n_columns = len(columns.names)
-    features = model.classifier.n_features_in_
-    return f"{n_columns} column{'s' if n_columns > 1 else ''}: {', '.join(kinds)}{filled}; {features} features"
+    filled = f"; {counted(gaps, 'gap')} filled" if gaps else ""
+    features = counted(model.classifier.n_features_in_, "feature")
+    return f"{counted(len(columns.names), 'column')}: {', '.join(kinds)}{filled}; {features}"
 
 
 def _results(

@@ -89,8 +89,8 @@ def labels(
     many = f"{count} of {values.size} labels {'is' if count == 1 else 'are'}"
     if masked[first]:
         raise ValueError(
-            f"targets: label {label}{where} is masked by class_mask; {many} masked; set class_mask to "
-            "True for each class that exists"
+            f"targets must be classes whose class_mask is True, got label {label}{where}; {many} masked; correct the "
+            "labels, or set class_mask to True for each class that exists"
         )
     if label < 0 or label == 255:
         remedy = f"if {label} marks rows to ignore, pass ignore_index={label}"

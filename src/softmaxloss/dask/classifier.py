@@ -233,6 +233,11 @@ def _hits_of(x: Any, y: Any, weight: Any, model: Any) -> Array:
 def _in_rows(collection: Any, name: str = "X") -> Any:
     """Return a Dask collection whose partitions hold whole rows."""
     if isinstance(collection, da.Array):
+        if np.isnan(collection.shape[1:]).any():
+            raise ValueError(
+                f"{name} must have a known number of columns, got shape {collection.shape}; call "
+                f"{name}.compute_chunk_sizes() first"
+            )
         return collection.rechunk(dict.fromkeys(range(1, collection.ndim), -1))
     if not hasattr(collection, "_meta"):
         kind = type(collection).__name__
@@ -244,10 +249,6 @@ def _no_rows(collection: Any) -> Any:
     """Return an empty block that has the columns and dtypes of a collection."""
     if not isinstance(collection, da.Array):
         return collection._meta  # noqa: SLF001  Dask documents it for this purpose
-    if np.isnan(collection.shape[1:]).any():
-        raise ValueError(
-            f"X must have a known number of columns, got shape {collection.shape}; call X.compute_chunk_sizes() first"
-        )
     return np.empty((0, *collection.shape[1:]), collection.dtype)
 
 

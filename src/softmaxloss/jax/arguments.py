@@ -61,7 +61,7 @@ def static(**options: Any) -> None:
     for name, value in options.items():
         if isinstance(value, jax.core.Tracer):
             how = "mark it with static_argnames in jax.jit, or close over it"
-            raise TypeError(f"{name} must be known when the function is traced, got a traced value: {how}")
+            raise TypeError(f"{name} must be known when the function is traced, got a traced value; {how}")
 
 
 def request(
@@ -103,8 +103,10 @@ def request_log_probs(
 ) -> tuple[Asked, Others]:
     """Return the same as `request`, for log-probabilities and entropies."""
     checks.refused(options, NOT_TAKEN)
-    if known("targets", targets).dtype.kind not in "iu":
-        raise TypeError(f"targets must be class indices, which are integers, got {known('targets', targets).dtype}")
+    if (kind := known("targets", targets).dtype).kind not in "iu":
+        raise TypeError(
+            f"targets must be class indices, which are integers, got {kind}; for one-hot rows pass their argmax"
+        )
     return request(shape, dtype, targets, axis, {**options, "reduction": "none"}, log_probs=True)
 
 
@@ -132,12 +134,24 @@ def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any]
         target_checks.labels(labels.reshape(-1), live, exists, n_classes, labels.shape)
         return
     label = targets.astype(int)  # wide enough for n_classes
-    wrong = (label < 0) | (label >= n_classes)
-    if "class_mask" in options:
-        wrong |= ~jnp.take(jnp.asarray(options["class_mask"]), jnp.clip(label, 0, n_classes - 1))
+    live = jnp.ones(label.shape, bool)
     if ignore_index is not None:
-        wrong &= ~ignored(targets, ignore_index, jnp)
+        live &= ~ignored(targets, ignore_index, jnp)
     if weight is not None:
-        wrong &= jnp.asarray(weight) != 0
-    message = f"targets: label {{label}} is not in 0..{n_classes - 1} ({n_classes} classes)"
-    checkify.debug_check(~jnp.any(wrong), message, label=jnp.ravel(targets)[jnp.argmax(wrong)])
+        live &= jnp.asarray(weight) != 0
+    outside = (label < 0) | (label >= n_classes)
+    _report(live & outside, targets, f"targets must be classes from 0 to {n_classes - 1}, got label {{label}}")
+    if "class_mask" in options:
+        masked = ~jnp.take(jnp.asarray(options["class_mask"]), jnp.clip(label, 0, n_classes - 1))
+        _report(
+            live & masked & ~outside, targets, "targets must be classes whose class_mask is True, got label {label}"
+        )
+
+
+def _report(wrong: Array, targets: Array, message: str) -> None:
+    """Let `checkify` report the first wrong label, and its position where there are several."""
+    first = jnp.argmax(wrong)
+    index = dict(zip("ijklmnop", jnp.unravel_index(first, targets.shape), strict=False))
+    place = ", ".join(f"{{{name}}}" for name in index)
+    message += f" at position {f'({place})' if len(index) > 1 else place}" if index else ""
+    checkify.debug_check(~jnp.any(wrong), message, label=jnp.ravel(targets)[first], **index)

@@ -50,13 +50,13 @@ def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Arra
     return array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
 
-def broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """Return an array broadcast to the shape of the logits."""
+def broadcast(name: str, array: Array, shape: tuple[int, ...], given: tuple[int, ...] | None = None) -> Array:
+    """Return an array broadcast to the shape of the logits; `given` is its shape in the error, if it had another."""
     try:
         return jnp.broadcast_to(array, shape)
     except ValueError:
         raise ValueError(
-            f"{name} must have the shape of logits {shape}, or broadcast to it, got {array.shape}"
+            f"{name} must have the shape of logits {shape}, or broadcast to it, got shape {given or array.shape}"
         ) from None
 
 
@@ -64,7 +64,6 @@ def mask_of(where: ArrayLike, shape: tuple[int, ...], along: tuple[int, ...] = (
     """Return a mask of the logits that count; a `where` without the axes of the classes is a mask of rows."""
     mask = as_array("where", where)
     if mask.dtype != bool:
-        raise TypeError(f"where must be bool, True for logits that count, got {mask.dtype}")
-    if mask.ndim == len(shape) - len(along):
-        mask = jnp.expand_dims(mask, along)
-    return broadcast("where", mask, shape)
+        raise TypeError(f"where must be bool, True for logits that count, got {mask.dtype}; pass where.astype(bool)")
+    of_rows = mask.ndim == len(shape) - len(along)
+    return broadcast("where", jnp.expand_dims(mask, along) if of_rows else mask, shape, mask.shape)

@@ -165,7 +165,10 @@ def softmax_cross_entropy(
     """
     logits, labels = as_array("logits", logits), as_array("labels", labels)
     if labels.dtype != bool and not jnp.issubdtype(labels.dtype, jnp.floating):
-        raise TypeError(f"labels must be distributions, which are float or bool, got {labels.dtype}")
+        raise TypeError(
+            f"labels must be distributions, which are float or bool, got {labels.dtype}; for class indices use "
+            "softmax_cross_entropy_with_integer_labels"
+        )
     return _losses(logits, broadcast("labels", labels, logits.shape), axis, where)
 
 
@@ -203,7 +206,10 @@ def softmax_cross_entropy_with_integer_labels(
     """
     labels = as_array("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be class indices, which are integers, got {labels.dtype}")
+        raise TypeError(
+            f"labels must be class indices, which are integers, got {labels.dtype}; for distributions use "
+            "softmax_cross_entropy"
+        )
     return _losses(as_array("logits", logits), labels, axis, where)
 
 

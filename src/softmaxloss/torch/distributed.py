@@ -193,8 +193,7 @@ def _check(floats: Options, target: Tensor, options: Options) -> None:
     if not is_plain(floats.values(), ()):
         raise TensorValueError(
             "input must be a plain tensor, got one of a transform or a trace, which cannot reach other ranks; call "
-            "this "
-            "function outside torch.func and torch.compile"
+            "this function outside torch.func and torch.compile"
         )
     for name, value in {"target": target, **options}.items():
         if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
@@ -214,7 +213,10 @@ def _loss(whole: RowSummary, shard: Shard, dtype: np.dtype[Any]) -> Tensor:
 
 def _refuse_second_derivatives() -> None:
     if torch.is_grad_enabled():
-        raise RuntimeError("the loss of a vocabulary that is split over ranks cannot be differentiated twice")
+        raise RuntimeError(
+            "the loss of a vocabulary that is split over ranks cannot be differentiated twice; for second derivatives "
+            "gather the classes on one rank, and use softmaxloss.torch"
+        )
 
 
 class _CrossEntropy(Function):

@@ -83,8 +83,7 @@ def _layers(model: nn.Module) -> list[nn.Linear]:
     if not layers:
         raise TypeError(
             f"model must have a head of linear layers, got {type(model).__name__} with {head!r}; pass a causal "
-            "language "
-            "model whose get_output_embeddings() returns its head"
+            "language model whose get_output_embeddings() returns its head"
         )
     return layers
 
@@ -171,8 +170,7 @@ class HeadLogits(Tensor):
         if any(version is not None and version != version_of(tensor) for tensor, version in self.sources):
             raise RuntimeError(
                 "the head of the model, or its input, has changed since these logits were returned, so they can no "
-                "longer "
-                "be computed; use them before the change, or call the model again"
+                "longer be computed; use them before the change, or call the model again"
             )
 
     @classmethod

@@ -150,8 +150,7 @@ def check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
         raise TensorValueError(
             f"input must have shape (..., {weight.shape[-1]}) to fit linear_weight, got {checks.of_shape(input)}; if "
-            "the "
-            "shape of linear_weight is (D, C), pass linear_weight.T"
+            "the shape of linear_weight is (D, C), pass linear_weight.T"
         )
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise TensorValueError(

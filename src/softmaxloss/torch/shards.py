@@ -57,8 +57,7 @@ def shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, grou
         values = [shard.get(name) for shard in shards]
         if name not in ("n_classes", "n_existing") and any(value != values[0] for value in values):
             raise ValueError(
-                f"{name} must be the same on all ranks, got {', '.join(map(str, values))}; pass one value on all of "
-                "them"
+                f"{name} must be the same on all ranks, got {', '.join(map(str, values))}; pass one value on all"
             )
     classes = [shard["n_classes"] for shard in shards]
     part = Slice(sum(classes[:rank]), sum(classes), sum(shard["n_existing"] for shard in shards))
