@@ -11,7 +11,7 @@ from zlib import crc32
 import ml_dtypes
 import numpy as np
 
-from thorough import have_a_new_pair, parametrize
+from thorough import covering, pairs, parametrize
 
 
 def positive(rng, shape):
@@ -282,14 +282,24 @@ CASES = [
 ]
 
 
-NEW = have_a_new_pair([case.values for case in CASES])
-BY_DEFAULT = {case.name for case, new in zip(CASES, NEW, strict=True) if new}
+def made_of(case):
+    """Return what a case has: pairs of values, and what decides which kernels compute it."""
+    shape, *_, dtype = case.values
+    return pairs(case.values) | {(shape, case.has_indices, dtype)}
+
+
+CHOSEN = covering([made_of(case) for case in CASES])
+BY_DEFAULT = {case.name for case, chosen in zip(CASES, CHOSEN, strict=True) if chosen}
 
 
 def over(cases):
-    """Run a test over cases, and by default over those that have a new pair of values; or over the first case."""
+    """Run a test over cases, and by default over the chosen ones, and each shape with each dtype."""
     default = [case.name in BY_DEFAULT for case in cases]
-    default[0] |= not any(default)
+    seen = {(case.values[0], case.values[-1]) for case, runs in zip(cases, default, strict=True) if runs}
+    for k, case in enumerate(cases):
+        key = case.values[0], case.values[-1]
+        default[k] |= key not in seen
+        seen.add(key)
     return parametrize(["case"], [(case,) for case in cases], [case.name for case in cases], default)
 
 

@@ -1,5 +1,6 @@
 """What tests found out is printed at the end, even what ran in another process: record_property("found", text)."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -20,31 +21,42 @@ ARGUMENTS = [
 ]
 
 # Workers of xdist get one file after the other in this order, the longest first, so that all end at about the same
-# time. One of two compiles most kernels from the start; the other needs few until they are on the disk.
+# time. Of two, one compiles most kernels, and so the steps that kernels share only once; meanwhile the other runs what
+# needs none, or those that are on the disk.
 FIRST = [
     "loss/test_laws.py",
-    "system/test_site.py",
+    "array/test_array_transforms.py",
+    "jax_face/test_jax_optax.py",
+    "loss/test_exponential.py",
+    "jax_face/test_jax_laws.py",
+    "jax_face/test_jax_transforms.py",
+    "jax_face/test_jax_linear.py",
+    "classifier/test_dask_cluster.py",
+    "pytorch/test_compiled.py",
     "loss/test_second_order.py",
-    "explanation/test_explorer.py",
-    "cli/test_cli_data.py",
-    "explanation/test_explain.py",
-    "system/test_bounds.py",
-    "system/test_kernel_cache.py",
-    "loss/test_errors.py",
-    "system/test_processes.py",
     "cli/test_cli_process.py",
-    "system/test_float_errors.py",
-    "cli/test_cli_tables.py",
-    "loss/test_combinations.py",
-    "loss/test_accuracy.py",
-    "loss/test_fuzz_loss.py",
-    "system/test_numba_internals.py",
-    "system/test_determinism.py",
     "loss/test_summary.py",
-    "loss/test_option_accuracy.py",
-    "system/test_accuracy_document.py",
-    "system/test_benchmark_command.py",
+    "system/test_site.py",
+    "explanation/test_explorer.py",
+    "system/test_determinism.py",
+    "classifier/test_classifier.py",
+    "pytorch/test_derivatives.py",
+    "head/test_sampled.py",
+    "loss/test_evaluation.py",
+    "loss/test_log_probabilities.py",
+    "system/test_processes.py",
+    "pytorch/test_distributed.py",
+    "system/test_kernel_cache.py",
+    "jax_face/test_jax_kernels.py",
+    "loss/test_accuracy.py",
+    "cli/test_cli_tables.py",
     "pytorch/test_opinfo.py",
+    "jax_face/test_jax_errors.py",
+    "jax_face/test_jax_keras.py",
+    "cli/test_cli_errors.py",
+    "cli/test_cli_pictures.py",
+    "head/test_head.py",
+    "explanation/test_explain.py",
 ]
 PLACES = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
 
@@ -55,6 +67,18 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among the tests and the libraries that they import, and less often for what tests leave."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(50_000)
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     """What is to be computed for one row of logits x.
 
     Probabilities are those of z, the logits after cap and temperature; derivatives are with respect to x. The scales
-    are the sizes of the terms of each entry, which may cancel. The last fields need a vector.
+    are the sizes of the terms of each entry, which may cancel. The last fields are there if their arguments are given.
     """
 
     softmax: Exact
@@ -33,8 +33,8 @@ class Row(NamedTuple):
     loss: Exact
     d_logits: Exact
     d_scale: np.ndarray
-    d_log_probs: Exact  # d_log_prob times the gradient of log_probability, plus d_entropy times that of entropy
-    d_log_probs_scale: np.ndarray  # the largest term
+    d_log_probs: Exact | None = None  # d_log_prob times the gradient of log_probability, d_entropy times entropy's
+    d_log_probs_scale: np.ndarray | None = None  # the largest term
     hessian_diagonal: Exact | None = None
     hessian_scale: np.ndarray | None = None
     hvp: Exact | None = None  # Hessian times vector
@@ -55,8 +55,8 @@ def row(
     temperature=1.0,
     weight=1.0,
     vector=None,
-    d_log_prob=1.0,
-    d_entropy=0.0,
+    d_log_prob=None,
+    d_entropy=None,
 ):
     """Compute one row; `target` is a distribution or the index of a class."""
     n_classes = len(logits)
@@ -64,7 +64,7 @@ def row(
     target = np.arange(n_classes) == target if np.ndim(target) == 0 else target
     columns = [logits, target, 1 if class_weight is None else class_weight, 0 if vector is None else vector]
     columns = np.stack([np.broadcast_to(np.asarray(column, np.float64), n_classes)[exists] for column in columns])
-    distinct, inverse, counts = np.unique(columns, axis=1, return_inverse=True, return_counts=True)
+    distinct, inverse, counts = _unique(columns)
 
     def expand(values, absent=0.0):
         exact = _exact(values)
@@ -90,11 +90,7 @@ def row(
         a = mass + b
         dz, dz_size = p * a - q, p * abs(a) + q
 
-        d_p, d_h = mpmath.mpf(float(d_log_prob)), mpmath.mpf(float(d_entropy))
         entropy = log_rest - _total(counts * p, gap)
-        log_p = np.array([gap_j - log_rest if p_j else mpmath.mpf(0) for p_j, gap_j in zip(p, gap, strict=True)])
-        terms = np.array([d_p * target, -d_p * p, -d_h * p * log_p, -d_h * p * entropy])
-
         first = Row(
             softmax=expand(p),
             log_softmax=expand(gap - log_rest, absent=-np.inf),
@@ -104,9 +100,14 @@ def row(
             loss=_exact((mass * log_rest - _total(counts * q, gap) + zeta * lse**2) * w),
             d_logits=expand(dz * slope * w),
             d_scale=expand(dz_size * slope * w).high,
-            d_log_probs=expand(terms.sum(0) * slope),
-            d_log_probs_scale=expand(abs(terms).max(0) * slope).high,
         )
+        if d_log_prob is not None:
+            d_p, d_h = mpmath.mpf(float(d_log_prob)), mpmath.mpf(float(d_entropy))
+            log_p = np.array([gap_j - log_rest if p_j else mpmath.mpf(0) for p_j, gap_j in zip(p, gap, strict=True)])
+            terms = np.array([d_p * target, -d_p * p, -d_h * p * log_p, -d_h * p * entropy])
+            first = first._replace(
+                d_log_probs=expand(terms.sum(0) * slope), d_log_probs_scale=expand(abs(terms).max(0) * slope).high
+            )
         if vector is None:
             return first
 
@@ -125,6 +126,17 @@ def row(
             jvp=_exact((b * s_w + a * m - (counts * q) @ d) * w),
             jvp_scale=float((abs(b * s_w) + abs(a) * m_size + (counts * q) @ d_size) * w),
         )
+
+
+def _unique(columns):
+    """Return the distinct columns, which of them each column is, and how often each occurs."""
+    order = np.lexsort(columns)
+    ordered = columns[:, order]
+    first = np.flatnonzero(np.r_[True, (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
+    counts = np.diff(first, append=len(order))
+    inverse = np.empty(len(order), int)
+    inverse[order] = np.repeat(np.arange(len(first)), counts)
+    return ordered[:, first], inverse, counts
 
 
 def _map(x, softcap, temperature):

@@ -4,6 +4,8 @@ import numpy as np
 
 INF = np.inf
 STEPS = np.random.default_rng(0).permutation(np.repeat(np.arange(-250, 1), 400))  # 100,400 classes, 251 values
+ASCENDING = np.arange(-5000, 1) * 3.3
+ASCENDING = np.where(ASCENDING < -1600, np.floor(ASCENDING / 40) * 40, ASCENDING)  # 900 values
 MIXED = np.random.default_rng(1).normal(size=300)
 
 ROWS = {
@@ -26,7 +28,7 @@ ROWS = {
     "ascending": np.sort(STEPS) * 0.1,
     "descending": -np.sort(-STEPS[:10_000]) * 0.1,
     "shuffled": STEPS * 0.1 + 0.01,
-    "ascending by more than exp can reach": np.arange(-5000, 1) * 3.3,
+    "ascending by more than exp can reach": ASCENDING,
     "many small ones beside a winner": [20.5] + [0.1] * 99_999,
     "a late rise": [0] * 2_500 + [37, 39.9, 38] * 3,
 }

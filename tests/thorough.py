@@ -1,10 +1,10 @@
 """What runs by default, and what with `-m thorough` only: what takes long and proves the same laws on more cases.
 
-A row of a table runs by default if it has a pair of values, such as a shape and an option, that no row before it has.
+Of the rows of a table enough run by default to have each pair of values, such as a shape and an option.
 Fuzzing, all combinations of options, and what compiles kernels of its own are thorough as a whole.
 """
 
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 
@@ -14,14 +14,20 @@ def thorough(*values):
     return pytest.param(*values, marks=pytest.mark.thorough)
 
 
-def have_a_new_pair(rows):
-    """Tell of each row whether it has a pair of values that no earlier row has."""
-    seen, answers = set(), []
-    for row in rows:
-        pairs = set(combinations(enumerate(row), 2))
-        answers.append(not pairs <= seen)
-        seen |= pairs
-    return answers
+def pairs(row):
+    """Return the pairs of values in a row, each with its columns."""
+    return set(combinations(enumerate(row), 2))
+
+
+def covering(rows):
+    """Choose some of the rows, given as sets, such that each member of any of them is in one of the chosen ones."""
+    seen, chosen = set(), [False] * len(rows)
+    for n_new in range(max(map(len, rows)), 0, -1):  # those that bring most come first
+        for k, row in enumerate(rows):
+            if len(row - seen) >= n_new:
+                chosen[k] = True
+                seen |= row
+    return chosen
 
 
 def parametrize(names, arguments, ids, default):
@@ -30,4 +36,17 @@ def parametrize(names, arguments, ids, default):
     parameters = zip(arguments, ids, marks, strict=True)
     return pytest.mark.parametrize(
         names, [pytest.param(*values, id=name, marks=mark) for values, name, mark in parameters]
+    )
+
+
+def over_pairs(**columns):
+    """Run a test over all combinations of values, and by default over enough of them to have each pair.
+
+    Each argument has a dictionary from names to values, or a list of values that are names.
+    """
+    named = [of if isinstance(of, dict) else dict(zip(of, of, strict=True)) for of in columns.values()]
+    rows = list(product(*named))
+    arguments = [[of[name] for of, name in zip(named, row, strict=True)] for row in rows]
+    return parametrize(
+        list(columns), arguments, ["-".join(map(str, row)) for row in rows], covering([*map(pairs, rows)])
     )

@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from data_sets import LOADERS, data
 from softmaxloss import SoftmaxClassifier, moments
+from thorough import over_pairs
 
 
 def uneven(y, seed=0):
@@ -45,9 +46,7 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("standardised", [True, False], ids=["standardised", "raw"])
-@pytest.mark.parametrize("name", LOADERS)
+@over_pairs(name=list(LOADERS), standardised={"standardised": True, "raw": False}, C=[0.01, 1.0, 100.0])
 def test_the_optimum_is_that_of_logistic_regression(name, standardised, C):
     X, y = data(name, standardised=standardised)
     ours = SoftmaxClassifier(C=C, tol=1e-12).fit(X, y)
@@ -57,9 +56,11 @@ def test_the_optimum_is_that_of_logistic_regression(name, standardised, C):
     np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 5.0, 1: 0.5}])
-@pytest.mark.parametrize("weigh", [None, uneven], ids=["", "sample_weight"])
-@pytest.mark.parametrize("name", LOADERS)
+@over_pairs(
+    name=list(LOADERS),
+    weigh={"": None, "sample_weight": uneven},
+    class_weight={None: None, "balanced": "balanced", "by class": {0: 5.0, 1: 0.5}},
+)
 def test_weights_mean_what_they_do_in_logistic_regression(name, weigh, class_weight):
     X, y = data(name)
     w = np.ones(len(y)) if weigh is None else weigh(y)
@@ -84,12 +85,10 @@ def test_the_default_tolerance_costs_nothing_that_held_out_samples_show(name):
     assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
-SPARSE = [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array]
+SPARSE = {kind.__name__: kind for kind in (sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array)}
 
 
-@pytest.mark.parametrize("kind", SPARSE)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+@over_pairs(name=["digits", "breast_cancer"], dtype={"float32": np.float32, "float64": np.float64}, kind=SPARSE)
 def test_sparse_features_give_the_coefficients_of_dense_ones(name, dtype, kind):
     X, y = data(name, standardised=False)
     X = np.where(np.median(X, axis=0) < X, X, 0).astype(dtype)

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 import softmaxloss
 from softmaxloss.core.threads import alone, share
-from thorough import have_a_new_pair, parametrize
+from thorough import covering, pairs, parametrize
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -78,7 +78,9 @@ OPTIONS = [
 CASES = list(product([in_arrays, in_frames, in_sparse_blocks], range(len(OPTIONS)), [False, True], [2, V]))
 
 
-@parametrize("split, option, weigh, n_classes", CASES, [str(i) for i in range(len(CASES))], have_a_new_pair(CASES))
+@parametrize(
+    "split, option, weigh, n_classes", CASES, [str(i) for i in range(len(CASES))], covering([*map(pairs, CASES)])
+)
 def test_coefficients_are_those_of_a_single_machine(split, option, weigh, n_classes):
     options = OPTIONS[option]
     X, y = rows(n_classes)

@@ -74,7 +74,7 @@ def killing(client, iteration):
     ("shape", "density", "options"),
     [
         ((20_000, 10, 5), None, TIGHT),
-        ((2000, 3000, 4), 0.01, TIGHT),
+        thorough((2000, 3000, 4), 0.01, TIGHT),
         ((4000, 5, 1000), None, {"max_iter": 3}),
         thorough((1_000_000, 50, 10), None, TIGHT),
         thorough((100_000, 100_000, 20), 1e-3, TIGHT),

@@ -13,6 +13,7 @@ from softmaxloss import SoftmaxClassifier, linear_cross_entropy, moments, stream
 from softmaxloss.moments import moments_of
 from softmaxloss.objective import Objective
 from softmaxloss.stream_fit import Learned, Past, _Update
+from thorough import thorough
 
 
 def drawn(features, n_classes, seed=0):
@@ -57,8 +58,10 @@ def streamed(model, X, y, *, size, passes=1):
     return model
 
 
-@pytest.mark.parametrize(("make", "excess"), [(dense, 0.01), (words, 0.025)])
-@pytest.mark.parametrize("size", [200, 1000])
+@pytest.mark.parametrize(
+    ("size", "make", "excess"),
+    [(200, dense, 0.01), (1000, words, 0.025), thorough(1000, dense, 0.01), thorough(200, words, 0.025)],
+)
 def test_three_passes_come_near_the_optimum(make, excess, size):
     X, y = make()
     best = LogisticRegression(tol=1e-6, max_iter=1000).fit(X, y)

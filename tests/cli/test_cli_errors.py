@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from sklearn.datasets import load_iris
 
 from softmaxloss.cli import main
+from thorough import thorough
 
 IRIS = load_iris()
 NAMES = ["sl", "sw", "pl", "pw"]
@@ -249,8 +250,13 @@ def test_a_file_that_may_not_be_written_is_not_replaced(refused, folder, monkeyp
     )
 
 
-@pytest.mark.parametrize("out", ["new", "deep/er", "model"])
-@pytest.mark.parametrize("fault", ["write", "move"])
+@pytest.mark.parametrize(
+    ("fault", "out"),
+    [
+        *(("write", "new"), ("move", "deep/er"), ("write", "model"), ("move", "model")),
+        *(thorough("write", "deep/er"), thorough("move", "new")),
+    ],
+)
 def test_a_full_disk_leaves_nothing_and_changes_nothing(refused, monkeypatch, out, fault):
     """The third file does not fit, or cannot be moved into place after two that could."""
     method = "write_bytes" if fault == "write" else "replace" if out == "model" else "rename"

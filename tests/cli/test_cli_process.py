@@ -59,7 +59,7 @@ def test_digits_are_learned_within_the_time_promised(tmp_path):
     assert float(accuracy[2].rstrip("%")) >= 96
 
 
-@pytest.mark.parametrize("wait", [0, 0.3, 1.5])
+@pytest.mark.parametrize("wait", [0, 0.3, thorough(1.5)])
 def test_ctrl_c_stops_training_within_a_second_and_leaves_nothing(tmp_path, wait):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "big.npz", X=rng.normal(size=(20000, 50)).astype("f4"), y=rng.integers(0, 50, 20000))
@@ -133,7 +133,7 @@ def run_into(output, folder, line="predict model iris", **environment):
     )
 
 
-@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "predict --help"])
+@pytest.mark.parametrize("line", ["predict model iris", thorough("evaluate model iris"), "predict --help"])
 def test_a_closed_pipe_ends_silently(trained, line):
     reading, writing = os.pipe()
     os.close(reading)
@@ -144,7 +144,9 @@ def test_a_closed_pipe_ends_silently(trained, line):
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", thorough("1")])
-@pytest.mark.parametrize("line", ["predict model iris", thorough("evaluate model iris"), "train iris --out full"])
+@pytest.mark.parametrize(
+    "line", ["predict model iris", *map(thorough, ["evaluate model iris", "train iris --out full"])]
+)
 def test_a_full_standard_output_is_one_line_that_names_it(trained, line, unbuffered):
     with FULL.open("wb") as full:
         done = run_into(full, trained, line, PYTHONUNBUFFERED=unbuffered)

@@ -11,6 +11,7 @@ from agree import assert_close, assert_same_bits
 from cases import CASES, over
 from softmaxloss.head.kernels import random_bits
 from softmaxloss.kernels.machine.compilation import kernel
+from thorough import over_pairs
 
 over_cases = over([case for case in CASES if case.axis == -1])
 KEEP_ALL = sl.Sampled(threshold=1e-30)
@@ -99,13 +100,20 @@ def problem(dtype=np.float64, n_classes=300):
     return features, weight, 7 * rng.permutation(n_classes // 7)[:8] + 1, rng.normal(size=n_classes).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@over_pairs(options=OPTIONS, soft={"labels": False, "soft": True}, dtype={"float32": np.float32, "float64": np.float64})
 def test_the_mean_over_seeds_is_the_exact_gradient_and_its_error_the_one_foretold(dtype, soft, options):
+    assert_right_in_the_mean(dtype, dtype if soft else None, options)
+
+
+@pytest.mark.thorough
+def test_so_they_are_for_shares_of_more_precision_than_the_features():
+    assert_right_in_the_mean(np.float32, np.float64, {})
+
+
+def assert_right_in_the_mean(dtype, dtype_of_shares, options):
     features, weight, targets, bias = problem(dtype)
-    if soft:
-        rows, targets = targets, np.zeros((8, 300))
+    if dtype_of_shares is not None:
+        rows, targets = targets, np.zeros((8, 300), dtype_of_shares)
         targets[np.arange(8), rows], targets[:, 1] = 0.75, 0.25
     arguments = (features, weight, targets, bias)
     loss, exact = sl.linear_cross_entropy_and_grad(*arguments, **options)

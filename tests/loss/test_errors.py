@@ -10,14 +10,25 @@ from scipy import sparse
 
 import softmaxloss as sl
 from calls import FEATURES, FUNCTIONS, LABELS, LOGITS, NOT_HERE, WEIGHT, names_in, parameters_of
+from thorough import covering, pairs
 from wrong_arguments import WRONG
 
-TABLE = [
-    pytest.param(name, parameter, row, id=f"{name}, {parameter}: {label}")
+KINDS = [
+    (name, parameter, label)
     for name in FUNCTIONS
     for parameter in sorted(names_in(name))
     for label, row in WRONG[parameter].items()
     if set(row.beside) <= set(names_in(name))
+]
+TABLE = [
+    pytest.param(
+        name,
+        parameter,
+        WRONG[parameter][label],
+        id=f"{name}, {parameter}: {label}",
+        marks=() if chosen else pytest.mark.thorough,
+    )
+    for (name, parameter, label), chosen in zip(KINDS, covering([*map(pairs, KINDS)]), strict=True)
 ]
 
 

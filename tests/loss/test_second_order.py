@@ -11,6 +11,7 @@ import torch_oracle
 from agree import assert_close, assert_same_bits
 from cases import CASES, over, without
 from softmaxloss import reference
+from thorough import over_pairs
 
 INF, NAN = np.inf, np.nan
 OWN = [  # without forms of targets that become one of these two, and upstream gradients, which are not of concern here
@@ -202,9 +203,7 @@ def limit(dtype, logits, softcap):
     return 8 if softcap is None else 8 + 4 * min(softcap, highest) + 4 * highest / softcap
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("option", HARD_OPTIONS)
-@pytest.mark.parametrize("name", HARD_ROWS)
+@over_pairs(name=list(HARD_ROWS), option=list(HARD_OPTIONS), dtype={"float32": np.float32, "float64": np.float64})
 def test_hard_rows_are_exact_to_8_ulp_of_their_terms(name, option, dtype):
     logits, options = np.asarray(HARD_ROWS[name], np.float64).astype(dtype), dict(HARD_OPTIONS[option])
     for per_class in {"class_weight", "class_mask"} & options.keys():

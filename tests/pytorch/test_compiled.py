@@ -11,6 +11,7 @@ import softmaxloss as sl
 import softmaxloss.torch as slt
 from softmaxloss.torch import operators
 from tensors import assert_same, layer_problem, problem
+from thorough import thorough
 
 # PyTorch's compiler warns of what it does itself
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -96,7 +97,7 @@ def test_a_compiled_loss_has_derivatives_by_soft_targets(loss):
 
 @over_losses
 @pytest.mark.usefixtures("without_kernels")
-@pytest.mark.parametrize("option", ["mean", "all"])
+@pytest.mark.parametrize("option", [thorough("mean"), "all"])
 def test_the_operations_on_arrays_are_compiled_without_a_break(loss, option):
     assert_compiles(loss, option)
 

@@ -9,7 +9,7 @@ from thorough import thorough
 
 
 @pytest.mark.parametrize(
-    ("works", "world_size"), [("QUICK", 2), ("QUICK", 3), thorough("SLOW", 2), thorough("SLOW", 3)]
+    ("works", "world_size"), [("QUICK", 2), thorough("QUICK", 3), thorough("SLOW", 2), thorough("SLOW", 3)]
 )
 def test_each_rank_finds_right(works, world_size):
     assert run(f"import sharded\nfor work in sharded.{works}: sharded.run_on({world_size}, work)") == ""

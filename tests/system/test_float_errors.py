@@ -13,6 +13,7 @@ import softmaxloss as sl
 from calls import FUNCTIONS
 from softmaxloss.model_file import TableModel, model_to_bytes
 from softmaxloss.preparation import TablePreparation
+from thorough import over_pairs
 
 INF, NAN = np.inf, np.nan
 LABELS = np.array([0, 2, 1, 0])
@@ -65,18 +66,17 @@ def leaves(result):
     return [str(result) if isinstance(result, dict | str | sl.Sampled) else np.asarray(result).tobytes()]
 
 
-CALLS = [
-    pytest.param(name, options, id=f"{name}: {kind}")
+CALLS = {
+    f"{name}: {kind}": (name, options)
     for name in FUNCTIONS
     for kind, options in OPTIONS.items()
     if kind == "plain" or options.keys() <= set(inspect.signature(FUNCTIONS[name][0]).parameters)
-]
+}
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-@pytest.mark.parametrize("hard", HARD)
-@pytest.mark.parametrize(("name", "options"), CALLS)
-def test_no_function_raises_floating_point_errors(name, options, hard, dtype):
+@over_pairs(call=CALLS, hard=list(HARD), dtype={np.dtype(dtype).name: dtype for dtype in DTYPES})
+def test_no_function_raises_floating_point_errors(call, hard, dtype):
+    name, options = call
     right = called(name, hard, dtype, options)
     with np.errstate(all="raise"):
         got = called(name, hard, dtype, options)

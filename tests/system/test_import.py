@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_the_changelog_has_every_public_name():
     assert set(softmaxloss.__all__) <= set(re.findall(r"\w+", changelog))
 
 
+@cache
 def modules():
     return {
         ".".join(("softmaxloss", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
