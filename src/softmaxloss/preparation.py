@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from softmaxloss.columns import as_dates, as_frame, as_numbers, as_words, date_form, without_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -31,7 +31,7 @@ RARE = 5
 """Words in fewer training rows than this are pooled, together with words that training never saw."""
 MOST_WORDS = 100
 """At most this many words of a column get a feature of their own."""
-AT_ONCE = 16
+AT_ONCE = 5
 """Columns of numbers are prepared in groups of this size, as finding the medians takes five times their memory."""
 
 
@@ -99,12 +99,15 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         words = [name for name in self.words if frame[name].count()]  # a column without words has no features
         if words:
             self.parts_.append((words, _for_words()))
-        return self._features(frame, Pipeline.fit_transform)
+        with np.errstate(all="ignore"):
+            for columns, part in self.parts_:
+                part.fit(frame.select(columns))
+        return self._features(frame)
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """Return the features of a table, shape (rows, features)."""
         check_is_fitted(self)
-        return self._features(self._frame(X), Pipeline.transform)
+        return self._features(self._frame(X))
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         """Return the names of the features: the column, and for words what it holds."""
@@ -198,20 +201,22 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise FaultyCellsError(faults)
         return columns
 
-    def _features(self, frame: pl.DataFrame, step: Callable[[Pipeline, pl.DataFrame], Any]) -> NDArray[np.float32]:
-        """Return the features that fit_transform or transform of the parts gives."""
-        with np.errstate(all="ignore"):
-            result = np.hstack(
-                [step(part, frame.select(names)).astype(np.float32, order="C") for names, part in self.parts_]
-            )
-        wrong = ~(np.abs(result) <= FARTHEST)
-        if wrong.any():
-            feature = int(wrong.any(0).argmax())
-            name = self.get_feature_names_out()[feature]
-            row = int(np.where(wrong[:, feature], np.abs(frame[name].fill_null(0.0).to_numpy()), -1.0).argmax())
-            cell = frame[name][row]
-            fault = f"holds {cell:g}, too large or too far from the values in training,"
-            raise FaultyCellsError([FaultyCell(name, row, fault)])
+    def _features(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """Return the features that the fitted parts make of columns."""
+        names = self.get_feature_names_out()
+        result, stop = np.empty((frame.height, len(names)), np.float32), 0
+        for columns, part in self.parts_:
+            with np.errstate(all="ignore"):
+                made = part.transform(frame.select(columns)).astype(np.float32)
+            start, stop = stop, stop + made.shape[1]
+            result[:, start:stop] = made
+            wrong = ~(np.abs(made) <= FARTHEST)
+            if wrong.any():
+                feature = int(wrong.any(0).argmax())
+                name = names[start + feature]
+                row = int(np.where(wrong[:, feature], np.abs(frame[name].fill_null(0.0).to_numpy()), -1.0).argmax())
+                fault = f"holds {frame[name][row]:g}, too large or too far from the values in training,"
+                raise FaultyCellsError([FaultyCell(name, row, fault)])
         return result
 
 

@@ -16,10 +16,11 @@ import pytest
 from softmaxloss.cli import CommandError
 from softmaxloss.cli.columns import ColumnOptions, choose_columns
 from softmaxloss.cli.data import BUNDLED, read_table, with_points
-from softmaxloss.cli.labels import choose_target, known_labels, learned_labels
+from softmaxloss.cli.labels import choose_target, known_labels, learned_labels, possible_targets
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.columns import as_numbers
 from softmaxloss.preparation import FaultyCellsError, TablePreparation
+from thorough import thorough
 
 ROWS = {"height": [1.5, -2.0, 3e-5], "width": [1, 2, 3], "kind": ["x", "y", "x"]}
 
@@ -426,9 +427,11 @@ def _files(count, seed=0):
 
 
 @pytest.mark.thorough
-def test_files_are_read_as_pythons_csv_module_reads_them(tmp_path):
+def test_files_are_read_as_pythons_csv_module_reads_them(tmp_path, monkeypatch):
     read = 0
-    for content, rows in _files(27_000):
+    for number, (content, rows) in enumerate(_files(27_000)):
+        monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_BYTES", [1, 1 << 22][number % 2])
+        monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_ROWS", [1, 10_000][number % 2])
         try:
             table = read_text(tmp_path, content, separator=",", header=True)
         except CommandError as error:
@@ -439,6 +442,75 @@ def test_files_are_read_as_pythons_csv_module_reads_them(tmp_path):
         assert table.frame.rows() == expected, content
         read += 1
     assert read > 20_000
+
+
+CELLS = {
+    "decimals": ["-0.5", "1.25e3", "7", " 2.0", "1e999", "NA", ""],
+    "whole": ["7", "007", "7.0", "1", "-3", "12345678901234567890", "?"],
+    "IDs": None,
+    "words": ["7", "a", "NaN", "1,5", "2020-01-31"],
+    "gaps": ["", "NA", "-", " "],
+}
+
+
+def _mostly_numbers(seed):
+    """Give a text file with columns of numbers, which another cell may interrupt late, and the names of its columns."""
+    rng = np.random.default_rng(seed)
+    height, kinds = int(rng.integers(1, 60)), rng.choice(list(CELLS), 6)
+    columns = {
+        ["id", "x1", "y", "x3", "x4", "x5"][k]: [
+            f"{'0' * int(rng.integers(2))}{row}" if CELLS[kind] is None else str(rng.choice(CELLS[kind]))
+            for row in range(height)
+        ]
+        for k, kind in enumerate(kinds)
+    }
+    for cells in columns.values():
+        if rng.random() < 0.2:
+            cells[int(rng.integers(height))] = str(rng.choice(["oops", "NA", "1,5", "-nan", "0.5", "7"]))
+    quoting = csv.QUOTE_ALL if seed % 4 == 0 else csv.QUOTE_NONE
+    text = io.StringIO()
+    csv.writer(text, delimiter=";", quoting=quoting, lineterminator="\n").writerows(
+        [list(columns), *zip(*columns.values(), strict=True)]
+    )
+    return text.getvalue(), list(columns)
+
+
+@pytest.mark.parametrize("size", [thorough(1), 100, 1 << 22])
+def test_columns_without_their_text_are_judged_and_used_as_with_it(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_BYTES", size)
+    monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_ROWS", size)
+
+    def judged(table, target):
+        try:
+            return choose_columns(with_points(table, {target}), target, ColumnOptions())
+        except CommandError as error:
+            return str(error)
+
+    numeric = 0
+    for seed in range(100):
+        content, names = _mostly_numbers(seed)
+        text = read_text(tmp_path, content, separator=";", header=True)
+        table = read_table(
+            str(tmp_path / "t.csv"),
+            TextOptions(separator=";", header=True),
+            lambda columns: possible_targets(columns, None),
+        )
+        assert all(kind == pl.String for kind in text.frame.dtypes)
+        for name in names:
+            if table.frame[name].dtype == pl.String:
+                assert table.frame[name].equals(text.frame[name]), content
+            else:
+                assert name not in {"y", "x5"}
+                assert table.frame[name].equals(as_numbers(text.frame[name]), null_equal=True), content
+                numeric += 1
+        for target in ("y", "x5"):
+            assert judged(table, target) == judged(text, target), content
+        try:
+            expected = choose_target(text, None)
+        except CommandError:
+            continue
+        assert choose_target(table, None) == expected, content
+    assert numeric > 40
 
 
 def test_a_path_with_a_suffix_is_a_file_even_beside_a_bundled_name(tmp_path, monkeypatch):

@@ -59,6 +59,28 @@ def test_digits_are_learned_within_the_time_promised(tmp_path):
     assert float(accuracy[2].rstrip("%")) >= 96
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell the peak of memory")
+def test_training_on_a_large_csv_takes_at_most_40_bytes_for_each_number(tmp_path):
+    """A float64 takes 8 bytes and a feature 4. The text of such a cell takes 20 bytes."""
+    n_rows, n_columns = 100_000, 30
+    cells = np.random.default_rng(0).normal(size=(n_rows, n_columns)).astype(str).tolist()
+    lines = [",".join([*row, "ab"[row[0] < "0"]]) for row in cells]
+    header = ",".join([*(f"x{k}" for k in range(n_columns)), "kind"])
+    for name, count in (("small", 2000), ("large", n_rows)):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines[:count]]))
+    code = """
+from pathlib import Path
+from softmaxloss.cli import main
+for name in ("small", "large"):
+    assert main(["train", f"{name}.csv", "--quiet", "--max-iter", "5"]) == 0
+    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    small, large = (1024 * int(line) for line in done.stdout.splitlines() if line.isdigit())
+    assert large - small < 40 * n_rows * n_columns
+
+
 @pytest.mark.parametrize("wait", [0, 0.3, thorough(1.5)])
 def test_ctrl_c_stops_training_within_a_second_and_leaves_nothing(tmp_path, wait):
     rng = np.random.default_rng(0)

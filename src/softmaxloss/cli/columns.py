@@ -87,9 +87,8 @@ def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns
 
 
 def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
-    """Return columns that the user named, one by one or with commas between them."""
-    names = [name for word in given for name in ([word] if word in table.frame.columns else word.split(","))]
-    names = [name.strip() for name in names if name.strip()]
+    """Return columns that the user named; CommandError if there is no such column."""
+    names = given_names(table.frame.columns, given)
     unknown = [name for name in names if name not in table.frame.columns]
     if unknown:
         raise CommandError(
@@ -97,6 +96,12 @@ def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
             f"{alike(unknown[0], table.frame.columns) or '; name some of these'}"
         )
     return [*dict.fromkeys(names)]
+
+
+def given_names(columns: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Return the names that the user gave, one by one or with commas between them."""
+    names = [name for word in given for name in ([word] if word in columns else word.split(","))]
+    return [name.strip() for name in names if name.strip()]
 
 
 def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
@@ -183,14 +188,15 @@ def _counts_or_names(name: str, numbers: pl.Series) -> bool:
     return counts or _ID_NAME.search(name if name[-2:] in {"Id", "ID"} else name.lower()) is not None
 
 
-def prepared(table: Table, rows: NDArray[np.intp], preparation: TablePreparation, *, fit: bool) -> NDArray[np.float32]:
-    """Return the features of rows of a table; a cell that none can be made of raises CommandError."""
-    frame = table.frame.select(preparation.columns)[rows]
+def prepared(
+    name: str, frame: pl.DataFrame, rows: NDArray[np.intp], preparation: TablePreparation, *, fit: bool
+) -> NDArray[np.float32]:
+    """Return the features of `rows` of a table, which `frame` holds; CommandError for a cell that gives none."""
     try:
         return preparation.fit_transform(frame) if fit else preparation.transform(frame)
     except FaultyCellsError as error:
         cells = [cell._replace(row=int(rows[cell.row])) for cell in error.cells]
-        raise CommandError(f"{table.name}: {FaultyCellsError(cells)}") from error
+        raise CommandError(f"{name}: {FaultyCellsError(cells)}") from error
 
 
 def for_model(table: Table, model: TableModel) -> Table:
@@ -223,7 +229,8 @@ def features_for(table: Table, model: TableModel, rows: NDArray[np.intp] | None 
             f"{listing(table.frame.columns, 12)}; add the columns, with empty cells if need be"
         )
     rows = np.arange(table.frame.height) if rows is None else rows
-    return prepared(table, rows, model.preparation, fit=False)
+    frame = table.frame.select(model.preparation.columns)[rows]
+    return prepared(table.name, frame, rows, model.preparation, fit=False)
 
 
 def notes_for(table: Table, model: TableModel) -> list[str]:
@@ -252,9 +259,10 @@ def with_labels(table: Table, target: str, labels: Labels, *, drop: bool) -> tup
         require_labels(table, target, labels)
         return table, labels
     kept = labels.codes >= 0
+    if kept.all():
+        return table, labels
     if not kept.any():
         raise CommandError(f"{table.name}: no row has a label in column {shown(target)}; give some rows a label")
     n = int((~kept).sum())
-    left_out = [f"{counted(n, 'row')} without a label {'are' if n > 1 else 'is'} left out"] if n else []
-    notes = [*table.notes, *left_out]
+    notes = [*table.notes, f"{counted(n, 'row')} without a label {'are' if n > 1 else 'is'} left out"]
     return table.with_frame(table.frame.filter(pl.Series(kept)), notes), Labels(labels.codes[kept], labels.classes)

@@ -12,10 +12,11 @@ import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import polars as pl
 from sklearn import datasets
 
 from softmaxloss.cli import CommandError, alike, alike_file
-from softmaxloss.cli.text_files import named, read_text_table
+from softmaxloss.cli.text_files import Open, named, read_text_table
 from softmaxloss.cli.text_options import TextOptions
 from softmaxloss.columns import as_frame, without_missing
 from softmaxloss.model_file import ModelFileError, TableModel, read_model_file
@@ -47,7 +48,7 @@ class Table:
     target: str | None = None
     """The target column where the format fixes it (bundled data and NPZ)."""
     cells_are_text: bool = False
-    """Text files: nothing has said yet whether "1" is a number or a word."""
+    """Text files: nothing has said yet whether "1" is a number or a word, unless its column is one of numbers."""
     has_column_names: bool = True
     """An NPZ file without feature_names has no column names; some text files have none either."""
     may_have_decimal_commas: bool = False
@@ -72,15 +73,22 @@ def shown(value: object, limit: int = 40) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def read_table(data: str, options: TextOptions | None = None) -> Table:
-    """Read DATA: a bundled name is that data set, - is standard input, and else a file, read as its suffix says."""
+def read_table(
+    data: str,
+    options: TextOptions | None = None,
+    as_text: Callable[[Sequence[str]], Collection[str]] = lambda columns: columns,
+) -> Table:
+    """Read DATA: a bundled name is that data set, - is standard input, and else a file, read as its suffix says.
+
+    Of the columns of a text file, `as_text` returns those whose text is needed; by default that is all.
+    """
     if data in BUNDLED:
         return _bundled(data)
-    options = options or TextOptions()
+    read_text = partial(_text, options or TextOptions(), as_text)
     if data == STANDARD_INPUT:
         if sys.stdin is None:
             raise CommandError("standard input is closed; name a file instead of -")
-        table = _by_content(sys.stdin.buffer.read(), options)
+        table = _by_content(sys.stdin.buffer.read(), read_text)
     else:
         path = Path(data)
         suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
@@ -90,8 +98,12 @@ def read_table(data: str, options: TextOptions | None = None) -> Table:
                 f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}, or in one of these and .gz"
                 f"{alike(data, BUNDLED) or alike_file(data) or '; save the table in one of these formats'}"
             )
-        content = path.read_bytes()
-        table = _by_suffix(data, suffix, _unzipped(data, content) if path.suffix.lower() == ".gz" else content, options)
+        if suffix in TEXT_SUFFIXES and path.suffix.lower() != ".gz" and path.is_file():
+            table = read_text(data, lambda: path.open("rb"))  # part by part, as it may be large
+        else:
+            content = path.read_bytes()
+            content = _unzipped(data, content) if path.suffix.lower() == ".gz" else content
+            table = _by_suffix(data, suffix, content, read_text)
     if table.frame.height == 0:
         remedy = "; if its first line is data, use --no-header" if table.cells_are_text else "; choose another file"
         raise CommandError(f"{data} holds no rows{remedy}")
@@ -107,20 +119,20 @@ def _unzipped(name: str, content: bytes) -> bytes:
         ) from error
 
 
-def _by_suffix(name: str, suffix: str, content: bytes, options: TextOptions) -> Table:
+def _by_suffix(name: str, suffix: str, content: bytes, read_text: Callable[[str, Open], Table]) -> Table:
     if suffix in TEXT_SUFFIXES:
-        return _text(name, content, options)
+        return read_text(name, partial(io.BytesIO, content))
     return {".jsonl": _json_lines, ".npz": _npz, ".parquet": _parquet}[suffix](name, content)
 
 
-def _by_content(content: bytes, options: TextOptions) -> Table:
+def _by_content(content: bytes, read_text: Callable[[str, Open], Table]) -> Table:
     """Read what came by standard input, which has no suffix."""
     name = "standard input"
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(name, content)
     starts = {b"PAR1": ".parquet", b"PK": ".npz", b"{": ".jsonl"}
     suffix = next((suffix for start, suffix in starts.items() if content.startswith(start)), ".csv")
-    return _by_suffix(name, suffix, content, options)
+    return _by_suffix(name, suffix, content, read_text)
 
 
 def _bundled(name: str) -> Table:
@@ -139,8 +151,8 @@ def _bundled(name: str) -> Table:
     return Table(name, frame.with_columns(target=pl.Series(target)), target="target")
 
 
-def _text(name: str, content: bytes, options: TextOptions) -> Table:
-    read = read_text_table(name, content, options)
+def _text(options: TextOptions, as_text: Callable[[Sequence[str]], Collection[str]], name: str, opened: Open) -> Table:
+    read = read_text_table(name, opened, options, as_text)
     return Table(
         name,
         read.frame,
@@ -161,6 +173,7 @@ def with_points(table: Table, but: Collection[str]) -> Table:
         text = without_missing(column)
         if (
             column.name not in but
+            and column.dtype == pl.String
             and text.str.contains(",", literal=True).any()
             and text.str.contains(whole_or_comma).all()
         ):

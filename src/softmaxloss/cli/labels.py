@@ -4,6 +4,7 @@ In a text file, a label is the text of its cell, without the spaces around it. L
 same when printed again: 7 does; 007 and 7.0 do not, so they stay text. In other files, a label is the value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
     if wanted is not None or table.target is not None:
         target = wanted or str(table.target)
     else:
-        usual = [column for column in columns if column.lower() in USUAL_TARGETS]
+        usual = _usual(columns)
         words = [column for column in columns if _holds_words(table.frame[column])]
         target = usual[0] if len(usual) == 1 else words[0] if len(words) == 1 else columns[-1]
         reason = "the only column of words" if [target] == words else "the last column"
@@ -53,6 +54,15 @@ def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
             "different numbers; name the column of the classes with --target"
         )
     return target, reason
+
+
+def possible_targets(columns: Sequence[str], wanted: str | None) -> list[str]:
+    """Return the columns of a text file of which `choose_target` may choose one, beside columns of words."""
+    return [*_usual(columns), *columns[-1:]] if wanted is None else [wanted]
+
+
+def _usual(columns: Sequence[str]) -> list[str]:
+    return [column for column in columns if column.lower() in USUAL_TARGETS]
 
 
 def _holds_words(column: pl.Series) -> bool:

@@ -4,25 +4,34 @@ import csv
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
+from typing import BinaryIO
 
 import polars as pl
 
 from softmaxloss.cli import CommandError, counted
 from softmaxloss.cli.text_options import TextOptions
-from softmaxloss.columns import as_numbers, is_missing
+from softmaxloss.columns import as_numbers, is_missing, without_missing
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 16, 100
-CHUNK_ROWS = 10_000
+CHUNK_ROWS, CHUNK_BYTES = 10_000, 1 << 22
 END = "\0end\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Open = Callable[[], BinaryIO]
+"""Opens a file at its start, or bytes that are in memory."""
+Chunks = Iterator[list[pl.Series]]
+"""The columns of some rows, then those of the next."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """The cells of a text file as text; blank cells are null."""
+    """The cells of a text file as text, or as numbers where nothing needs their text; blank cells are null."""
 
     frame: pl.DataFrame
     separator: str
@@ -30,12 +39,23 @@ class TextTable:
     has_column_names: bool
 
 
-def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTable:
-    """Read the table in a text file; CommandError names the row and the cause where it is none."""
+class _NotPlainError(Exception):
+    """Only Python's csv reads the file right."""
+
+
+def read_text_table(
+    name: str, opened: Open, options: TextOptions, as_text: Callable[[Sequence[str]], Collection[str]]
+) -> TextTable:
+    """Read the table in a text file; CommandError names the row and the cause where it is none.
+
+    Given the names of all columns, `as_text` returns those whose text is needed. Other columns of numbers are read as
+    numbers, which takes less memory.
+    """
     notes: list[str] = []
-    encoding = _encoding(name, content, options.encoding, notes)
+    encoding = _encoding(name, opened, options.encoding, notes)
     csv.field_size_limit(sys.maxsize)
-    sample = _decoded(content, encoding).read(SAMPLE_CHARACTERS)
+    with _decoded(opened, encoding) as text:
+        sample = text.read(SAMPLE_CHARACTERS)
     if not sample.strip(' \t\r\n"'):
         raise CommandError(f"{name} is empty; write a line of column names, then one line per row")
     if "\0" in sample:
@@ -44,9 +64,10 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
             "CSV"
         )
     separator = _separator(name, sample, options.separator)
-    rows = _rows(name, _decoded(content, encoding), separator)
-    first = next(rows, [])
-    top = list(islice(rows, SAMPLE_ROWS))
+    with _decoded(opened, encoding) as text:
+        rows = _rows(name, text, separator)
+        first = next(rows, [])
+        top = list(islice(rows, SAMPLE_ROWS))
     has_names = not _holds_numbers(first, top) if options.header is None else options.header
     if not has_names and options.header is None:
         notes.append(
@@ -59,30 +80,36 @@ def read_text_table(name: str, content: bytes, options: TextOptions) -> TextTabl
             f"{name} has one column only, {header[0]!r}, when it is separated by "
             f"{SEPARATORS.get(separator, separator)}; give the right character with --separator"
         )
-    columns = _without_quotes(content, encoding, separator, len(header), skipped=int(has_names))
-    if columns is None:
-        rows = chain([] if has_names else [first], top, rows)
-        columns = _columns(name, rows, len(header), counts_first=not has_names)
+    needed = as_text([title for title in header if title])
+    text_only = [position for position, title in enumerate(header) if title in needed]
+    try:
+        chunks = partial(_chunks_without_quotes, opened, encoding, separator, len(header), has_names=has_names)
+        columns = _columns(chunks, len(header), text_only)
+    except _NotPlainError:
+        chunks = partial(_chunks, name, opened, encoding, separator, len(header), has_names=has_names)
+        columns = _columns(chunks, len(header), text_only)
     frame = named(name, header, columns, notes)
     return TextTable(frame, separator, notes, has_names)
 
 
-def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -> str:
+def _encoding(name: str, opened: Open, wanted: str | None, notes: list[str]) -> str:
     """Return the encoding of a file: the wanted one, or the first of the usual ones that fits."""
+    with opened() as file:
+        start = file.read(200)
     if wanted is not None:
-        has_mark = wanted.lower().replace("_", "-") in {"utf-8", "utf8"} and content.startswith(b"\xef\xbb\xbf")
+        has_mark = wanted.lower().replace("_", "-") in {"utf-8", "utf8"} and start.startswith(BYTE_ORDER_MARK)
         candidates = ["utf-8-sig" if has_mark else wanted]
-    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
         candidates = ["utf-16"]
-    elif content[:200].count(0) > len(content[:200]) // 4:
-        candidates = ["utf-16-le" if content[1:2] == b"\0" else "utf-16-be"]
+    elif start.count(0) > len(start) // 4:
+        candidates = ["utf-16-le" if start[1:2] == b"\0" else "utf-16-be"]
     else:
         candidates = ["utf-8-sig", "cp1252", "latin-1"]
     for encoding in candidates:
         try:
-            text = _decoded(content, encoding)
-            while text.read(SAMPLE_CHARACTERS):
-                pass
+            with _decoded(opened, encoding) as text:
+                while text.read(SAMPLE_CHARACTERS):
+                    pass
         except LookupError as error:
             raise CommandError(
                 f"--encoding {encoding} is not known; use for example utf-8, utf-16 or latin-1"
@@ -96,8 +123,10 @@ def _encoding(name: str, content: bytes, wanted: str | None, notes: list[str]) -
     raise CommandError(f"{name} is not text in {candidates[0]}{remedy}")
 
 
-def _decoded(content: bytes, encoding: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(content), encoding, newline="")
+@contextmanager
+def _decoded(opened: Open, encoding: str) -> Iterator[io.TextIOWrapper]:
+    with opened() as file:
+        yield io.TextIOWrapper(file, encoding, newline="")
 
 
 def _separator(name: str, sample: str, wanted: str | None) -> str:
@@ -167,36 +196,54 @@ def _is_number(cell: str) -> bool:
     return not as_numbers(pl.Series([cell])).has_nulls()
 
 
-def _without_quotes(
-    content: bytes, encoding: str, separator: str, width: int, *, skipped: int
-) -> list[pl.Series] | None:
-    """Return columns of text by polars, which is seven times as fast; None where csv might read something else.
+def _chunks_without_quotes(opened: Open, encoding: str, separator: str, width: int, *, has_names: bool) -> Chunks:
+    """Give columns of text by polars, which is seven times as fast; _NotPlainError where csv might read something else.
 
     Without a quote mark they agree on a file whose every line has as many separators as its first.
     """
-    if (
-        width == 1
-        or b'"' in content
-        or encoding != "utf-8-sig"
-        or separator == " "
-        or content.count(b"\r") != content.count(b"\r\n")
-    ):
-        return None
+    if width == 1 or encoding != "utf-8-sig" or separator == " ":
+        raise _NotPlainError
+    with opened() as file:
+        if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+            file.seek(0)
+        first = next((line for line in file if line.strip(b"\r\n")), b"")
+        skipped, lines = int(has_names), file.read(CHUNK_BYTES) + file.readline()
+        while True:
+            # below the first line, as in the file, polars reads all lines alike
+            yield [_with_gaps(column) for column in _cells(first + lines, separator, width)[skipped:]]
+            skipped, lines = 1, file.read(CHUNK_BYTES) + file.readline()
+            if not lines:
+                break
+
+
+def _cells(content: bytes, separator: str, width: int) -> pl.DataFrame:
+    if b'"' in content or content.count(b"\r") != content.count(b"\r\n"):
+        raise _NotPlainError
     try:
-        frame = pl.read_csv(
-            content.removeprefix(b"\xef\xbb\xbf"),
-            has_header=False,
-            infer_schema_length=0,
-            quote_char=None,
-            separator=separator,
-        )
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        return None
+        frame = pl.read_csv(content, has_header=False, infer_schema_length=0, quote_char=None, separator=separator)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _NotPlainError from error
     if frame.width != width or content.count(separator.encode()) != (width - 1) * frame.height:
-        return None
+        raise _NotPlainError
     # like csv with skipinitialspace
-    columns = (c.str.strip_chars_start(" ") if c.str.starts_with(" ").any() else c for c in frame[skipped:])
-    return [_with_gaps(column) for column in columns]
+    return pl.DataFrame([c.str.strip_chars_start(" ") if c.str.starts_with(" ").any() else c for c in frame])
+
+
+def _chunks(name: str, opened: Open, encoding: str, separator: str, width: int, *, has_names: bool) -> Chunks:
+    """Give columns of text, as polars needs a fifth of the memory that Python's strings do."""
+    with _decoded(opened, encoding) as text:
+        rows = islice(_rows(name, text, separator), int(has_names), None)
+        read = 0
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            for number, row in enumerate(chunk, start=read + 1):
+                if len(row) != width:
+                    what = "the first line names" if has_names else "data row 1 has"
+                    raise CommandError(
+                        f"{name} is not a table: data row {number} has {counted(len(row), 'cell')}, but {what} {width} "
+                        "columns; correct the row, or give another separator with --separator"
+                    )
+            yield [_with_gaps(pl.Series(texts, dtype=pl.String)) for texts in zip(*chunk, strict=True)]
+            read += len(chunk)
 
 
 def _with_gaps(column: pl.Series) -> pl.Series:
@@ -204,22 +251,44 @@ def _with_gaps(column: pl.Series) -> pl.Series:
     return column.set(column.str.contains(r"^\s*$"), None) if column.str.contains(r"^\s*$").any() else column
 
 
-def _columns(name: str, rows: Iterator[list[str]], width: int, *, counts_first: bool) -> list[pl.Series]:
-    """Return columns of text, chunk by chunk, as polars needs a fifth of the memory that Python's strings do."""
-    chunks: list[list[pl.Series]] = [[] for _ in range(width)]
-    read = 0
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        for number, row in enumerate(chunk, start=read + 1):
-            if len(row) != width:
-                what = "data row 1 has" if counts_first else "the first line names"
-                raise CommandError(
-                    f"{name} is not a table: data row {number} has {counted(len(row), 'cell')}, but {what} {width} "
-                    "columns; correct the row, or give another separator with --separator"
-                )
-        for column, texts in zip(chunks, zip(*chunk, strict=True), strict=True):
-            column.append(_with_gaps(pl.Series(texts, dtype=pl.String)))
-        read += len(chunk)
-    return [pl.concat(column) if column else pl.Series([], dtype=pl.String) for column in chunks]
+def _columns(chunks: Callable[[], Chunks], width: int, text_only: Collection[int]) -> list[pl.Series]:
+    """Return columns: text in the positions `text_only`, elsewhere numbers where nothing needs their text.
+
+    A column begins as text. If a later chunk shows that a column is no numbers after all, we read everything again.
+    """
+    columns: list[list[pl.Series]] = [[] for _ in range(width)]
+    texts, numeric = set(text_only), set[int]()
+    for chunk in chunks():
+        for position, (column, cells) in enumerate(zip(columns, chunk, strict=True)):
+            numbers = None if position in texts else _numbers(cells)
+            if numbers is None:
+                texts.add(position)
+            elif position not in numeric and _needs_no_text(cells, numbers):
+                numeric.add(position)
+                column[:] = map(as_numbers, column)
+            column.append(cells if numbers is None or position not in numeric else numbers)
+    if texts & numeric:
+        columns.clear()
+        return _columns(chunks, width, texts)
+    return [pl.concat(columns.pop(0) or [pl.Series([], dtype=pl.String)], rechunk=True) for _ in range(width)]
+
+
+def _numbers(cells: pl.Series) -> pl.Series | None:
+    """Return cells of text as numbers; None if some are neither a number nor missing."""
+    numbers = as_numbers(cells)
+    if numbers.null_count() == cells.null_count():  # nothing is missing beside blank cells
+        return numbers
+    return None if (numbers.is_null() & without_missing(cells).is_not_null()).any() else numbers
+
+
+def _needs_no_text(cells: pl.Series, numbers: pl.Series) -> bool:
+    """Return whether a column with these cells, if it holds numbers, is used as such alone.
+
+    The text matters in empty columns, and in columns of IDs: whole numbers that are all written differently.
+    """
+    if numbers.null_count() == len(numbers):
+        return False
+    return bool((numbers != numbers.round()).any()) or cells.n_unique() < len(cells)
 
 
 def named(name: str, header: list[str], columns: list[pl.Series], notes: list[str]) -> pl.DataFrame:

@@ -7,18 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from softmaxloss import __version__
 from softmaxloss.cli import CommandError, counted, standard_output
-from softmaxloss.cli.columns import ColumnOptions, Columns, choose_columns, known_columns, prepared, with_labels
+from softmaxloss.cli.columns import (
+    ColumnOptions,
+    Columns,
+    choose_columns,
+    given_names,
+    known_columns,
+    prepared,
+    with_labels,
+)
 from softmaxloss.cli.data import STANDARD_INPUT, Table, read_table, shown, with_points
 from softmaxloss.cli.fitting import Examples, Fit, fit, prepare_kernels
 from softmaxloss.cli.interrupt import prompt_interrupt
-from softmaxloss.cli.labels import choose_target, learned_labels
+from softmaxloss.cli.labels import choose_target, learned_labels, possible_targets
 from softmaxloss.cli.metrics import (
     NOTES,
     Figures,
@@ -48,7 +55,11 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     out = options.out or Path(f"softmaxloss-{_short_name(data)}")
     names = (*RESULTS, C_CURVE) if options.C == "auto" else RESULTS
     check_out(out, names, lambda content: b"softmaxloss" in content)
-    table = read_table(data, text)
+    table = read_table(
+        data,
+        text,
+        lambda columns: [*possible_targets(columns, options.target), *given_names(columns, options.date)],
+    )
     target, reason = choose_target(table, options.target)
     try:
         table, labels = with_labels(table, target, learned_labels(table, target), drop=options.drop_unlabelled)
@@ -74,10 +85,10 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
             print(note, flush=True)
     parts = split(table, codes, options)
     preparation = TablePreparation(columns.numbers, columns.words, columns.dates)
-    examples = {
-        part: Examples(prepared(table, rows, preparation, fit=part == "train"), codes[rows])
-        for part, rows in parts.items()
-    }
+    examples = _examples(table, codes, parts, preparation)
+    id_columns, column_names = known_columns(table, "id", options.id), table.frame.columns
+    gaps = preparation.count_gaps(table.frame)
+    del table  # its memory is free during the fit
 
     progress, seconds = Progress(quiet=options.quiet), {}
     with prompt_interrupt():
@@ -94,8 +105,8 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
             pipeline=Pipeline([("preparation", preparation), ("classifier", fitted.classifier)]),
             target_name=target,
             class_counts=np.bincount(examples["train"].codes, minlength=len(classes)),
-            id_columns=known_columns(table, "id", options.id),
-            column_names=table.frame.columns,
+            id_columns=id_columns,
+            column_names=column_names,
             options={"data": data} | {key: value for key, value in described.items() if key not in {"out", "quiet"}},
         )
         scores = {}
@@ -108,7 +119,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     write_all(out, _results(model, figures, scores, fitted))
 
     with standard_output():
-        _report(table, columns, model, figures, scores, fitted)
+        _report(columns, gaps, model, figures, scores, fitted)
         print(f"wrote {', '.join(names)} to {out}")
 
 
@@ -147,16 +158,30 @@ def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
     }
 
 
+def _examples(
+    table: Table, codes: Rows, parts: Mapping[str, Rows], preparation: TablePreparation
+) -> dict[str, Examples]:
+    """Return the examples of each part, and reorder the rows of the used columns."""
+    order, start, examples = np.concatenate([*parts.values()]), 0, {}
+    for name in preparation.columns:  # one by one; then the rows of a part lie together and need no copy
+        table.frame.replace_column(table.frame.get_column_index(name), table.frame[name][order])
+    for part, rows in parts.items():
+        frame = table.frame.select(preparation.columns)[start : start + len(rows)]
+        examples[part] = Examples(prepared(table.name, frame, rows, preparation, fit=part == "train"), codes[rows])
+        start += len(rows)
+    return examples
+
+
 def _report(  # noqa: PLR0917
-    table: Table,
     columns: Columns,
+    gaps: int,
     model: TableModel,
     figures: Mapping[str, Figures],
     scores: Mapping[str, Scores],
     fitted: Fit,
 ) -> None:
     """Print what was learned, and how well."""
-    print(_features(columns, model, table.frame))
+    print(_features(columns, gaps, model))
     alone = np.count_nonzero(np.bincount(np.concatenate([one.target for one in scores.values()])) == 1)
     if alone and "test" in scores:
         print(f"classes with a single row: {alone}; they are trained on, but not tested")
@@ -180,13 +205,12 @@ def _report(  # noqa: PLR0917
         print("no rows were kept out to test with: expect worse figures on new rows")
 
 
-def _features(columns: Columns, model: TableModel, frame: pl.DataFrame) -> str:
+def _features(columns: Columns, gaps: int, model: TableModel) -> str:
     """Say what the columns hold, how many features they gave, and how many gaps were filled."""
     counts = {"number": len(columns.numbers), "text": len(columns.words), "date": len(columns.dates)}
     kinds = [counted(count, kind) for kind, count in counts.items() if count]
     if columns.words:
         kinds[1 if columns.numbers else 0] += f" with {sum(map(len, model.preparation.known_words.values()))} values"
-    gaps = model.preparation.count_gaps(frame)
     filled = f"; {counted(gaps, 'gap')} filled" if gaps else ""
     features = counted(model.classifier.n_features_in_, "feature")
     return f"{counted(len(columns.names), 'column')}: {', '.join(kinds)}{filled}; {features}"
