@@ -126,7 +126,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS.
+        Iterations of L-BFGS. In `partial_fit` with more than 1,024 features, each batch counts as one.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
@@ -301,15 +301,17 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                 return self
             loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
             with _blas_threads_for(X, known):
+                coef, intercept = (array.astype(np.float64, copy=False) for array in (self.coef_, self.intercept_))
                 learned = learn(
-                    Learned(self.coef_.astype(np.float64), self.intercept_.astype(np.float64), past),
+                    Learned(coef, intercept, past),
                     objective,
                     C=self.C,
                     fit_intercept=self.fit_intercept,
                     report=self._reporter(loss_curve, self.n_iter_),
                 )
-            self.coef_, self.intercept_ = learned.coef.astype(dtype), learned.intercept.astype(dtype)
-            self._past, self.loss_curve_, self.n_iter_ = learned.past, loss_curve, len(loss_curve) - 1
+            coef, intercept, self._past = learned
+            self.coef_, self.intercept_ = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)
+            self.loss_curve_, self.n_iter_ = loss_curve, len(loss_curve) - 1
         return self
 
     def _begin(self, classes: Array, dtype: np.dtype[Any]) -> None:

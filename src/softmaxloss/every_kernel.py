@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import FEW_CLASSES
@@ -14,6 +15,9 @@ from softmaxloss.functional import cross_entropy_and_grad, log_softmax
 from softmaxloss.head.linear import linear_cross_entropy_and_grad
 from softmaxloss.head.sampled import Sampled
 from softmaxloss.log_probabilities import log_probs_and_grad
+from softmaxloss.moments import Moments
+from softmaxloss.objective import Objective
+from softmaxloss.stream_fit import Learned, Past, learn
 from softmaxloss.summary import merge, summarize
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ def call_every_kernel(dtype: DTypeLike) -> None:
         log_softmax(logits)
         log_probs_and_grad(logits, [0, 1])
         metrics(logits, [0, 1])
+    _stream(np.arange(2))
+    _stream(np.full((2, 2), 0.5))
 
 
 def _share_classes(logits: Any, targets: ArrayLike) -> None:
@@ -40,3 +46,11 @@ def _share_classes(logits: Any, targets: ArrayLike) -> None:
     whole = merge([summarize(logits, targets)])
     z, layout, rows, _ = request(logits, targets, -1, {})
     rowwise.losses_and_gradients(z, rows, np.ones(1), np.empty_like(z), layout, whole=whole)
+
+
+def _stream(targets: Any) -> None:
+    """Learn from a batch where the quadratic of a stream has no correlations."""
+    ones, features = np.ones(2), sparse.csr_array(np.eye(2))
+    past = Past(1.0, 1.0, 1.0, ones, ones, Moments(1.0, 0 * ones, ones), fit_intercept=True)
+    batch = Objective(features, targets, sample_weight=ones, class_weight=ones, label_smoothing=0.0, C=1.0)
+    learn(Learned(np.eye(2), ones, past), batch, C=1.0, fit_intercept=True, report=lambda *_: None)

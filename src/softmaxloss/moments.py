@@ -66,7 +66,7 @@ class Moments(NamedTuple):
     def quadratic(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return half the sum of weight * (coef @ x + intercept)**2 over rows and classes, and its gradients."""
         of_mean = intercept + coef @ self.center
-        product = coef @ self.covariance if self.covariance.ndim == 2 else coef * self.covariance
+        product = coef @ self.covariance
         value = (self.total * of_mean @ of_mean + np.vdot(coef, product)) / 2
         return float(value), product + self.total * np.outer(of_mean, self.center), self.total * of_mean
 
@@ -89,12 +89,13 @@ def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
     n_rows, n_features = features.shape
     whiten = n_features <= MAX_WHITENED
     if is_sparse(features):
-        features = features.astype(np.float64)  # the difference below may cancel
-        weighted = features.multiply(weight[:, np.newaxis]).tocsr()
+        features = features.astype(np.float64)  # a copy; the difference below may cancel
         if whiten:
+            weighted = features.multiply(weight[:, np.newaxis]).tocsr()
             products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)
         else:
-            products, of_center = np.asarray(features.multiply(weighted).sum(axis=0)).ravel(), center**2
+            features.sum_duplicates()
+            products, of_center = features.power(2).T @ weight, center**2
         covariance: Float64s = products - weight.sum() * of_center
         diagonal = np.einsum("ii->i", covariance) if whiten else covariance
         np.maximum(diagonal, 0, out=diagonal)

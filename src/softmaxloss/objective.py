@@ -80,14 +80,14 @@ class Objective:
         normalizer: float | None = None,
     ) -> None:
         self.features, self.targets, self.dtype = features, targets, features.dtype
-        self.n_rows = features.shape[0]
+        self.n_rows, self.n_classes = features.shape[0], len(class_weight)
         self.options: dict[str, Any] = {
             "sample_weight": sample_weight,
             "class_weight": class_weight,
             "label_smoothing": label_smoothing,
             "normalizer": normalizer,
         }
-        self.rows, self.reduction = describe(targets, layout_of((len(targets), len(class_weight))), **self.options)
+        self.rows, self.reduction = describe(targets, layout_of((len(targets), self.n_classes)), **self.options)
         self.weight = self.reduction.divisor
         self.penalty = penalty_of(C, self.weight)
         self.row_weight: Float64s = self.rows.each().weight * self.rows.mass
@@ -124,10 +124,13 @@ class Objective:
             curvature[rows] = np.einsum("ij,ij->i", p, 1 - p)
 
         for_each(fill, list(chunks(self.n_rows, len(weight))))
+        return self.weighted(curvature)
+
+    def weighted(self, curvature: Float64s) -> Float64s:
+        """Return the weighted mean of p (1 - p) over the classes for each row, given the sum."""
         # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
-        curvature /= max(len(weight) - 1, 2)
-        np.maximum(curvature, np.finfo(self.dtype).eps, out=curvature)
-        return self.row_weight * curvature
+        mean = curvature / max(self.n_classes - 1, 2)
+        return self.row_weight * np.maximum(mean, np.finfo(self.dtype).eps)
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features, with rows weighted by their curvature."""
@@ -151,9 +154,8 @@ class Objective:
 
         Features in a mapped file may be larger than memory: they are not copied.
         """
-        n_classes = len(self.options["class_weight"])
         in_memory = isinstance(self.features, np.ndarray) and not is_mapped(self.features)
-        gains = in_memory and self.dtype == np.float64 and n_classes >= MANY_CLASSES
+        gains = in_memory and self.dtype == np.float64 and self.n_classes >= MANY_CLASSES
         return _Single(self) if gains else None
 
 

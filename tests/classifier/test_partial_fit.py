@@ -5,12 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import optimize, sparse
 from sklearn.linear_model import LogisticRegression
 
 from data_sets import data
-from softmaxloss import SoftmaxClassifier, linear_cross_entropy, moments, stream_fit
-from softmaxloss.moments import moments_of
+from softmaxloss import SoftmaxClassifier, linear_cross_entropy, moments, reference, stream_fit
+from softmaxloss.moments import Moments, moments_of
 from softmaxloss.objective import Objective
 from softmaxloss.stream_fit import Learned, Past, _Update
 from thorough import thorough
@@ -86,35 +86,101 @@ def test_a_fit_is_a_first_batch():
     np.testing.assert_array_equal(learned.coef_, fitted.coef_)
 
 
-def test_sparse_features_are_learned_as_dense_ones_are():
+MANY = pytest.mark.parametrize("most_whitened", [1024, 2], ids=["few features", "many features"])
+
+
+@MANY
+def test_sparse_features_are_learned_as_dense_ones_are(monkeypatch, most_whitened):
+    monkeypatch.setattr(moments, "MAX_WHITENED", most_whitened)
     X, y = shuffled("iris")
     X = X * (np.abs(X) > 0.5)
     as_dense, as_sparse = (streamed(SoftmaxClassifier(), of, y, size=40) for of in (X, sparse.csr_array(X)))
     np.testing.assert_allclose(as_sparse.coef_, as_dense.coef_, rtol=1e-6, atol=1e-6)
 
 
-def test_absent_features_are_where_iterations_would_bring_them(monkeypatch):
-    monkeypatch.setattr(stream_fit, "ITERATIONS", 1000)
-    monkeypatch.setattr(stream_fit, "TOLERANCE", 1e-14)
-    monkeypatch.setattr(moments, "MAX_WHITENED", 10)  # else the first batch has few enough features to be whitened
-    X, y = words()
-    X, y = X[:300], y[:300]
-    iterated = streamed(SoftmaxClassifier(), X.toarray(), y, size=60)
-    known = streamed(SoftmaxClassifier(), X, y, size=60)
-    np.testing.assert_allclose(known.coef_, iterated.coef_, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(known.intercept_, iterated.intercept_, rtol=1e-4, atol=1e-6)
+@MANY
+def test_entries_of_sparse_features_may_be_given_in_parts(monkeypatch, most_whitened):
+    monkeypatch.setattr(moments, "MAX_WHITENED", most_whitened)
+    X, y = shuffled("iris")
+    columns = np.indices(X.shape)[1]
+    halves = (np.tile(X / 2, 2).ravel(), np.tile(columns, 2).ravel(), 8 * np.arange(len(X) + 1))
+    parts = [sparse.csr_array(halves, X.shape)[rows] for rows in np.split(np.arange(150), 3)]
+    model = SoftmaxClassifier()
+    for part, labels in zip(parts, np.split(y, 3), strict=True):
+        assert part.nnz == 8 * part.shape[0]
+        model.partial_fit(part, labels, classes=[0, 1, 2])
+    np.testing.assert_allclose(model.coef_, streamed(SoftmaxClassifier(), X, y, size=50).coef_, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_features", [5, 1100])
-def test_gradient_of_batch_and_past_is_that_of_finite_differences(n_features):
+def known(random, n_features, n_rows, moments, **changes):
+    """Return coefficients of some rows, and a past to them."""
+    slopes = random.normal(size=(n_rows, n_features)), random.normal(size=n_rows) / 10
+    past = Past(20.0, 1.5, 0.1, *slopes, moments, fit_intercept=True)._replace(**changes)
+    return Learned(random.normal(size=(n_rows, n_features)), random.normal(size=n_rows), past)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monkeypatch, n_classes, soft, fit_intercept):
+    monkeypatch.setattr(stream_fit, "VISITS", 1000)
     random = np.random.default_rng(0)
-    X, y = random.normal(size=(30, n_features)), random.integers(3, size=30)
+    X, labels = random.normal(size=(12, 5)), random.integers(n_classes, size=12)
+    X[:, 2] = 0  # no row has this feature
+    y = random.dirichlet(np.ones(n_classes), 12) if soft else labels
+    options = {"class_weight": random.uniform(0.5, 2, n_classes), "sample_weight": random.uniform(size=12)}
+    options["sample_weight"][3] = 0
+    batch = Objective(sparse.csr_array(X), y, label_smoothing=0.1, C=0.5, **options)
+    curvature = Moments(0.7, np.zeros(5), random.uniform(size=5))
+    n_rows = n_classes if n_classes > 2 else 1
+    learned = known(random, 5, n_rows, curvature, fit_intercept=fit_intercept)
+    past, recency = learned.past, stream_fit.RECENCY_OF_MANY
+    share = recency * batch.weight / (past.weight + recency * batch.weight)
+    penalty = 1 / (0.5 * (past.weight + batch.weight))
+    slope = past.d_coef - past.penalty * learned.coef
+
+    def value(point):
+        coef, intercept = point[: 5 * n_rows].reshape(n_rows, 5), point[5 * n_rows :]
+        intercept = intercept if fit_intercept else learned.intercept
+        step, intercept_step = coef - learned.coef, intercept - learned.intercept
+        past_loss = np.vdot(slope, step) + past.d_intercept @ intercept_step
+        past_loss += (curvature.covariance * step**2).sum() / 2 + curvature.total * (intercept_step**2).sum() / 2
+        logits = X @ coef.T + intercept
+        logits = logits if n_classes > 2 else np.hstack([np.zeros((12, 1)), logits])
+        loss = reference.cross_entropy(logits, y, label_smoothing=0.1, **options)
+        return share * loss + (1 - share) * past_loss + penalty / 2 * (coef**2).sum()
+
+    report = []
+    result = stream_fit.learn(learned, batch, C=0.5, fit_intercept=fit_intercept, report=lambda *a: report.append(a))
+    found = np.append(result.coef, result.intercept)
+    least = optimize.minimize(value, found + 0.1 * random.normal(size=found.size), tol=1e-9)
+    np.testing.assert_allclose(found[: 5 * n_rows], least.x[: 5 * n_rows], atol=1e-5)
+    if fit_intercept:
+        np.testing.assert_allclose(result.intercept, least.x[5 * n_rows :], atol=1e-5)
+    else:
+        np.testing.assert_array_equal(result.intercept, learned.intercept)
+    np.testing.assert_array_equal(result.past.d_coef, 0)  # as the next batch is told
+    assert len(report) == 1
+
+
+def test_a_row_that_is_far_from_its_class_does_not_throw_coefficients_too_far():
+    coef, curvature = np.array([[50.0], [0.0], [0.0]]), Moments(1e-4, np.zeros(1), np.full(1, 1e-4))
+    past = Past(1.0, 0.1, 1e-9, np.zeros(()), np.zeros(()), curvature, fit_intercept=True)
+    row = {"sample_weight": np.ones(1), "class_weight": np.ones(3), "label_smoothing": 0.0, "C": 1e9}
+    batch = Objective(sparse.csr_array([[1.0]]), np.array([1]), **row)
+    learned = Learned(coef, np.zeros(3), past)
+    result = stream_fit.learn(learned, batch, C=1e9, fit_intercept=True, report=lambda *_: None)
+    before, after = (batch.mean_loss(of.coef, of.intercept)[0] for of in (learned, result))
+    assert after < 0.1 * before
+    assert np.abs(result.coef).max() < 100
+
+
+def test_gradient_of_batch_and_past_is_that_of_finite_differences():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(30, 5)), random.integers(3, size=30)
     batch = Objective(X, y, sample_weight=random.uniform(size=30), class_weight=np.ones(3), label_smoothing=0.1, C=0.5)
-    coef, intercept = random.normal(size=(3, n_features)), random.normal(size=3)
-    moments = moments_of(X, random.uniform(size=30), centred=n_features < 100)
-    past = Past(20.0, 1.5, random.normal(size=(3, n_features)), random.normal(size=3), moments, fit_intercept=True)
-    update = _Update(batch, Learned(coef, intercept, past), 0.5)
-    at, along = (random.normal(size=(3, n_features + 1)) for _ in range(2))
+    update = _Update(batch, known(random, 5, 3, moments_of(X, random.uniform(size=30), centred=True)), 0.5)
+    at, along = (random.normal(size=(3, 6)) for _ in range(2))
 
     def value(step):
         point = at + step * along
