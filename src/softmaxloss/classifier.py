@@ -36,7 +36,7 @@ from softmaxloss.objective import (
     refuse_too_large,
     scores,
 )
-from softmaxloss.stream_fit import Learned, Past, learn
+from softmaxloss.stream_fit import Learned, Past, learn, visits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -295,10 +295,13 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                     self._begin(known, X.dtype)
                 return self
             objective = self._objective(samples, class_weight)
-            if not past:
+            if not past and not visits(objective, self.C):
                 with _blas_threads_for(X, known):
                     self._minimise(objective, known)
                 return self
+            if not past:
+                self._begin(known, X.dtype)
+                past = Past.nothing(X.shape[1], fit_intercept=self.fit_intercept)
             loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
             with _blas_threads_for(X, known):
                 coef, intercept = (array.astype(np.float64, copy=False) for array in (self.coef_, self.intercept_))
@@ -307,7 +310,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                     objective,
                     C=self.C,
                     fit_intercept=self.fit_intercept,
-                    report=self._reporter(loss_curve, self.n_iter_),
+                    report=self._reporter(loss_curve, self.n_iter_ if loss_curve else None),
                 )
             coef, intercept, self._past = learned
             self.coef_, self.intercept_ = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)

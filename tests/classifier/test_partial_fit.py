@@ -122,7 +122,10 @@ def known(random, n_features, n_rows, moments, **changes):
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monkeypatch, n_classes, soft, fit_intercept):
+@pytest.mark.parametrize("is_first", [False, True])
+def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(
+    monkeypatch, n_classes, soft, fit_intercept, is_first
+):
     monkeypatch.setattr(stream_fit, "VISITS", 1000)
     random = np.random.default_rng(0)
     X, labels = random.normal(size=(12, 5)), random.integers(n_classes, size=12)
@@ -134,6 +137,9 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monke
     curvature = Moments(0.7, np.zeros(5), random.uniform(size=5))
     n_rows = n_classes if n_classes > 2 else 1
     learned = known(random, 5, n_rows, curvature, fit_intercept=fit_intercept)
+    if is_first:
+        nothing = Past.nothing(5, fit_intercept=fit_intercept)
+        learned, curvature = Learned(np.zeros((n_rows, 5)), np.zeros(n_rows), nothing), nothing.moments
     past, recency = learned.past, stream_fit.RECENCY_OF_MANY
     share = recency * batch.weight / (past.weight + recency * batch.weight)
     penalty = 1 / (0.5 * (past.weight + batch.weight))
@@ -143,12 +149,13 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monke
         coef, intercept = point[: 5 * n_rows].reshape(n_rows, 5), point[5 * n_rows :]
         intercept = intercept if fit_intercept else learned.intercept
         step, intercept_step = coef - learned.coef, intercept - learned.intercept
-        past_loss = np.vdot(slope, step) + past.d_intercept @ intercept_step
+        past_loss = (slope * step).sum() + (past.d_intercept * intercept_step).sum()
         past_loss += (curvature.covariance * step**2).sum() / 2 + curvature.total * (intercept_step**2).sum() / 2
         logits = X @ coef.T + intercept
         logits = logits if n_classes > 2 else np.hstack([np.zeros((12, 1)), logits])
         loss = reference.cross_entropy(logits, y, label_smoothing=0.1, **options)
-        return share * loss + (1 - share) * past_loss + penalty / 2 * (coef**2).sum()
+        held = penalty / 2 * (intercept**2).sum() if is_first else 0.0
+        return share * loss + (1 - share) * past_loss + penalty / 2 * (coef**2).sum() + held
 
     report = []
     result = stream_fit.learn(learned, batch, C=0.5, fit_intercept=fit_intercept, report=lambda *a: report.append(a))
@@ -159,8 +166,10 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monke
         np.testing.assert_allclose(result.intercept, least.x[5 * n_rows :], atol=1e-5)
     else:
         np.testing.assert_array_equal(result.intercept, learned.intercept)
-    np.testing.assert_array_equal(result.past.d_coef, 0)  # as the next batch is told
-    assert len(report) == 1
+    # as the next batch is told
+    np.testing.assert_array_equal(result.past.d_coef, 0)
+    np.testing.assert_allclose(result.past.d_intercept, -penalty * result.intercept if is_first else 0, atol=1e-9)
+    assert [iteration for iteration, _ in report] == [0, 1]
 
 
 def test_a_row_that_is_far_from_its_class_does_not_throw_coefficients_too_far():

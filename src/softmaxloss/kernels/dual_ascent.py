@@ -4,8 +4,9 @@ It minimises a sum of losses and of quadratics, one around a vector V_j over the
 
     sum_i loss_i(z_i) + sum_j |W_j - V_j|**2 / (2 inverse_j),    z_i = sum_j x_ij W_j
 
-At the minimum W_j = V_j - inverse_j sum_i x_ij dual_i, where dual_i is the gradient y - t of loss i with respect to
-z_i. The kernel keeps this equation true while it changes one dual_i at a time, by a step s along e = (y - t) - dual_i:
+At the minimum W_j = V_j - inverse_j sum_i x_ij dual_i, where dual_i is the gradient of loss i with respect to
+z_i. The kernel keeps this equation true while it changes one dual_i at a time, by a step s from it towards the gradient
+at the current z_i, along e = gradient - dual_i:
 
     dual_i += s e,    W_j -= inverse_j x_ij s e,    so z_i -= s length e,    length = sum_j inverse_j x_ij**2
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from softmaxloss.kernels.machine.compilation import fused, inline, kernel
 from softmaxloss.kernels.numerics.lanes import clear
-from softmaxloss.kernels.row import class_weight_of, of_row, probability_of, q_of, rows_of
+from softmaxloss.kernels.row import class_weight_of, gradient_of, of_row, probability_of, q_of, rows_of
 
 # The slope along e is -1 where a step starts. Where it ends, the slope must not be above this share of the step.
 # Without a limit, the step of a row that is far from its class would be far too long, because H is 0 there.
@@ -66,7 +67,7 @@ def ascend(
             q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
             losses[i] += weight * q * (lse - z[j]) if q > 0.0 else 0.0
             curvatures[i] += p[j] * (1.0 - p[j])
-            e[j] = scale * weight * (mass * p[j] - q) - dual[i, j - first] if j >= first else 0.0
+            e[j] = scale * weight * gradient_of(p[j], mass, q) - dual[i, j - first] if j >= first else 0.0
             square += e[j] ** 2
         if square == 0.0:
             continue
