@@ -284,8 +284,8 @@ CASES = [
 
 def made_of(case):
     """Return what a case has: pairs of values, and what decides which kernels compute it."""
-    shape, *_, dtype = case.values
-    return pairs(case.values) | {(shape, case.has_indices, dtype)}
+    shape, _, option, dtype = case.values
+    return pairs(case.values) | {(shape, case.has_indices, dtype), (option, case.has_indices, case.class_major)}
 
 
 CHOSEN = covering([made_of(case) for case in CASES])

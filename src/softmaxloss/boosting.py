@@ -24,6 +24,7 @@ __all__ = ["SoftmaxMetric", "SoftmaxObjective", "start_scores"]
 
 Library = Literal["xgboost", "lightgbm"]
 SMALLEST_HESSIAN = 1e-16  # the lower bound in XGBoost's multi:softprob
+SMALLEST_SLOPE = 1e-30  # with a smaller factor of p in the gradient, the Hessian counts as 0
 SMALLEST_SHARE = 1e-15  # the lower bound in LightGBM's multiclass
 
 
@@ -167,15 +168,16 @@ class SoftmaxObjective(_SoftmaxLoss):
             total = np.expand_dims(rows.weight * rows.mass, axis).astype(z.dtype)
             if rows.dense is None and rows.floor == 0:  # the gradient of a label is p, or p - 1: p (1 - p) is the same
                 p = np.abs(gradient)
-                p *= np.divide(rows.temperature, total, out=np.zeros_like(total), where=total > 0)
+                t = rows.temperature  # the gradient of rows whose weight is far smaller may have lost its digits
+                p *= np.divide(t, total, out=np.zeros_like(total), where=total > SMALLEST_SLOPE * t)
             else:
                 p = np.empty_like(z)
                 rowwise.softmax(z, rows, p, layout)
             hessian = 1 - p
             hessian *= p
             hessian *= self._factor(layout.n_classes) / rows.temperature**2 * total
-            if self.library == "xgboost":
-                np.maximum(hessian, SMALLEST_HESSIAN, out=hessian)
+            # p may be rounded to more than 1
+            np.maximum(hessian, SMALLEST_HESSIAN if self.library == "xgboost" else 0.0, out=hessian)
         return (gradient.T, hessian.T) if axis == 0 else (gradient, hessian)
 
     def _factor(self, n_classes: int) -> float:

@@ -36,7 +36,7 @@ from softmaxloss.objective import (
     refuse_too_large,
     scores,
 )
-from softmaxloss.stream_fit import Learned, Past, learn, visits
+from softmaxloss.stream_fit import Learned, Past, learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS. In `partial_fit` with more than 1,024 features, each batch counts as one.
+        Iterations of L-BFGS. In `partial_fit`, a batch that dual coordinate ascent learns counts as one.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
@@ -295,13 +295,10 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                     self._begin(known, X.dtype)
                 return self
             objective = self._objective(samples, class_weight)
-            if not past and not visits(objective, self.C):
+            if not past:
                 with _blas_threads_for(X, known):
                     self._minimise(objective, known)
                 return self
-            if not past:
-                self._begin(known, X.dtype)
-                past = Past.nothing(X.shape[1], fit_intercept=self.fit_intercept)
             loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
             with _blas_threads_for(X, known):
                 coef, intercept = (array.astype(np.float64, copy=False) for array in (self.coef_, self.intercept_))
@@ -310,7 +307,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                     objective,
                     C=self.C,
                     fit_intercept=self.fit_intercept,
-                    report=self._reporter(loss_curve, self.n_iter_ if loss_curve else None),
+                    report=self._reporter(loss_curve, self.n_iter_),
                 )
             coef, intercept, self._past = learned
             self.coef_, self.intercept_ = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)

@@ -66,7 +66,7 @@ class Moments(NamedTuple):
     def quadratic(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return half the sum of weight * (coef @ x + intercept)**2 over rows and classes, and its gradients."""
         of_mean = intercept + coef @ self.center
-        product = coef @ self.covariance
+        product = coef @ self.covariance if self.covariance.ndim == 2 else coef * self.covariance
         value = (self.total * of_mean @ of_mean + np.vdot(coef, product)) / 2
         return float(value), product + self.total * np.outer(of_mean, self.center), self.total * of_mean
 

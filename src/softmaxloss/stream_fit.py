@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from softmaxloss.core.checks import is_sparse
 from softmaxloss.kernels.dual_ascent import ascend
 from softmaxloss.linear_fit import Descent
-from softmaxloss.moments import MAX_WHITENED, Moments, moments_of
+from softmaxloss.moments import Moments, moments_of
 from softmaxloss.objective import Objective, penalty_of
 
 if TYPE_CHECKING:
@@ -51,12 +50,6 @@ class Past(NamedTuple):
     d_intercept: Float64s
     moments: Moments  # of the features, with the weights of all samples scaled to a sum of 1
     fit_intercept: bool
-
-    @classmethod
-    def nothing(cls, n_features: int, *, fit_intercept: bool) -> Past:
-        """Return what is kept before the first sample, where features are very many."""
-        zero, zeros = np.zeros(()), np.zeros(n_features)
-        return cls(0.0, 0.0, 0.0, zero, zero, Moments(0.0, zeros, zeros), fit_intercept)
 
     @classmethod
     def of(cls, objective: Objective, descent: Descent) -> Past:
@@ -116,16 +109,13 @@ class _Update(Objective):
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features in batch and past."""
-        batch = self.batch.moments(coef, intercept, centred=centred)
+        many = self.past.moments.covariance.ndim == 1
+        batch = self.batch.moments(coef, intercept, centred=centred and not many)
+        batch = batch.about_zero() if many else batch
         return batch.scaled(self.share).merge(self.past.moments.scaled(1 - self.share))
 
     def in_single(self) -> None:
         """Return None: one batch is not worth a copy."""
-
-
-def visits(batch: Objective, C: float) -> bool:  # noqa: N803  scikit-learn's name
-    """Return whether dual coordinate ascent learns a first batch: one of very many sparse features, with a penalty."""
-    return is_sparse(batch.features) and batch.features.shape[1] > MAX_WHITENED and np.isfinite(C)
 
 
 def learn(
@@ -137,11 +127,12 @@ def learn(
     report: Callable[[int, float], object],
 ) -> Learned:
     """Return what is known after one more batch; `report` gets each iteration and its objective."""
-    if learned.past.moments.covariance.ndim == 1:
-        return _visited(_Update(batch, learned, C, RECENCY_OF_MANY), report)
-    update = _Update(batch, learned, C)
-    descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
+    many = learned.past.moments.covariance.ndim == 1
+    update = _Update(batch, learned, C, RECENCY_OF_MANY if many else RECENCY)
     with np.errstate(all="ignore"):
+        if many and update.penalty > 0:  # which bounds the features that are new to the stream
+            return _visited(update, report)
+        descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         descent.run(TOLERANCE, ITERATIONS)
         return Learned(descent.coef, descent.intercept, Past.of(update, descent))
 
@@ -155,28 +146,22 @@ def _visited(update: _Update, report: Callable[[int, float], object]) -> Learned
     batch, past, penalty, share, kept = update.batch, update.past, update.penalty, update.share, 1 - update.share
     X = sparse.csr_array(batch.features, dtype=np.float64, copy=True)  # noqa: N806  scikit-learn's name
     X.sum_duplicates()
-    # before there is a quadratic, the penalty holds the intercept as well
-    hold = penalty if past.moments.total == 0 else 0.0
-    of_intercept = (kept * past.moments.total + hold) * past.fit_intercept
-    steepness = np.append(kept * past.moments.covariance + penalty, of_intercept)
-    # without a penalty, a feature that is new to the stream keeps its coefficients
+    steepness = np.append(kept * past.moments.covariance + penalty, kept * past.moments.total * past.fit_intercept)
     inverse = np.divide(1, steepness, out=np.zeros_like(steepness), where=steepness > 0)
     # begin where quadratic and penalty are least, and lay out the coefficients so that those of a feature are together
     by_feature = inverse[:-1, np.newaxis]
     coef = np.multiply(update.coef.T, 1 - by_feature * (penalty - kept * past.penalty), order="C")
     if past.d_coef.any():
         coef -= kept * by_feature * past.d_coef.T
-    start = update.intercept - kept * inverse[-1] * past.d_intercept
-    intercept = start.copy()
+    intercept = update.intercept - kept * inverse[-1] * past.d_intercept
     dual, seen = np.zeros((batch.n_rows, len(intercept))), np.empty((VISITS, 2, batch.n_rows))
     places, scratch = [array.astype(np.intp) for array in (X.indptr, X.indices)], np.empty((5, batch.n_classes))
     for of_visit in seen:  # losses and curvatures
         ascend(*places, X.data, batch.rows.fields(), share, coef, intercept, inverse, dual, *of_visit, scratch)
-    before, loss = (share * float(losses.sum()) + kept * past.loss for losses in seen[[0, -1], 0])
-    report(0, before)  # counts at the beginning of a stream, where coefficients are 0
+    loss = share * float(seen[-1, 0].sum()) + kept * past.loss
     report(1, loss + penalty / 2 * float(np.vdot(coef, coef)))
     moments = moments_of(X, batch.weighted(seen[0, 1]), centred=False).scaled(share).merge(past.moments.scaled(kept))
-    d_coef, d_intercept = np.zeros(()), hold * (start - intercept)
+    d_coef, d_intercept = np.zeros(()), np.zeros_like(intercept)
     return Learned(
         coef.T, intercept, Past(update.weight, loss, penalty, d_coef, d_intercept, moments, past.fit_intercept)
     )

@@ -228,6 +228,21 @@ def test_confident_scores_raise_no_floating_point_errors(library):
     assert hessian.min() == smallest
 
 
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 100.0])
+def test_hessians_of_tiny_weights_are_tiny_and_not_negative(library, dtype, temperature):
+    objective = SoftmaxObjective(library, temperature=temperature)
+    weight = np.array([1e-310, 1e-44, 1e-39, 1e-38, 1e-33, 1.0])
+    scores = np.tile(np.array([0.3, 2.9, 4.0], dtype), (6, 1))
+    _, hessian = objective(np.full(6, 2), scores, weight)
+    p = softmax(scores[0].astype(float) / temperature)
+    factor = 2.0 if library == "xgboost" else 1.5
+    right = factor * weight[:, np.newaxis] * p * (1 - p) / temperature**2
+    assert (hessian >= 0).all()
+    np.testing.assert_allclose(hessian, right, rtol=1e-5, atol=2e-16 if library == "xgboost" else 1e-29)
+
+
 def test_start_scores_of_soft_labels_are_those_of_their_mean():
     soft = np.random.default_rng(0).dirichlet([1.0, 2.0, 3.0], size=50)
     assert_close(start_scores(soft, 3), np.log(soft.mean(0)), 1e-14)

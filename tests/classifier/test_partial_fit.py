@@ -2,6 +2,7 @@
 """Learning from a stream: what a batch adds, and how near to the optimum of all samples the result is."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -122,10 +123,7 @@ def known(random, n_features, n_rows, moments, **changes):
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-@pytest.mark.parametrize("is_first", [False, True])
-def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(
-    monkeypatch, n_classes, soft, fit_intercept, is_first
-):
+def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monkeypatch, n_classes, soft, fit_intercept):
     monkeypatch.setattr(stream_fit, "VISITS", 1000)
     random = np.random.default_rng(0)
     X, labels = random.normal(size=(12, 5)), random.integers(n_classes, size=12)
@@ -137,9 +135,6 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(
     curvature = Moments(0.7, np.zeros(5), random.uniform(size=5))
     n_rows = n_classes if n_classes > 2 else 1
     learned = known(random, 5, n_rows, curvature, fit_intercept=fit_intercept)
-    if is_first:
-        nothing = Past.nothing(5, fit_intercept=fit_intercept)
-        learned, curvature = Learned(np.zeros((n_rows, 5)), np.zeros(n_rows), nothing), nothing.moments
     past, recency = learned.past, stream_fit.RECENCY_OF_MANY
     share = recency * batch.weight / (past.weight + recency * batch.weight)
     penalty = 1 / (0.5 * (past.weight + batch.weight))
@@ -149,13 +144,12 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(
         coef, intercept = point[: 5 * n_rows].reshape(n_rows, 5), point[5 * n_rows :]
         intercept = intercept if fit_intercept else learned.intercept
         step, intercept_step = coef - learned.coef, intercept - learned.intercept
-        past_loss = (slope * step).sum() + (past.d_intercept * intercept_step).sum()
+        past_loss = np.vdot(slope, step) + past.d_intercept @ intercept_step
         past_loss += (curvature.covariance * step**2).sum() / 2 + curvature.total * (intercept_step**2).sum() / 2
         logits = X @ coef.T + intercept
         logits = logits if n_classes > 2 else np.hstack([np.zeros((12, 1)), logits])
         loss = reference.cross_entropy(logits, y, label_smoothing=0.1, **options)
-        held = penalty / 2 * (intercept**2).sum() if is_first else 0.0
-        return share * loss + (1 - share) * past_loss + penalty / 2 * (coef**2).sum() + held
+        return share * loss + (1 - share) * past_loss + penalty / 2 * (coef**2).sum()
 
     report = []
     result = stream_fit.learn(learned, batch, C=0.5, fit_intercept=fit_intercept, report=lambda *a: report.append(a))
@@ -166,10 +160,8 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(
         np.testing.assert_allclose(result.intercept, least.x[5 * n_rows :], atol=1e-5)
     else:
         np.testing.assert_array_equal(result.intercept, learned.intercept)
-    # as the next batch is told
-    np.testing.assert_array_equal(result.past.d_coef, 0)
-    np.testing.assert_allclose(result.past.d_intercept, -penalty * result.intercept if is_first else 0, atol=1e-9)
-    assert [iteration for iteration, _ in report] == [0, 1]
+    np.testing.assert_array_equal(result.past.d_coef, 0)  # as the next batch is told
+    assert len(report) == 1
 
 
 def test_a_row_that_is_far_from_its_class_does_not_throw_coefficients_too_far():
@@ -348,3 +340,17 @@ def test_later_batches_must_fit_the_first(options, changes, batch, message):
     model = SoftmaxClassifier(**options).fit(X, y).set_params(**changes)
     with pytest.raises(ValueError, match=message):
         model.partial_fit(**{"X": X, "y": y} | batch)
+
+
+@pytest.mark.parametrize("C", [1.0, np.inf])
+def test_very_many_features_are_learned_where_numpy_raises_floating_point_errors(monkeypatch, C):
+    monkeypatch.setattr(moments, "MAX_WHITENED", 3)
+    random, model = np.random.default_rng(0), SoftmaxClassifier(C=C, max_iter=20)
+    y = random.integers(3, size=60)
+    X = random.normal(size=(60, 5)) * [1, 1, 1, 1e-200, 1]
+    X[:30, 4] = 0  # new to the stream in the second batch
+    with np.errstate(all="raise"), warnings.catch_warnings(action="ignore"):
+        for rows in (slice(30), slice(30, 60)):
+            model.partial_fit(sparse.csr_array(X[rows]), y[rows], classes=[0, 1, 2])
+    assert np.isfinite(model.coef_).all()
+    assert (model.coef_[:, 4] != 0).all()

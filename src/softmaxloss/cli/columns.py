@@ -107,9 +107,9 @@ def given_names(columns: Sequence[str], given: Sequence[str]) -> list[str]:
 def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
     """Raise CommandError where options contradict each other, or an ID cannot stand beside the predictions."""
     for one, other in (("features", "drop"), ("features", "id"), ("drop", "id"), ("date", "drop"), ("date", "id")):
-        both = set(named[one]) & set(named[other])
+        both = sorted(set(named[one]) & set(named[other]))
         if both:
-            raise CommandError(f"column {shown(both.pop())} is named by both --{one} and --{other}; remove one of them")
+            raise CommandError(f"column {shown(both[0])} is named by both --{one} and --{other}; remove one of them")
     for name in named["id"]:
         kind = table.frame[name].dtype
         if name in {"prediction", "probability", "classes", "file"} or name.startswith("probability_"):

@@ -89,9 +89,12 @@ class _Helper(threading.Thread):
         super().__init__(name="softmaxloss", daemon=True)
         self._asked = asked
         self.processor = -1  # that it was last seen on
+        self._allowed: set[int] = set()  # the processors that it might run on when it began
 
     def run(self) -> None:
         _busy.here = True
+        if hasattr(os, "sched_getaffinity"):
+            self._allowed = os.sched_getaffinity(0)
         while job := self._asked.get():
             job.join()
             del job
@@ -102,9 +105,9 @@ class _Helper(threading.Thread):
 
         Linux often wakes a helper there, beside an idle processor. The two would then take turns for many calls.
         """
-        with contextlib.suppress(OSError):
-            others = os.sched_getaffinity(0) - {processor}
-            if others and self.native_id:
+        others = self._allowed - {processor}
+        if others and self.native_id and self.is_alive():
+            with contextlib.suppress(OSError):
                 os.sched_setaffinity(self.native_id, others)
 
 
