@@ -74,6 +74,11 @@ class Past(NamedTuple):
         all_d_coef[:, features], all_curvature[features] = self.d_coef, curvature
         return self._replace(d_coef=all_d_coef, moments=Moments(total, np.zeros(n_features), all_curvature))
 
+    @property
+    def has_many_features(self) -> bool:
+        """Whether the quadratic treats each feature by itself, without correlations."""
+        return self.moments.covariance.ndim == 1
+
 
 class Learned(NamedTuple):
     """What a stream has taught so far."""
@@ -86,10 +91,11 @@ class Learned(NamedTuple):
 class _Update(Objective):
     """The objective of a batch and of the past."""
 
-    def __init__(self, batch: Objective, learned: Learned, C: float, recency: float = RECENCY) -> None:  # noqa: N803
+    def __init__(self, batch: Objective, learned: Learned, C: float) -> None:  # noqa: N803  scikit-learn's name
         self.batch, self.dtype = batch, batch.dtype
         self.coef, self.intercept, self.past = learned
         past = self.past
+        recency = RECENCY_OF_MANY if past.has_many_features else RECENCY
         self.weight = past.weight + batch.weight
         self.penalty = penalty_of(C, self.weight)
         self.share = recency * batch.weight / (past.weight + recency * batch.weight)
@@ -109,7 +115,7 @@ class _Update(Objective):
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features in batch and past."""
-        many = self.past.moments.covariance.ndim == 1
+        many = self.past.has_many_features
         batch = self.batch.moments(coef, intercept, centred=centred and not many)
         batch = batch.about_zero() if many else batch
         return batch.scaled(self.share).merge(self.past.moments.scaled(1 - self.share))
@@ -127,10 +133,9 @@ def learn(
     report: Callable[[int, float], object],
 ) -> Learned:
     """Return what is known after one more batch; `report` gets each iteration and its objective."""
-    many = learned.past.moments.covariance.ndim == 1
-    update = _Update(batch, learned, C, RECENCY_OF_MANY if many else RECENCY)
+    update = _Update(batch, learned, C)
     with np.errstate(all="ignore"):
-        if many and update.penalty > 0:  # which bounds the features that are new to the stream
+        if learned.past.has_many_features and update.penalty > 0:  # it bounds features that are new to the stream
             return _visited(update, report)
         descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         descent.run(TOLERANCE, ITERATIONS)

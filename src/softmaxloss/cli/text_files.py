@@ -1,4 +1,7 @@
-"""Tables in text files: the encoding, the separator and the first line are detected; cells are read by Python's csv."""
+"""Tables in text files: the encoding, the separator and the first line are detected; cells are read by Python's csv.
+
+The file has over 300 lines, because each thing that may be wrong with a text file has a message of its own.
+"""
 
 import csv
 import io

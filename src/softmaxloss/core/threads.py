@@ -3,6 +3,8 @@
 Kernels are serial. They run without the GIL, in threads of our own. Which thread takes which rows varies, but no result
 depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python threads call them
 at once.
+
+The file has over 300 lines, because helpers must also survive forks, failures, Ctrl-C and the end of the interpreter.
 """
 
 from __future__ import annotations
