@@ -13,7 +13,7 @@ The file has over 300 lines, as every option is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from inspect import Parameter, signature
 from types import NoneType
@@ -39,6 +39,7 @@ __all__ = [
     "RowOptions",
     "Rows",
     "Slice",
+    "are_constant",
     "averaged",
     "describe",
     "describe_labels",
@@ -209,8 +210,13 @@ def with_row_options(function: F, but: Collection[str] = ()) -> F:
 
 
 NUMBERS = ("label_smoothing", "z_loss", "softcap", "temperature")
-_CONSTANT = {float, int, str, NoneType}  # an array of no dimension may change later: it is not remembered
+_CONSTANT = {float, int, str, NoneType}
 Request = tuple[Array, Layout, Rows, Reduction]
+
+
+def are_constant(values: Iterable[object]) -> bool:
+    """Return whether values can be remembered: numbers, words and None, but not arrays, which may change later."""
+    return _CONSTANT.issuperset(map(type, values))
 
 
 def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
@@ -221,7 +227,7 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     """
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
-    if plain and (not options or _CONSTANT.issuperset(map(type, options.values()))):
+    if plain and (not options or are_constant(options.values())):
         known = _of_labels(z.shape, z.dtype, axis, *options.items())
         if known is not None and t.shape == known[0].batch_shape:
             layout, rows, reduction = known

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softmaxloss.core import checks, target_checks
-from softmaxloss.core.options import NUMBERS
+from softmaxloss.core.options import NUMBERS, are_constant
 from softmaxloss.torch.errors import TensorTypeError, TensorValueError
 from softmaxloss.torch.internals import TRACED, is_mapped, is_transformed
 
@@ -25,14 +25,16 @@ IGNORED = -100  # PyTorch's default for class indices
 
 def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
     """Refuse arguments that are not tensors, or lie on different devices, and those of `floats` that are no floats."""
-    arguments = [(name, value) for name, value in (floats | others).items() if value is not None]
-    for name, value in arguments:
+    device = None
+    for name, value in (floats | others).items():
+        if value is None:
+            continue
         if not isinstance(value, Tensor):
             raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
-        if value.device != arguments[0][1].device:
+        device = device or value.device
+        if value.device != device:
             raise TensorValueError(
-                f"{name} must be on the device of input, {arguments[0][1].device}, got {value.device}; pass "
-                f"{name}.to(input.device)"
+                f"{name} must be on the device of input, {device}, got {value.device}; pass {name}.to(input.device)"
             )
         if name in floats and value.dtype not in _FLOATS:
             raise TensorTypeError(
@@ -70,6 +72,8 @@ def row_options(target: Tensor, **options: Any) -> Options:
 
 def split(options: Options) -> tuple[Options, list[str], list[Tensor]]:
     """Return the options that are no tensors, and the names and values of those that are; see `joined`."""
+    if are_constant(options.values()):
+        return options, [], []
     names = [name for name, value in options.items() if isinstance(value, Tensor)]
     return {name: v for name, v in options.items() if name not in names}, names, [options[name] for name in names]
 
@@ -85,19 +89,21 @@ def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
     All must have memory, none of `others` may require a gradient, and no transform may be active. Tensors in a graph
     that is being compiled count as having memory.
     """
-    differentiated = torch.is_grad_enabled()
+    compiling, differentiated = torch.compiler.is_compiling(), torch.is_grad_enabled()
     for tensor in inputs:
-        if tensor is not None and not _has_memory(tensor):
+        if tensor is not None and not _has_memory(tensor, compiling):
             return False
     for other in others:
-        if isinstance(other, Tensor) and (not _has_memory(other) or (differentiated and other.requires_grad)):
+        if isinstance(other, Tensor) and (
+            not _has_memory(other, compiling) or (differentiated and other.requires_grad)
+        ):
             return False
-    return not (is_mapped() if torch.compiler.is_compiling() else is_transformed())
+    return not (is_mapped() if compiling else is_transformed())
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def _has_memory(tensor: Tensor, compiling: bool) -> bool:
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
         return False
-    if torch.compiler.is_compiling():
+    if compiling:
         return type(tensor) in _PLAIN or type(tensor) in TRACED
     return type(tensor) in _PLAIN and not tensor.is_neg()

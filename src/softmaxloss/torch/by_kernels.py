@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.hosts import hosted_by
-from softmaxloss.core.options import ONE, request, request_without_targets
+from softmaxloss.core.options import ONE, are_constant, request, request_without_targets
 from softmaxloss.torch import by_arrays
 from softmaxloss.torch.arguments import joined, split
 from softmaxloss.torch.host import HOST
@@ -41,7 +41,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options, *,
     asked = requested(input, target, axis, options)
     if input.requires_grad and torch.is_grad_enabled():
         inplace = inplace_backward and may_be_overwritten(input) and not checks.may_overlap_itself(asked[0])
-        return _CrossEntropy.apply(input, target, axis, options, asked, inplace)  # type: ignore[no-any-return, no-untyped-call]
+        return _CrossEntropy.apply(input, (target, axis, options, asked, inplace))  # type: ignore[no-any-return, no-untyped-call]
     return loss_and_gradient(asked)[0]
 
 
@@ -52,6 +52,8 @@ def requested(input: Tensor, target: Tensor, axis: int, options: Options) -> Req
 
 def as_arrays(options: Options) -> Options:
     """Return options with arrays in the place of tensors."""
+    if are_constant(options.values()):
+        return options
     return {name: as_array(value) if isinstance(value, Tensor) else value for name, value in options.items()}
 
 
@@ -69,9 +71,8 @@ def loss_and_gradient(asked: Request, place: Any = None, d_loss: Tensor | None =
 
 class _CrossEntropy(Function):
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, axis: int, options: Options, asked: Request, inplace: bool
-    ) -> Tensor:
+    def forward(ctx: Any, input: Tensor, call: tuple[Tensor, int, Options, Request, bool]) -> Tensor:
+        target, axis, options, asked, inplace = call
         z = asked[0]
         if inplace:
             torch.autograd.graph.increment_version(input)
@@ -103,7 +104,7 @@ class _CrossEntropy(Function):
             d_input = as_tensor(loss_and_gradient(asked, place, d_loss)[1])
         else:
             d_input = times(d_input, d_loss.unsqueeze(axis) if d_loss.dim() > 0 else d_loss)
-        return d_input, None, None, None, None, None
+        return d_input, None
 
 
 def needs_product(d_loss: Tensor) -> bool:

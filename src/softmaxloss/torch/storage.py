@@ -27,7 +27,8 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
     """Return a NumPy array of a CPU tensor: the same memory, bfloat16 included."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(_BFLOAT16)
     return tensor.numpy()
