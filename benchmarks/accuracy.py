@@ -80,7 +80,8 @@ def of(*parts: float | tuple[float, int]) -> tuple[str, Array]:
 def normal(n: int, scale: float = 1, offset: float = 0) -> tuple[str, Array]:
     """Return a row of normally distributed logits; of few values if it is long, for the sake of exact arithmetic."""
     logits = np.random.default_rng(n).normal(size=n) * scale + offset
-    name = f"{n:,} normal numbers * {scale:.3g}" + f" + {offset:g}" * bool(offset) + ", rounded to 0.1" * (n > 5000)
+    name = f"{n:,} normally distributed numbers * {scale:.3g}" + f" + {offset:g}" * bool(offset)
+    name += ", rounded to 0.1" * (n > 5000)
     return of(*logits.round(3)) if n < 4 else (name, logits.round(1) if n > 5000 else logits)
 
 
@@ -96,7 +97,7 @@ def inputs(dtype: str) -> list[tuple[str, str, Array]]:
     subnormal = [(least, 0, -least), (least,), (tiny, -tiny), (tiny / 2, -3)]
     largest = [(most, -most), (most, 0), (most, most), (most, most / 2, -most), (most, (most * (1 - info.epsneg), 999))]
     masked = [(0, -INF), (-INF, 5, -INF), (7.3, 7.3, -INF), (-INF, 3, -INF, 2.9, -40, -INF), (3, (-INF, 999), -40)]
-    half = "[500 normal numbers, 500 x -inf]", np.append(normal(500)[1], [-INF] * 500)
+    half = "[500 normally distributed numbers, 500 x -inf]", np.append(normal(500)[1], [-INF] * 500)
     rows = {
         "ordinary": [normal(n, scale) for n in (2, 3, 10, 100, 2000) for scale in (0.1, 1, 5)],
         "margins": [of(0, (-m, n)) for n, ms in ((1, margins), (999, margins), (256, near), (2059, near)) for m in ms],

@@ -180,19 +180,19 @@ def mean_over_seeds(n_rows: int) -> str:
     arguments = head.features, head.weight, head.targets
     _, exact = sl.linear_cross_entropy_and_grad(*arguments)
     totals: list[Any] = [0.0, 0.0]
-    single, foretold = [], []
+    single, predicted = [], []
     for seed in range(SEEDS):
         _, sampled = sl.linear_cross_entropy_and_grad(*arguments, backward=sl.Sampled(seed=seed))
         single.append([_distance(a, b) for a, b in zip(sampled[:2], exact[:2], strict=True)])
-        foretold.append(sampled.sampling_error[:2])
+        predicted.append(sampled.sampling_error[:2])
         totals = [total + gradient for total, gradient in zip(totals, sampled[:2], strict=True)]
     rows = []
     for k, name in enumerate(("d_features", "d_weight")):
-        one, told = (float(np.sqrt(np.mean(np.square([row[k] for row in rows])))) for rows in (single, foretold))
+        one, told = (float(np.sqrt(np.mean(np.square([row[k] for row in rows])))) for rows in (single, predicted))
         mean = _distance(totals[k] / SEEDS, exact[k])
         rows.append([name, f"{one:.3%}", f"{told:.3%}", f"{mean:.3%}", f"{told / np.sqrt(SEEDS):.3%}"])
     title = f"### Sampled gradients of SmolLM2, {n_rows:,} rows, and their mean over {SEEDS} seeds"
-    return f"{title}\n\n" + table(["", "error", "foretold", "of the mean", "foretold"], rows)
+    return f"{title}\n\n" + table(["", "error of one sample", "predicted", "error of the mean", "predicted"], rows)
 
 
 def measure_memory() -> str:

@@ -89,8 +89,9 @@ def summary(machine: Record, records: Sequence[Record]) -> str:
     case = (LOSS_AND_GRADIENT, "float32", max(record["threads"] for record in records))
     rounds = max(len(record.get("seconds", ())) for record in records if case_of(record) == case)
     caption = (
-        f"{title(case)}, on {machine['processor']}: our time, and how many times as long others take (median of "
-        f"{rounds} alternating rounds, least and most); `{MEMORY}` is a bare copy of the logits."
+        f"{title(case)}, on {machine['processor']}. The first column is our time. The others say how many times as "
+        f"long other libraries take: the median of {rounds} alternating rounds, and in brackets the least and the "
+        f"most. `{MEMORY}` is a bare copy of the logits."
     )
     plots = [
         "![Time of loss and gradient for each shape and library.](docs/speed_time.png)",
