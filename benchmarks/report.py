@@ -90,8 +90,8 @@ def summary(machine: Record, records: Sequence[Record]) -> str:
     rounds = max(len(record.get("seconds", ())) for record in records if case_of(record) == case)
     caption = (
         f"{title(case)}, on {machine['processor']}. The first column is our time. The others say how many times as "
-        f"long other libraries take: the median of {rounds} alternating rounds, and in brackets the least and the "
-        f"most. `{MEMORY}` is a bare copy of the logits."
+        f"long other libraries take: the median of {rounds} rounds, in which the libraries take turns, and in "
+        f"brackets the least and the most. `{MEMORY}` is a bare copy of the logits."
     )
     plots = [
         "![Time of loss and gradient for each shape and library.](docs/speed_time.png)",
