@@ -1,4 +1,4 @@
-"""Calls that together need every kernel. Building a wheel makes them, to find the machine code that it must contain."""
+"""Calls that together need every kernel. The build of a wheel makes them, to find the machine code for the wheel."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The checks of arguments, and their messages about shapes, dtypes and ranges.
 
-`target_checks.py` has those about targets. Checks that only one module needs, such as that of `wrt`, stand there.
+`target_checks.py` has those about targets. A few checks, such as that of `wrt`, stand in the module that needs them.
 
-The file has over 300 lines, because it has a short function for each argument that several modules share.
+The file has over 300 lines, because it has a short function for each argument of the public functions.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from softmaxloss.core.dtypes import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
-TEMPERATURES = (1e-30, 1e30)  # from the first to the second: so their products with ln 2 are normal float32 numbers
+TEMPERATURES = (1e-30, 1e30)  # lowest and highest: their products with ln 2 are normal float32 numbers
 shown = reprlib.repr  # shows any value in a message: it is short, and works even where repr itself fails
 
 

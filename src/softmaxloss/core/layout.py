@@ -166,7 +166,7 @@ def _sealed(array: Array, *, read_only: bool) -> Array:
 
 
 def _split(shape: tuple[int, ...], most: int, outer: tuple[slice, ...] = (), first: int = 0) -> Iterator[Piece]:
-    """Cut a batch into pieces of at most `most` rows. The axes permitting, all have the same size."""
+    """Cut a batch into pieces of at most `most` rows. Their sizes are as equal as the axes allow."""
     n_rows, everything = prod(shape), slice(None)
     if n_rows <= most:
         yield Piece(slice(first, first + n_rows), (*outer, *(everything,) * len(shape)))

@@ -16,8 +16,8 @@ Array = NDArray[Any]
 def place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
     """Return the array for a result of the shape of the logits, and the array to compute it in.
 
-    They are the same, unless `out` overlaps an array that is read: then the second is a new array. But `out` may be the
-    logits themselves: these are the same again.
+    They are the same, unless `out` overlaps an array that is read: then the second is a new array. If `out` is the
+    logits themselves, no new array is needed.
     """
     if out is None:
         array = np.empty(logits.shape, result_dtype(logits.dtype))

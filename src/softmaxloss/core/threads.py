@@ -201,8 +201,8 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS. If it is not set, the
-        start value is the number of processors that this process may use. The affinity of the process limits it and,
-        in a container, its control group (version 2).
+        start value is the number of processors that this process may use. Its affinity limits this number; in a
+        container, its control group (version 2) limits it too.
 
     Raises
     ------

@@ -51,7 +51,7 @@ def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Arra
 
 
 def broadcast(name: str, array: Array, shape: tuple[int, ...], given: tuple[int, ...] | None = None) -> Array:
-    """Return an array broadcast to the shape of the logits. The error shows `given`, the shape before a change here."""
+    """Return an array broadcast to the shape of the logits. An error shows `given`, its shape without added axes."""
     try:
         return jnp.broadcast_to(array, shape)
     except ValueError:

@@ -102,7 +102,7 @@ class _Notes(NamedTuple):
     max_memory: int | str | None
 
     def of_rows(self, function: Callable[[Tensor], Tensor]) -> _Notes:
-        """Return the notes of some or reshaped rows. The function takes or reshapes those of the hidden states."""
+        """Return the notes after rows are taken or reshaped, given a function that does so with hidden states."""
         return self._replace(terms=tuple((function(hidden), weight) for hidden, weight in self.terms))
 
     def times(self, factor: float) -> _Notes:
