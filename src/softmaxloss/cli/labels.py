@@ -31,7 +31,7 @@ class Labels:
 
 
 def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
-    """Return the column to learn, and why it was chosen. The reason is empty if its name decided."""
+    """Return the column to learn, and why it was chosen. The reason is empty if the user or its name decided."""
     columns, reason = table.frame.columns, ""
     if wanted is not None or table.target is not None:
         target = wanted or str(table.target)
