@@ -1,6 +1,6 @@
-"""Softmax with loss: the output layer of every classifier, exact and fast on CPUs.
+"""Softmax with loss: the last layer of most neural classifiers and language models, exact and fast on CPUs.
 
-Importing this package loads next to nothing; each name below is loaded when it is first used.
+Importing this package loads nothing heavy. Each name below is loaded when it is first used.
 """
 
 from importlib import import_module

@@ -1,8 +1,9 @@
-"""BLAS on one thread, where its threads cost more than they save.
+"""BLAS on one thread, where more threads would make a fit slower.
 
-NumPy and SciPy each bring a BLAS of their own. The threads of each spin for a while after a product. If products and
-our kernels take turns, these threads keep the cores from whoever comes next. Where other programs need the cores as
-well, a fit of 200,000 x 50 with 10 classes took 42 to 87 s with two BLAS threads, and 2 to 7 s with one.
+NumPy and SciPy each have a BLAS of their own. After a product, its threads stay awake for a while. If products and our
+kernels take turns, these threads occupy the cores that the next computation needs. On a machine where other programs
+also needed the cores, a fit of 200,000 x 50 with 10 classes took 42 to 87 s with two BLAS threads, and 2 to 7 s with
+one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 
 class _OneBlasThread:
-    """BLAS on one thread for as long as any thread of this process is inside."""
+    """A context: BLAS has one thread as long as any thread of this process is inside it."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["SoftmaxMetric", "SoftmaxObjective", "start_scores"]
 
 Library = Literal["xgboost", "lightgbm"]
-SMALLEST_HESSIAN = 1e-16  # the lower bound in XGBoost's multi:softprob
-SMALLEST_SLOPE = 1e-30  # with a smaller factor of p in the gradient, the Hessian counts as 0
+SMALLEST_HESSIAN = 1e-16  # the lower bound in multi:softprob of XGBoost
+SMALLEST_SLOPE = 1e-30  # if p has a smaller factor than this in the gradient, the Hessian counts as 0
 SMALLEST_SHARE = 1e-15  # the lower bound in LightGBM's multiclass
 
 
 class _SoftmaxLoss:
-    """What objective and metric have in common: options, and how the arguments of a call are read."""
+    """The common part of objective and metric: their options, and the reading of the arguments of a call."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SoftmaxObjective(_SoftmaxLoss):
     Parameters
     ----------
     library : {"xgboost", "lightgbm"}
-        Which library will call the objective.
+        The library that will call the objective.
     label_smoothing, class_weight, temperature
         As in `cross_entropy`. Probabilities are ``softmax(scores, temperature=temperature)``.
     soft_labels : array_like, shape (rows, classes), optional
@@ -163,12 +163,13 @@ class SoftmaxObjective(_SoftmaxLoss):
         z, layout, rows, _ = request(scores, targets, axis, options | {"reduction": "sum"})
         gradient = np.empty_like(z)
         rowwise.losses_and_gradients(z, rows, ONE, gradient, layout)
-        # hessian_diagonal would keep the digits of 1 - p, but take 15 times as long; sums over a leaf do not need them
+        # hessian_diagonal keeps the digits of 1 - p, but takes 15 times as long; sums over a leaf do not need them
         with np.errstate(all="ignore"):
             total = np.expand_dims(rows.weight * rows.mass, axis).astype(z.dtype)
-            if rows.dense is None and rows.floor == 0:  # the gradient of a label is p, or p - 1: p (1 - p) is the same
+            # for labels without smoothing, the gradient is p, or p - 1 at the label: p (1 - p) is the same of both
+            if rows.dense is None and rows.floor == 0:
                 p = np.abs(gradient)
-                t = rows.temperature  # the gradient of rows whose weight is far smaller may have lost its digits
+                t = rows.temperature  # gradients of rows with a far smaller weight may have lost digits
                 p *= np.divide(t, total, out=np.zeros_like(total), where=total > SMALLEST_SLOPE * t)
             else:
                 p = np.empty_like(z)
@@ -176,7 +177,7 @@ class SoftmaxObjective(_SoftmaxLoss):
             hessian = 1 - p
             hessian *= p
             hessian *= self._factor(layout.n_classes) / rows.temperature**2 * total
-            # p may be rounded to more than 1
+            # p may be rounded to more than 1, which would make the Hessian negative
             np.maximum(hessian, SMALLEST_HESSIAN if self.library == "xgboost" else 0.0, out=hessian)
         return (gradient.T, hessian.T) if axis == 0 else (gradient, hessian)
 
@@ -281,7 +282,7 @@ def _soft(name: str, value: ArrayLike) -> Array:
 
 
 def _check_shares(name: str, shares: Array, weight: Array | None) -> None:
-    """Refuse shares that are negative, NaN or infinite, but for rows of weight 0."""
+    """Refuse shares that are negative, NaN or infinite, except in rows of weight 0."""
     wrong: Array = np.any(~np.isfinite(shares) | (shares < 0), axis=1)
     if weight is not None:
         wrong &= weight != 0
@@ -289,7 +290,7 @@ def _check_shares(name: str, shares: Array, weight: Array | None) -> None:
 
 
 def _indices(labels: Any, n_classes: int, weight: Array | None) -> NDArray[np.int64]:
-    """Return class numbers as integers, since data sets store them as floats; those of rows of weight 0 become 0."""
+    """Return class numbers, which data sets store as floats, as integers. In rows of weight 0 they become 0."""
     given = checks.numbers("labels", labels)
     with np.errstate(invalid="ignore"):
         indices: NDArray[np.int64] = given.astype(np.int64)

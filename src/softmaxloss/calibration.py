@@ -1,12 +1,13 @@
 """The temperature at which predictions are as sure as they are right, by Newton's method.
 
-The loss of logits u at the temperature T is convex in beta = 1 / T. With z = beta u, p = softmax(z) and the gradient
-d_z of a row's weighted loss with respect to z, whose sum is 0,
+The loss of logits u at the temperature T is convex in beta = 1 / T. Let z = beta u, p = softmax(z), and let d_z be the
+gradient of a row's weighted loss with respect to z. The sum of d_z over the classes is 0. Then
 
     d loss / d beta    = sum_j d_z_j (u_j - u_t)
     d2 loss / d beta2  = w mass sum_j p_j (u_j - mean)**2,    mean = sum_j p_j u_j
 
-Seen from the target t, a confident and right row has only small terms, and nothing cancels.
+Differences are taken from the target t. So a row that is predicted confidently and right has only small terms, and
+nothing cancels.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NOT_TAKEN = {
 }
 # Newton's method squares the error: after a step this small, relative to T, only rounding is left.
 _LAST_STEP = 1e-9
-# Derivatives of this size, relative to those of the rows that they sum, may be 0 but for rounding.
+# Relative to the derivatives of single rows, a sum of this size may be rounding error: it counts as 0.
 _ROUNDING = 1e-15
 
 
@@ -135,14 +136,14 @@ def _derivatives_of_rows(logits: Array, layout: Layout, rows: Rows) -> tuple[Flo
         with np.errstate(all="ignore"):
             u = load(matrix(logits, piece), rows.softcap)
             dense = None if rows.dense is None else matrix(rows.dense, piece)
-            some = rows.part(piece.rows, dense)._replace(softcap=0.0)  # load has applied the cap already
+            some = rows.part(piece.rows, dense)._replace(softcap=0.0)  # `load` has applied the cap
             p, d_z, within = np.empty_like(u), np.empty_like(u), layout_of(u.shape)
             rowwise.softmax(u, some, p, within)
             rowwise.losses_and_gradients(u, some, np.array([rows.temperature]), d_z, within)
 
             t = np.where(some.label < 0, -1 - some.label, some.label)
             gap = u - u[np.arange(len(u)), t, None]
-            np.copyto(gap, 0.0, where=~np.isfinite(gap))  # of classes that are masked or have probability 0
+            np.copyto(gap, 0.0, where=~np.isfinite(gap))  # at classes that are masked or have probability 0
             from_mean = gap - np.einsum("ij,ij->i", p, gap)[:, None]
             first[piece.rows] = np.einsum("ij,ij->i", d_z, gap)
             second[piece.rows] = some.weight * some.mass * np.einsum("ij,ij,ij->i", p, from_mean, from_mean)
@@ -152,7 +153,7 @@ def _derivatives_of_rows(logits: Array, layout: Layout, rows: Rows) -> tuple[Flo
 
 
 def _refuse_infinite(losses: Float64s, layout: Layout) -> None:
-    """Refuse a row whose loss is inf or NaN at a high temperature, as it is so at every one."""
+    """Refuse a row whose loss is inf or NaN at a high temperature: it is then inf or NaN at every temperature."""
     unknown = ~np.isfinite(losses)
     if unknown.any():
         place = np.unravel_index(int(np.argmax(unknown)), layout.batch_shape)

@@ -1,4 +1,4 @@
-"""The labels of a classifier: one class for each sample; or soft labels, which are one number for each class."""
+"""The labels of a classifier: one class per sample, or soft labels, which are one number per class for each sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_soft(y: Any) -> bool:
 
 
 def classes_of_stream(y: Array, classes: Any, known: Array | None) -> Array:
-    """Return the classes of a stream: those known from an earlier batch, else those that the caller gives."""
+    """Return the classes of a stream: those of an earlier batch, or in the first batch those that the caller gives."""
     given = None if classes is None else np.unique(classes)
     if y.ndim == 2:
         columns = np.arange(y.shape[1])

@@ -44,13 +44,14 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-# From 1.9 on scikit-learn refuses weights that are all 0. Here `fit` does so itself, and partial_fit takes them.
+# From 1.9 on scikit-learn refuses weights that are all 0. Here `fit` refuses them itself, and partial_fit takes them.
 _MAY_BE_0 = {name: True for name in signature(_check_sample_weight).parameters if name == "allow_all_zero_weights"}
-CLOSE_ENOUGH = 1e-6  # if the precision of the data stopped a fit, there is no warning below this relative excess
+# If the precision of the data stopped a fit, it warns only if (objective - minimum) / objective is above this.
+CLOSE_ENOUGH = 1e-6
 
 
 class Samples(NamedTuple):
-    """Features, class indices or distributions over the classes, and weights of samples."""
+    """The features, the targets (class indices or distributions over the classes) and the weights of samples."""
 
     X: Any
     targets: Array
@@ -87,15 +88,15 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     Parameters
     ----------
     C : float, default=1.0
-        Weight of the losses against the penalty, above 0. A smaller C is a stronger penalty; infinity means none.
+        Weight of the losses relative to the penalty, above 0. A smaller C is a stronger penalty; infinity means none.
     fit_intercept : bool, default=True
         Whether to fit intercepts; if not, they are 0.
     max_iter : int, default=1000
         Largest number of iterations of L-BFGS.
     tol : float, default=1e-6
-        The fit stops when the objective is above its minimum by no more than this share of it, as estimated from
-        gradient and curvature. For float32 data tol is at least 1.2e-8, a tenth of their machine epsilon. With more
-        than 1,024 features the estimate is rougher, and the share may be a hundred times as large.
+        The fit stops when (objective - minimum) / objective is at most `tol`. The difference is estimated from gradient
+        and curvature. For float32 data `tol` is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024
+        features the estimate is rougher, and the true value may be a hundred times as large as `tol`.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -105,7 +106,9 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         coefficients are then those with the lowest loss on that part. Both parts are copies, except of features in a
         memory-mapped file.
     validation_fraction : float, default=0.1
-        The share of the samples, between 0 and 1, that early stopping holds back. The share of each class is the same.
+        Fraction of the samples, between 0 and 1, that early stopping holds back. It is the same fraction of the samples
+        of each class. But samples of any class are drawn if labels are soft, if a class has a single sample, or if a
+        part would have fewer samples than there are classes.
     n_iter_no_change : int, default=5
         Number of iterations without a lower loss after which early stopping stops.
     warm_start : bool, default=False
@@ -126,7 +129,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS. In `partial_fit`, a batch that dual coordinate ascent learns counts as one.
+        Iterations of L-BFGS. With more than 1,024 features and a finite C, `partial_fit` learns each batch after the
+        first by dual coordinate ascent, sample by sample. Such a batch counts as one iteration.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
@@ -217,7 +221,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` iterations, or the precision of the data, did not suffice to reach `tol`.
+            If `max_iter` iterations did not suffice to reach `tol`. Or if the precision of the data did not suffice,
+            and (objective - minimum) / objective is above 1e-6.
         """
         self._check_parameters()
         tasks = Iterations.of(self, X=X, y=y, metadata={"sample_weight": sample_weight})
@@ -240,10 +245,11 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         """Learn from one more batch of a stream.
 
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
-        samples count as the first batch. Earlier batches are not kept: a quadratic takes their place. So memory does
-        not grow. Batches of a few hundred samples or more work best. To go k times through the same data, give each
-        sample the weight 1 / k. Otherwise each sample counts k times against the penalty. A batch whose weights are all
-        0 changes nothing; if it is the first one, all coefficients are 0 after it.
+        samples count as the first batch. Earlier batches are not kept. Instead, a quadratic function of the
+        coefficients approximates their loss. So memory does not grow. Batches of a few hundred samples or more work
+        best. To go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts k
+        times against the penalty. A batch whose weights are all 0 changes nothing. If it is the first batch, all
+        coefficients are 0 after it.
 
         Parameters
         ----------
@@ -315,7 +321,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         return self
 
     def _begin(self, classes: Array, dtype: np.dtype[Any]) -> None:
-        """Store what is known of a stream before its first sample."""
+        """Store the attributes of a stream before its first sample with a weight above 0."""
         self.classes_, self._past, self.loss_curve_, self.n_iter_ = classes, None, [], 0
         self.coef_, self.intercept_ = (array.astype(dtype) for array in self._start(classes, self.n_features_in_))
 
@@ -391,8 +397,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     ) -> None:
         """Minimise an objective and store the result.
 
-        Of very many features, those without a value need no iteration: without a loss only the penalty moves their
-        coefficients, to 0.
+        If there are very many sparse features, those that are 0 in all samples are left out of the iterations. Their
+        coefficients change no loss. So the penalty makes them 0; without a penalty they stay as they are.
         """
         coef, intercept = self._start(classes, self.n_features_in_)
         features = objective.features_with_values()
@@ -425,7 +431,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                 descent.run(tol, self.max_iter)
                 keep()
         finally:
-            del descent.report  # a reference cycle would keep the data until garbage is collected
+            del descent.report  # it makes a reference cycle, which would keep the data until garbage is collected
         self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
         with np.errstate(all="ignore"):
             self._past = Past.of(objective, descent).among(features, self.n_features_in_)
@@ -433,12 +439,12 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         if validation:
             self.validation_curve_ = validation.curve
             self.coef_, self.intercept_ = validation.best or (self.coef_, self.intercept_)
-            del self._past  # it belongs to other coefficients
+            del self._past  # it approximates the loss around other coefficients
         if descent.excess > tol and not descent.stopped:
             self._warn(descent, objective.dtype)
 
     def _reporter(self, loss_curve: list[float], before: int | None = None) -> Callable[[int, float], None]:
-        """Return a function that adds to a loss curve and prints if asked to; `before` counts earlier iterations."""
+        """Return a function that extends a loss curve, and prints if `verbose`; `before` counts past iterations."""
 
         def report(iteration: int, value: float) -> None:
             if before is not None and not iteration:
@@ -459,7 +465,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Returns
         -------
         ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            With two classes the logit of the second minus that of the first.
+            With two classes: the logit of the second class minus that of the first.
         """
         logits = scores(self._validated(X), self.coef_, self.intercept_)
         return logits[:, 0] if len(self.coef_) == 1 else logits
@@ -474,7 +480,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         Returns
         -------
         ndarray of shape (n_samples,)
-            Entries of `classes_`; the first of equally probable ones.
+            Entries of `classes_`. Of equally probable classes it is the first.
         """
         X = self._validated(X)
         best = np.empty(X.shape[0], dtype=np.intp)
@@ -551,7 +557,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
                 raise ValueError(f"class_weight must be a finite number of at least 0 for each class, got {faulty!r}")
 
     def _warn(self, descent: Descent, dtype: np.dtype[Any]) -> None:
-        """Say what kept the fit from the minimum, if that matters, and what helps."""
+        """Warn that the fit stopped before `tol`, with the cause and a remedy, unless it is close enough."""
         if descent.n_iter >= self.max_iter:
             limit, remedy = f"stopped after max_iter={self.max_iter} iterations", ", or raise max_iter"
         elif descent.excess > CLOSE_ENOUGH:
@@ -581,5 +587,5 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
 
 def _blas_threads_for(X: Any, classes: Array) -> AbstractContextManager[None]:
-    """Return a context in which products take one thread, if threads of ours share the rows."""
+    """Return a context in which BLAS uses one thread, if threads of ours share the rows."""
     return one_blas_thread if X.shape[1] * len(classes) <= SHARED_COEFFICIENTS else nullcontext()

@@ -1,4 +1,4 @@
-"""The columns of a table of any library, and their cells as numbers, words or dates."""
+"""The columns of a table (polars, pandas, NumPy or a dict), and their cells as numbers, words or dates."""
 
 # ruff: noqa: N803  X is scikit-learn's name
 
@@ -24,14 +24,14 @@ def is_missing(cell: str) -> bool:
 
 
 def without_missing(column: pl.Series) -> pl.Series:
-    """Return a column with null in place of NaN, and of text such as NA or ?."""
+    """Return a column with null in the place of NaN and of texts such as NA or ?."""
     if column.dtype == pl.String:
         return column.set(column.str.strip_chars().str.to_lowercase().is_in(MISSING), None)
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def as_numbers(column: pl.Series) -> pl.Series:
-    """Return a column as float64; null for what is missing or no number."""
+    """Return a column as float64, with null for cells that are missing or no number."""
     if column.dtype == pl.String:
         column = column.str.strip_chars()
     elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
@@ -57,12 +57,12 @@ DATE_FORMS = (ISO, "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y%m%d")
 
 
 def date_form(column: pl.Series) -> str:
-    """Return the way that most dates of a column are written."""
+    """Return the form, such as %d.%m.%Y, in which most dates of a column are written."""
     return min(DATE_FORMS, key=lambda form: as_dates(column, form).null_count())
 
 
 def as_dates(column: pl.Series, form: str) -> pl.Series:
-    """Return a column as dates, which are written in one form or as 2020-01-31; null for what is missing or no date."""
+    """Return a column as dates, written in one form or as 2020-01-31; null for cells that are missing or no date."""
     if column.dtype.is_integer():
         column = column.cast(pl.String)
     if column.dtype == pl.String:
@@ -100,7 +100,7 @@ def _columns_of(X: Any, names: Sequence[str] | None) -> list[pl.Series]:
 
 
 def _series(name: str, values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pl.Series:
-    """Return an array as a column; what is missing, and NaN among words, becomes null."""
+    """Return an array as a column, with null for cells that are `missing` and for NaN among words."""
     if values.dtype.kind == "M":
         values = values.astype("M8[us]")
     if values.dtype.kind in "biufM":

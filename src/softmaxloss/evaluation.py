@@ -32,7 +32,7 @@ NOT_TAKEN = {
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """What `metrics` returns; means are weighted by sample_weight, and 0 over nothing.
+    """The result of `metrics`. Means are weighted by sample_weight; the mean over no row is 0.
 
     Attributes
     ----------
@@ -43,10 +43,10 @@ class Metrics:
     perplexity : float
         exp(loss).
     accuracy : float
-        Share of the rows whose highest logit is the target's.
+        Fraction of the rows in which the target has the highest logit.
     top_k : dict of int to float
-        For each k, the share of the rows whose target is among the k highest logits. Printed if there are more than k
-        classes.
+        For each k, the fraction of the rows in which the target has one of the k highest logits. It is printed if there
+        are more than k classes.
     entropy : float
         Mean entropy of the predicted distributions, in nats.
     n_classes : int
@@ -142,7 +142,7 @@ def metrics(
 
 
 def metrics_of(scores: Scores, rows: Rows, layout: Layout, topk: Iterable[int], dtype: np.dtype[Any]) -> Metrics:
-    """Return the metrics of rows, given the scores of those that take part."""
+    """Return the metrics of rows, given their scores."""
     live = rows.weight != 0
     rank = np.where(live & (scores.argmax < 0), layout.n_classes + 1, scores.rank)
 

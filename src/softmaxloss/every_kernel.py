@@ -1,4 +1,4 @@
-"""Calls that need every kernel between them: they show what machine code a wheel has to bring along."""
+"""Calls that together need every kernel. The build of a wheel makes them, to find the machine code for the wheel."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def call_every_kernel(dtype: DTypeLike) -> None:
 
 
 def _share_classes(logits: Any, targets: ArrayLike) -> None:
-    """Compute the gradient as processes do that share a vocabulary: from the summaries of whole rows."""
+    """Compute a gradient from the summaries of whole rows, as processes that share a vocabulary do."""
     whole = merge([summarize(logits, targets)])
     z, layout, rows, _ = request(logits, targets, -1, {})
     rowwise.losses_and_gradients(z, rows, np.ones(1), np.empty_like(z), layout, whole=whole)
 
 
 def _stream(targets: Any) -> None:
-    """Learn from a batch where the quadratic of a stream has no correlations."""
+    """Learn a batch of a stream by dual coordinate ascent, which has a kernel of its own."""
     ones, features = np.ones(2), sparse.csr_array(np.eye(2))
     past = Past(1.0, 1.0, 1.0, ones, ones, Moments(1.0, 0 * ones, ones), fit_intercept=True)
     batch = Objective(features, targets, sample_weight=ones, class_weight=ones, label_smoothing=0.0, C=1.0)

@@ -1,4 +1,4 @@
-"""The observers of a classifier's fit: the loss on samples held back, and the callbacks of scikit-learn 1.9."""
+"""Observers of a classifier's fit: early stopping by the loss on samples held back; callbacks of scikit-learn 1.9."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ try:
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """No callbacks."""
+        """Takes no callbacks."""
 
     _with_callbacks = None
 
@@ -32,7 +32,7 @@ __all__ = ["CallbackSupportMixin", "Iterations", "Validation", "with_callbacks"]
 
 
 def with_callbacks(fit: F) -> F:
-    """Return a method `fit` that also ends what callbacks have begun, even after an exception."""
+    """Return a method `fit` that ends what callbacks have begun, even after an exception."""
     return fit if _with_callbacks is None else _with_callbacks(fit)
 
 
@@ -58,11 +58,11 @@ class Validation:
 
 
 class Iterations:
-    """The iterations of a fit as tasks, which scikit-learn reports to its callbacks."""
+    """The iterations of a fit. Each is a task in the sense of scikit-learn, which tells its callbacks about tasks."""
 
     def __init__(self, model: Any, **data: Any) -> None:
         self.model, self.data = model, data
-        # one more than iterations: the next one begins when the previous one ends
+        # one more task than iterations, because the next task begins when an iteration ends
         self.fit = model._init_callback_context(max_subtasks=model.max_iter + 1)  # noqa: SLF001  as scikit-learn asks
 
     @classmethod

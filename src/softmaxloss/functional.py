@@ -1,4 +1,4 @@
-"""The public functions on NumPy arrays: check, describe the rows, run the row kernels, reduce."""
+"""The public functions of NumPy arrays: check arguments, describe the rows, call the kernels, reduce the losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from softmaxloss.core.results import filled, place_for
 Array = NDArray[Any]
 Loss = float | Array
 
-# Softmax and its logarithms take none of the row options, but refuse unknown keywords with the same help.
+# Softmax and its logarithms take no `**options`, only `temperature`. They refuse an unknown keyword with advice, as the
+# losses do.
 without_row_options = partial(with_row_options, but=RowOptions.__annotations__)
 
 
@@ -68,7 +69,7 @@ def log_softmax(
     """Return the logarithms of the softmax over an axis: z_j - logsumexp(z), with z = logits / temperature.
 
     Equals ``z - z.max() - np.log(np.exp(z - z.max()).sum())`` for a row z. But entries near 0 keep all their digits,
-    which that formula loses.
+    and that formula loses them.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0, **
     Returns
     -------
     array, shape of the logits without the axis, dtype of the logits (float32 for half precision); a float for one row
-        inf for a row that holds inf, -inf for one that holds only -inf, NaN for one that holds NaN.
+        inf for a row that holds inf, -inf for a row that holds only -inf, NaN for a row that holds NaN.
 
     Raises
     ------
@@ -161,9 +162,9 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     ignore_index : int, optional
         Rows with this class index are left out.
     class_mask : array_like of bool, shape (V,), optional
-        True for each class that exists; at least one must. The logits of the other classes, such as the padding of a
-        vocabulary, are never read, and their probability and gradient are 0. They do not count in the V of label
-        smoothing, and cannot be targets.
+        True for each class that exists. At least one class must exist. The logits of the other classes, such as the
+        padding of a vocabulary, are never read, and their probability and gradient are 0. They do not count in the V of
+        label smoothing, and cannot be targets.
     label_smoothing : float, default 0.0
         eps, from 0 to 1.
     z_loss : float, default 0.0
@@ -176,8 +177,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
         The mean divides by sum_i w_i sum_c r_c P_ic, for indices and distributions alike. If this sum is 0, so is the
         mean.
     normalizer : float, optional
-        Number by which the mean divides instead. To add up gradients of several batches, pass that sum over all of
-        them.
+        Number by which the mean divides, instead of by sum_i w_i sum_c r_c P_ic. To add up gradients of several
+        batches, pass this sum over all batches.
 
     Returns
     -------
@@ -241,8 +242,8 @@ def cross_entropy_and_grad(
     loss : float or array
         As from `cross_entropy`.
     d_logits : array of the shape and dtype of the logits
-        Exactly 0 in rows that are ignored or have weight 0, and for classes that `class_mask` says do not exist. Half
-        precision is computed in float32 and rounded once.
+        Exactly 0 in rows that are ignored or have weight 0, and for classes that do not exist according to
+        `class_mask`. Half precision is computed in float32 and rounded once.
 
     Raises
     ------

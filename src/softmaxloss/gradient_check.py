@@ -44,7 +44,7 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
     Raises
     ------
     TypeError, ValueError
-        If `layer` has no such methods, if `x` does not hold real numbers, and as the layer's `forward`.
+        If `layer` has no such methods, or if `x` does not hold real numbers. Also the errors of the layer's `forward`.
 
     Examples
     --------
@@ -79,13 +79,13 @@ def check_gradient(layer: Any, x: ArrayLike, t: ArrayLike) -> float:
 
 
 def _differences(losses: Callable[[], ArrayLike], variable: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the finite differences of the sum of losses with respect to each entry of a variable that they read."""
+    """Return the derivatives of the sum of losses with respect to each entry of a variable, by finite differences."""
     numeric = np.zeros_like(variable)
     for index in np.ndindex(variable.shape):
         value = variable[index]
         for steps, factor in _STENCIL:
             variable[index] = value + steps * _STEP
-            after = losses()  # outside of errstate, which is the layer's own matter
+            after = losses()  # not within our errstate: the layer may have its own
             with np.errstate(all="ignore"):
                 numeric[index] += factor * np.sum(after) / (12 * _STEP)
         variable[index] = value

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _LossLayer:
-    """What both layers share: options, and the results of the last forward pass."""
+    """The part that both layers share: options, and the results of the last forward pass."""
 
     axis = -1
 
@@ -32,7 +32,7 @@ class _LossLayer:
 
     @property
     def y(self) -> NDArray[Any] | None:
-        """The softmax of the last forward pass, computed when it is first asked for; None before."""
+        """The softmax of the last forward pass, computed when it is first read; None before the first forward pass."""
         if self._y is None and self._x is not None:
             logits = self._logits(self._x)
             layout = layout_of(logits.shape, checks.axis(self.axis, logits))
@@ -48,7 +48,7 @@ class _LossLayer:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _settings(self) -> dict[str, Any]:
-        """Return what the layer was made with."""
+        """Return the arguments that the layer was made with."""
         raise NotImplementedError
 
     def _logits(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -71,7 +71,7 @@ def _shown(value: object) -> str:
 class SoftmaxWithLoss(_LossLayer):
     """Softmax and cross-entropy as one layer, whose backward pass is y - t.
 
-    It takes the place of the class that textbooks write,
+    It takes the place of the class that textbooks write:
 
         def forward(self, x, t):
             self.t, self.y = t, softmax(x)
@@ -81,7 +81,8 @@ class SoftmaxWithLoss(_LossLayer):
         def backward(self, dout=1):
             return (self.y - self.t) / self.t.shape[0]
 
-    but applies `dout`, adds nothing inside the logarithm, and never guesses what the targets are.
+    Unlike that class, it applies `dout`. It never guesses whether targets are class indices or rows. And it adds no
+    small constant to probabilities before their logarithm, as `cross_entropy_error` of the textbooks does.
 
     Parameters
     ----------
@@ -95,7 +96,8 @@ class SoftmaxWithLoss(_LossLayer):
     loss : float, or array for reduction "none"
         Loss of the last forward pass; None before the first.
     y : array, shape of the logits
-        Softmax of its logits, with the same temperature, soft cap and class mask. It is computed when first read.
+        Softmax of the logits of the last forward pass, with the same temperature, soft cap and class mask. It is
+        computed when first read.
     t : array_like
         Targets of the last forward pass.
 
@@ -127,7 +129,7 @@ class SoftmaxWithLoss(_LossLayer):
         return self._remember(logits, t, cross_entropy(logits, t, axis=self.axis, **self.options))
 
     def backward(self, dout: ArrayLike = 1) -> NDArray[Any]:
-        """Return the gradient of the logits, given that of the loss: dout * (y - t) / N for the mean."""
+        """Return the gradient of the logits, given the gradient of the loss: dout * (y - t) / N for the mean."""
         x, t = self._last_input()
         return cross_entropy_and_grad(x, t, axis=self.axis, upstream=dout, **self.options)[1]
 
@@ -190,7 +192,7 @@ class AffineSoftmaxWithLoss(_LossLayer):
         return self._remember(features, t, linear_cross_entropy(features, self.weight, t, self.bias, **self.options))
 
     def backward(self, dout: ArrayLike = 1) -> NDArray[Any]:
-        """Return the gradient of the features, given that of the loss, and set d_weight and d_bias."""
+        """Return the gradient of the features, given the gradient of the loss, and set d_weight and d_bias."""
         x, t = self._last_input()
         _, gradients = linear_cross_entropy_and_grad(x, self.weight, t, self.bias, upstream=dout, **self.options)
         d_x, self.d_weight, self.d_bias = gradients

@@ -1,10 +1,10 @@
 """Minimise the mean loss of a linear layer plus an L2 penalty: L-BFGS in coordinates that suit the data.
 
 L-BFGS alone is slow, or stops far from the minimum, if features differ in scale, have large means or are correlated. So
-it runs in rounds. Each round measures the curvature at its start, and changes to coordinates in which that is about 1
-in every direction (with very many features, on average). The round ends when the excess over the minimum has fallen
-enough. In these coordinates half the squared length of the gradient estimates the excess. The fit stops by this
-estimate.
+it runs in rounds. Each round measures the curvature at its start, and changes to coordinates in which the curvature is
+about 1 in every direction (with very many features, on average). In these coordinates half the squared length of the
+gradient estimates objective - minimum. The excess is this estimate, divided by the objective. A round ends when the
+excess has fallen enough, and the fit stops when it is at most `tol`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from softmaxloss.moments import Float64s, Moments
     from softmaxloss.objective import Objective
 
-NOTHING = 1e-16  # nats; below this objective the fit is perfect, such as where all samples are of one class
+NOTHING = 1e-16  # nats; an objective below this counts as perfect, for example if all samples are of one class
 ROUND = 1e-4  # a round ends when the excess has fallen by this factor
-SINGLE = 1e-7  # the relative excess down to which single precision is enough
+SINGLE = 1e-7  # down to this excess single precision is enough
 
 
 class Coordinates:
-    """Steps from a point (coef, intercept) in units in which the curvature there is about 1 in every direction.
+    """Coordinates of steps from a point (coef, intercept), in which the curvature there is about 1 in every direction.
 
-    Features are centred if there is an intercept, and whitened, with rows weighted by their curvature. More than
-    MAX_WHITENED features are only scaled. With two classes and whitening, a step along the negative gradient is
-    Newton's.
+    Features are centred if there is an intercept. Then they are whitened, with rows weighted by the curvature of their
+    loss. If there are more than MAX_WHITENED features, they are only scaled. With two classes and whitening, minus the
+    gradient is the step of Newton's method.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Coordinates:
         self.scaling: Any = sparse.diags_array(scale)
         if whiten:
             covariance = covariance + penalty * np.eye(n_features)
-            collinear = 10 * n_features * eps  # lets a singular matrix have a root
+            collinear = 10 * n_features * eps  # added to the diagonal, so that a singular matrix has a root too
             matrix = scale[:, np.newaxis] * covariance * scale + collinear * np.eye(n_features)
             with suppress(linalg.LinAlgError):  # rounding may leave a matrix that has no root
                 root = linalg.cholesky(matrix, lower=True)
@@ -95,7 +95,7 @@ class Descent:
         self.objective, self.coef, self.intercept, self.report = objective, coef, intercept, report
         self.fit_intercept = fit_intercept
         self.n_iter = 0
-        self.excess = np.inf  # how far the objective is above its minimum, relative to itself, as estimated
+        self.excess = np.inf  # the estimate of (objective - minimum) / objective
         self.moments_at_start: Moments | None = None
         self.stopped = False  # by a StopIteration of `report`
 
@@ -114,11 +114,11 @@ class Descent:
                 self.report(0, value)
             gained = value < (1 - np.finfo(fine.dtype).eps) * best
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
-                self.value = value  # and so is self.slopes of the point reached
+                self.value = value  # of the point reached, as are self.slopes
                 return
             best, began, self.goal = value, self.excess, max(tol, ROUND * self.excess)
             if not gained or self.goal < SINGLE:
-                coarse = None  # single precision has done what it can
+                coarse = None  # single precision cannot get nearer to the minimum
             self.objective = coarse or fine
             precision = np.finfo(self.objective.dtype).eps
             result = optimize.minimize(
@@ -130,7 +130,7 @@ class Descent:
                 options={
                     "maxiter": max_iter - self.n_iter,
                     "maxfun": sys.maxsize,
-                    # pairs of vectors: as many as 0.5 GB hold, from 10 to 30, and no more than iterations
+                    # pairs of vectors: as many as fit in 0.5 GB, but from 10 to 30, and no more than iterations
                     "maxcor": min(int(np.clip(2**25 // zero.size, 10, 30)), max_iter - self.n_iter),
                     "ftol": 0.01 * precision * value,  # a smaller gain may well be rounding
                     "gtol": 0,
@@ -138,7 +138,7 @@ class Descent:
             )
             self.coef, self.intercept = self.coordinates.point(self.unit * result.x)
             if began <= ROUND and self.excess <= tol and self.objective is fine:
-                self.value = float(result.fun)  # so near to the minimum the curvature hardly changes
+                self.value = float(result.fun)  # near the minimum the curvature hardly changes
                 return
 
     def reached(self) -> tuple[Float64s, Float64s]:

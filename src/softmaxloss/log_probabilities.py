@@ -1,4 +1,4 @@
-"""The log-probability of a class and the entropy of its row, both differentiable: what policy gradients ask for."""
+"""The log-probability of a class, the entropy of its row, and their gradients, as policy gradients need them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def log_probs_and_grad(
         As from `log_probs`.
     d_logits : array of the shape and dtype of the logits
         The error of each entry is at most 4 units in the last place of the largest term in the formula above. Entries
-        are exactly 0 in rows that are ignored, and for classes that `class_mask` says do not exist.
+        are exactly 0 in rows that are ignored, and for classes that do not exist according to `class_mask`.
 
     Raises
     ------

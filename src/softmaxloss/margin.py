@@ -2,7 +2,7 @@
 
 This module is the worked example of another loss on top of the library. It computes no softmax itself: `request` checks
 the arguments and reads the options, `_less_margin` changes the logits, and `rowwise` computes losses and gradients. The
-margin is a constant, so the gradient with respect to the cosines is the one with respect to the changed logits.
+margin is a constant, so the gradients with respect to the cosines and to the changed logits are the same.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def margin_cross_entropy_and_grad(
     d_loss, dtype = reduction.upstream(upstream), result_dtype(z.dtype)
     given = None if out is None else checks.out(out, z)
     x = _less_margin(z, rows, layout, margin)
-    losses = rowwise.losses_and_gradients(x, rows, d_loss, x, layout)  # the gradient overwrites the copy
+    losses = rowwise.losses_and_gradients(x, rows, d_loss, x, layout)  # the gradient overwrites the copy x
     loss = reduction.result(losses, z.dtype)
     if given is None and x.dtype == dtype:
         return loss, x
@@ -147,7 +147,7 @@ def margin_cross_entropy_and_grad(
 
 
 def _request(cosines: ArrayLike, targets: ArrayLike, axis: int, scale: float, options: RowOptions) -> Request:
-    """Return what a call asks for; the kernels apply the scale as a temperature, without rounding each cosine."""
+    """Return the result of `request`, with the scale as a temperature: so cosines are not rounded by a product."""
     checks.refused(options, NOT_TAKEN)
     z = checks.logits(cosines, "cosines")
     asked = request(z, targets, axis, {**options, "temperature": 1 / checks.scale(scale)})

@@ -1,9 +1,9 @@
 """A classifier trained on a table as one safetensors file: plain arrays and JSON, nothing that is executed.
 
-The metadata entry `model` describes the pipeline as JSON: each estimator by its class, which must be one of those
-listed here, and its attributes. Numeric arrays are tensors of the file, which the description names. Other metadata:
-format, format_version, and scikit_learn, the version that made the estimators; sha256 is the checksum of metadata and
-tensors.
+The metadata entry `model` describes the pipeline as JSON. It gives the class and the attributes of each estimator; the
+class must be one of those listed here. Numeric arrays are tensors of the file, and the description refers to them by
+name. Other metadata entries are format, format_version, scikit_learn (the version that made the estimators) and sha256
+(the checksum of metadata and tensors).
 """
 
 import json
@@ -58,15 +58,15 @@ class TableModel:
     pipeline : Pipeline
         A `TablePreparation`, then a `SoftmaxClassifier` whose classes are the labels of the table.
     target_name : str
-        The column that was learned.
+        The column with the labels.
     class_counts : ndarray of int64, shape (V,)
         Training rows of each class.
     id_columns : list of str
-        Columns that are carried into predictions.
+        Columns that are copied into predictions.
     column_names : list of str
         All columns of the table, in its order.
     options : dict
-        How it was trained; values that JSON can hold.
+        The options of the training, as values that JSON can hold.
     """
 
     pipeline: Pipeline
@@ -105,9 +105,10 @@ def load_model(path: str | Path) -> Pipeline:
     Raises
     ------
     ModelFileError
-        The file is damaged, was not written by this library, or has a format version that this one cannot read.
+        The file is damaged, was not written by this library, or has a format version that this version of the library
+        cannot read.
     OSError
-        It cannot be read.
+        The file cannot be read.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def load_model(path: str | Path) -> Pipeline:
 
 
 class _OtherVersionWarning(InconsistentVersionWarning):  # type: ignore[misc]
-    """Scikit-learn's warning, with its attributes, in words for a model file, which is no pickle."""
+    """The warning of scikit-learn about another version, with a text that fits a model file, which is no pickle."""
 
     def __init__(self, path: str, here: str, made_by: str) -> None:
         super().__init__(estimator_name=path, current_sklearn_version=here, original_sklearn_version=made_by)
@@ -152,7 +153,7 @@ def read_model_file(path: str | Path) -> TableModel:
     """Read a model's file; see `load_model`."""
     path = Path(path)
     path = path / MODEL_NAME if path.is_dir() else path
-    with path.open("rb"):  # for an OSError that names the file
+    with path.open("rb"):  # raises an OSError that names the file
         pass
     try:
         with safe_open(path, framework="numpy") as file:
@@ -180,7 +181,7 @@ def read_model_file(path: str | Path) -> TableModel:
 
 
 def _described(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C901, PLR0911 - a line for each kind
-    """Return a value as JSON can hold it: a constant as it is, anything else as [kind, content]."""
+    """Return a value in a form that JSON can hold: a constant as it is, anything else as [kind, content]."""
     if isinstance(value, np.generic):
         return ["number", [value.dtype.str, value.item()]]
     if value is None or isinstance(value, bool | int | float | str):
@@ -202,7 +203,7 @@ def _described(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:  # noqa: C9
     if isinstance(value, type) and issubclass(value, np.generic):
         return ["type", np.dtype(value).str]
     if isinstance(value, BaseEstimator) and type(value).__name__ in ESTIMATORS:
-        kept = {name: of for name, of in vars(value).items() if name != "_past"}  # it serves only partial_fit
+        kept = {name: of for name, of in vars(value).items() if name != "_past"}  # only partial_fit needs it
         return ["estimator", [type(value).__name__, _described(kept, tensors)]]
     raise TypeError(f"a model file must hold numbers, texts, arrays and estimators of `train`, got {value!r}")
 

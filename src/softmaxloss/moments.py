@@ -1,4 +1,4 @@
-"""Mean and covariance of weighted rows of features. Those of two sets of rows can be merged."""
+"""Mean and covariance of weighted rows of features. The moments of two sets of rows can be merged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Float64s = NDArray[np.float64]
 
 CHUNK = 2**19  # numbers that a thread processes at once: 4 MB in float64
-PART_ROWS = 2048  # fewer rows are not shared by threads: it would save nothing
-PARTIAL_NUMBERS = 2**22  # the sums of all parts together: 32 MB in float64
-MAX_WHITENED = 1024  # with more features only their variances are kept: a covariance would take over 8 MB
+PART_ROWS = 2048  # threads do not share fewer rows than this: it would save no time
+PARTIAL_NUMBERS = 2**22  # the most numbers in the sums of all parts together: 32 MB in float64
+MAX_WHITENED = 1024  # with more features only variances are kept: a covariance matrix would take over 8 MB
 
 
 def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
@@ -29,9 +29,9 @@ def chunks(n_rows: int, row_size: int) -> Iterator[slice]:
 
 
 def parts(n_rows: int, n_sums: int) -> list[slice]:
-    """Return the parts of the rows that threads sum up one by one, each into `n_sums` numbers: 4 to 32 of many rows.
+    """Divide rows into parts. A thread takes a part at a time, and sums it up into `n_sums` numbers.
 
-    Only the sizes decide, so that no bit of a sum depends on the number of threads.
+    Many rows have 4 to 32 parts. Only the sizes decide, so that no bit of a sum depends on the number of threads.
     """
     most = int(np.clip(PARTIAL_NUMBERS // max(n_sums, 1), 4, 32))
     bounds = np.linspace(0, n_rows, max(1, min(most, n_rows // PART_ROWS)) + 1).astype(int)
@@ -39,7 +39,7 @@ def parts(n_rows: int, n_sums: int) -> list[slice]:
 
 
 class Moments(NamedTuple):
-    """Of weighted rows x: the sum of the weights, the mean, and the sum of weight * (x - mean) (x - mean).T.
+    """The sum of the weights of rows x, the weighted mean, and the sum of weight * (x - mean) (x - mean).T.
 
     The mean counts as 0 if the features are not centred. With over MAX_WHITENED features, only the diagonal of the
     covariance is kept.
@@ -50,7 +50,7 @@ class Moments(NamedTuple):
     covariance: Float64s
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of the rows of both, if both are centred or neither is."""
+        """Return the moments of the rows of both. Both must be centred, or neither."""
         total = self.total + other.total
         if total == 0:
             return self
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
         return float(value), product + self.total * np.outer(of_mean, self.center), self.total * of_mean
 
     def about_zero(self) -> Moments:
-        """Return the diagonal of the moments with 0 in place of the mean, as if the features were not centred."""
+        """Return the moments that the rows would have without centring; of the covariance, only its diagonal."""
         diagonal = self.covariance.diagonal() if self.covariance.ndim == 2 else self.covariance
         return Moments(self.total, np.zeros_like(self.center), diagonal + self.total * self.center**2)
 
@@ -89,7 +89,7 @@ def _covariance(features: Any, weight: Float64s, center: Float64s) -> Float64s:
     n_rows, n_features = features.shape
     whiten = n_features <= MAX_WHITENED
     if is_sparse(features):
-        features = features.astype(np.float64)  # a copy; the difference below may cancel
+        features = features.astype(np.float64)  # a copy in float64, because the difference below may cancel
         if whiten:
             weighted = features.multiply(weight[:, np.newaxis]).tocsr()
             products, of_center = (features.T @ weighted).toarray(), np.outer(center, center)

@@ -19,9 +19,9 @@ from softmaxloss.moments import MAX_WHITENED, Float64s, Moments, chunks, moments
 
 Array = NDArray[Any]
 
-MANY_CLASSES = 64  # from here on single precision saves more time than the copy of the features costs
-# Threads take parts of the rows if there are at most so many coefficients, with products on one BLAS thread: see
-# `one_blas_thread`. Else BLAS uses its threads.
+MANY_CLASSES = 64  # from this number on, single precision saves more time than the copy of the features takes
+# Up to this number of coefficients, our threads take parts of the rows, and each computes its products on one BLAS
+# thread: see `one_blas_thread`. With more coefficients BLAS uses its own threads.
 SHARED_COEFFICIENTS = 2**18
 
 
@@ -52,7 +52,7 @@ def refuse_too_large(X: Any) -> None:  # noqa: N803  scikit-learn's name
 
 
 def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-learn's name
-    """Return the factor of |coef|**2 / 2 beside a mean loss."""
+    """Return the factor of |coef|**2 / 2 in an objective that has the mean loss, not C times the sum of losses."""
     if total_weight <= 0:
         raise ValueError(
             "sample_weight times class_weight must be above 0 for some sample, got only zeros; raise the weight of a "
@@ -62,10 +62,10 @@ def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-le
 
 
 class Objective:
-    """Mean loss + penalty / 2 * |coef|**2 with its gradient; coef has one row per class, or one for two classes.
+    """Mean loss + penalty / 2 * |coef|**2, with its gradient; coef has one row per class, or one row for two classes.
 
     Features are dense, or sparse in CSR format. Targets are class indices, or distributions of shape (rows, classes).
-    The mean's divisor is the total weight, or `normalizer`, such as the total weight of more rows than these.
+    The mean divides by the total weight of the rows, or by `normalizer` if these rows are a part of all rows.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Objective:
         return loss, d_weight[-len(coef) :], d_bias[-len(coef) :].astype(np.float64)
 
     def row_curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
-        """Return for each row the second derivative of its loss with respect to a logit: the mean over the classes."""
+        """Return for each row the second derivative of its loss with respect to a logit, averaged over the classes."""
         weight, bias = (a.astype(self.dtype) for a in all_classes(coef, intercept))
         curvature = np.empty(self.n_rows)
 
@@ -127,8 +127,9 @@ class Objective:
         return self.weighted(curvature)
 
     def weighted(self, curvature: Float64s) -> Float64s:
-        """Return the weighted mean of p (1 - p) over the classes for each row, given the sum."""
-        # of K directions one changes nothing, so K - 1 count; with two classes and one row of coef it is p_0 * p_1
+        """Return the weight of each row times the mean of p (1 - p) over its classes, given the sum over them."""
+        # one of K directions changes no probability, so the sum is divided by K - 1; two classes have one row of coef,
+        # for which the mean is p_0 * p_1, half of the sum
         mean = curvature / max(self.n_classes - 1, 2)
         return self.row_weight * np.maximum(mean, np.finfo(self.dtype).eps)
 
@@ -137,14 +138,14 @@ class Objective:
         return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
 
     def features_with_values(self) -> NDArray[np.intp] | None:
-        """Return which of very many sparse features have values; None if there are not so many, or all have."""
+        """Return which of more than MAX_WHITENED sparse features have values; None if all have or there are fewer."""
         if not is_sparse(self.features) or self.features.shape[1] <= MAX_WHITENED:
             return None
         present = np.unique(self.features.indices)
         return None if len(present) == self.features.shape[1] else present
 
     def of_features(self, features: NDArray[np.intp]) -> Objective:
-        """Return this objective as a function of the coefficients of some features, all others being 0."""
+        """Return this objective as a function of the coefficients of some features, if all other features are 0."""
         part = copy(self)
         part.features = self.features[:, features]
         return part
@@ -160,7 +161,7 @@ class Objective:
 
 
 def is_mapped(array: Any) -> bool:
-    """Return whether an array is, or is a view of, a file that is mapped to memory."""
+    """Return whether an array is a file that is mapped to memory, or a view of one."""
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None

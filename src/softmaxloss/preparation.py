@@ -1,7 +1,7 @@
 """From the columns of a table to the features of a classifier: gaps filled, words one-hot, numbers standardised.
 
-scikit-learn's transformers do the work. What is here tells them which columns hold numbers, words and dates, and checks
-what comes out.
+scikit-learn's transformers do the work. This module tells them which columns hold numbers, words and dates, and checks
+the features.
 """
 
 # ruff: noqa: N803  X is scikit-learn's name
@@ -57,21 +57,21 @@ class FaultyCellsError(ValueError):
 class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turn the columns of a table into features.
 
-    Numbers: a gap becomes the median, and a feature of its own tells where gaps were; then mean 0 and standard
-    deviation 1. Words: a gap becomes the most frequent word; then one feature for each word (one-hot), and one for all
-    rare words together. Dates: the days since 1970, the month and the weekday, as numbers.
+    Numbers: a gap becomes the median, and a further feature marks the gaps. Then features are scaled to mean 0 and
+    standard deviation 1. Words: a gap becomes the most frequent word. Each word has a feature (one-hot), and all rare
+    words together have one. Dates: the days since 1970, the month and the weekday, as numbers.
 
     Parameters
     ----------
     numbers, words, dates : sequence of str
-        The columns to use, by what they hold. `transform` ignores all others.
+        The columns to use: those of numbers, of words and of dates. `transform` ignores all others.
 
     Attributes
     ----------
     date_forms_ : dict
-        How the dates of each column are written, as `strptime` calls it.
+        The format of `strptime` in which the dates of each column are written.
     parts_ : list of (columns, Pipeline)
-        The fitted transformers: of some numbers and dates at a time, then of all words.
+        The fitted transformers: each of some columns of numbers and dates, the last one of all words.
     """
 
     def __init__(self, numbers: Sequence[str] = (), words: Sequence[str] = (), dates: Sequence[str] = ()) -> None:
@@ -110,7 +110,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._features(self._frame(X))
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
-        """Return the names of the features: the column, and for words what it holds."""
+        """Return the names of the features: that of the column, and for words also the word."""
         names: list[str] = []
         word_features = self.word_features
         for columns, (imputer, last) in self.parts_:
@@ -127,12 +127,12 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def n_numbers(self) -> int:
-        """The number of features from numbers and dates, with those that mark gaps; words come after."""
+        """The number of features of numbers and dates, with those that mark gaps. Features of words follow them."""
         return sum(last.n_features_in_ for _, (_, last) in self.parts_ if isinstance(last, StandardScaler))
 
     @property
     def known_words(self) -> dict[str, list[str]]:
-        """The words of each column that training saw."""
+        """For each column, the words that training saw."""
         known: dict[str, list[str]] = {name: [] for name in self.words}
         for columns, (_, last) in self.parts_:
             if isinstance(last, OneHotEncoder):
@@ -141,7 +141,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def word_features(self) -> dict[str, list[str | None]]:
-        """The word of each feature of a column of words, in their order; None is the feature of all other words."""
+        """For each column of words, the word of each of its features, in order; None stands for all other words."""
         features: dict[str, list[str | None]] = {name: [] for name in self.words}
         for columns, (_, last) in self.parts_:
             if isinstance(last, OneHotEncoder):
@@ -151,7 +151,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return features
 
     def unseen_words(self, X: Any) -> dict[str, int]:
-        """Return for each column of words how many cells hold a word that training never saw."""
+        """Return the number of cells with a word that training never saw, for each column of words."""
         if not self.words:
             return {}
         columns = self._read(X)
@@ -166,7 +166,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return sum(column.null_count() for column in self._read(X).values())
 
     def _frame(self, X: Any) -> pl.DataFrame:
-        """Return the used columns: float64, text, and three numbers of each date."""
+        """Return the used columns: numbers as float64, words as text, and each date as three numbers."""
         columns = self._read(X).items()
         return pl.DataFrame(
             [part for name, read in columns for part in (_of_date(read) if name in self.dates else [read])]
@@ -202,7 +202,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return columns
 
     def _features(self, frame: pl.DataFrame) -> NDArray[np.float32]:
-        """Return the features that the fitted parts make of columns."""
+        """Return the features that the fitted transformers make of columns."""
         names = self.get_feature_names_out()
         result, stop = np.empty((frame.height, len(names)), np.float32), 0
         for columns, part in self.parts_:
@@ -239,6 +239,6 @@ def _for_words() -> Pipeline:
 
 
 def _of_date(dates: pl.Series) -> list[pl.Series]:
-    """Return the numbers that a date gives: days since 1970, the month, the weekday."""
+    """Return dates as three columns of numbers: days since 1970, the month, the weekday."""
     parts = {"days": dates.cast(pl.Int32), "month": dates.dt.month(), "weekday": dates.dt.weekday()}
     return [part.cast(pl.Float64).alias(f"{dates.name} ({what})") for what, part in parts.items()]

@@ -1,13 +1,13 @@
 """Softmax with loss in plain NumPy: the mathematics of the library, and the oracle of its tests.
 
-Read this file to learn what the layer computes, and the rest of the package to learn how that is made fast.
-The functions have the names and the options of the public ones (except `out` and `max_memory`, which are
-about memory, and `wrt`) and share no code with them. They work in float64 whatever they get and trust their
-input. Differences of logits that float64 cannot hold, beyond 1.8e308, become infinite here.
+Read this file to learn what the layer computes, and the rest of the package to learn how it is computed fast. The
+functions have the names and the options of the public ones, and share no code with them. They lack `out` and
+`max_memory`, which are about memory, and `wrt`. They compute in float64 and do not check their arguments. Differences
+of logits beyond 1.8e308, which float64 cannot hold, become infinite here.
 
-Logits ``x`` are first capped and tempered, each where asked for, ``z = softcap * tanh(x / softcap) / temperature``.
-With q the effective target, how much of each class is wanted, a row of ``z`` over ``V`` classes is then seen from
-its target ``t``, the class with the largest ``q``:
+If there is a soft cap or a temperature, logits ``x`` become ``z = softcap * tanh(x / softcap) / temperature``. The
+effective target ``q`` says how much the row is trained towards each class. The target ``t`` is the class with the
+largest ``q``. For a row of ``z`` over ``V`` classes:
 
     peak  = max_j z_j
     y     = exp(z - peak)                            1 for the class of the highest logit, less for all others
@@ -16,12 +16,12 @@ its target ``t``, the class with the largest ``q``:
     loss  = sum_j q_j * (peak - z_j) + mass * cost   for a label -log p_t, and no term is negative
 
 Why not the usual ``log(sum(exp(z))) - z_t``? Where the target has the highest logit, the sum of ``y`` is ``1 + rest``,
-and that 1 swallows a small ``rest``: logits ``[0, -40]`` with target 0 would cost 0 instead of 4.25e-18. Kept on its
-own, ``rest`` has all its digits, ``log1p(rest)`` keeps them, and so do the loss and its derivatives. Where another
-class has the highest logit, the loss is not small. And as only differences of logits enter (but for the z-loss), a
-large number added to all of them changes nothing.
+and a small ``rest`` is lost when 1 is added: logits ``[0, -40]`` with target 0 would have loss 0 instead of 4.25e-18.
+Kept on its own, ``rest`` has all its digits. ``log1p(rest)`` keeps them, and so do the loss and its derivatives. If
+another class has the highest logit, the loss is not small. And only differences of logits are used (except in the
+z-loss), so a large number added to all of them changes nothing.
 
-The file has over 300 lines so that the whole mathematics stands in one place.
+The file has over 300 lines, because the whole mathematics stands in one place.
 """
 
 # The names are those of the formulas, capitals included.
@@ -58,24 +58,24 @@ __all__ = [
 
 
 class _Rows(NamedTuple):
-    """What the targets and the options ask of each row, before any logit is seen.
+    """Targets and options of each row, turned into numbers before any logit is read.
 
-    Here the classes come last, and those that `class_mask` leaves out are not there at all: V counts the others.
+    The classes are on the last axis. Classes that `class_mask` leaves out are removed: V counts the others.
     """
 
     q: Array  # (..., V), the effective target
     mass: Array  # (..., 1), the sum of q
-    weight: Array  # (..., 1), multiplies the loss of the row; 0 where the row takes no part
+    weight: Array  # (..., 1), multiplies the loss of the row; 0 if the row does not count
     z_loss: float
     softcap: float | None
     temperature: float
     reduction: str
-    shape: tuple[int, ...]  # of the logits
+    shape: tuple[int, ...]  # the shape of the logits
     axis: int
-    classes: Indices  # (V,), where the classes stand on that axis
+    classes: Indices  # (V,), the places of the classes on that axis
 
     def read(self, array: ArrayLike) -> Array:
-        """Return an array of the logits' shape as (..., V), with 0 for whatever stands in a row without weight."""
+        """Return an array of the logits' shape as (..., V), with 0 in rows of weight 0, whatever they hold."""
         values = np.moveaxis(np.asarray(array, np.float64), self.axis, -1)
         return np.where(self.weight == 0, 0.0, values.take(self.classes, -1))
 
@@ -86,12 +86,12 @@ class _Rows(NamedTuple):
         return array
 
     def reduce(self, losses: Array) -> Array | float:
-        """Return losses (..., 1) as one per row, or their sum."""
+        """Return losses (..., 1) as one number per row, or their sum."""
         return losses[..., 0] if self.reduction == "none" else float(losses.sum())
 
 
 class _View(NamedTuple):
-    """Rows of logits seen from one class of each."""
+    """Numbers computed from rows of logits, in which one class of each row is kept apart."""
 
     winner: Indices  # (..., 1), k, the class of the highest logit, the lowest index on a tie
     gap: Array  # (..., V), z_j - peak, never positive
@@ -130,7 +130,7 @@ def _rows(
     else:
         t = np.moveaxis(t, axis, -1).take(classes, -1)
     w = w[..., None]
-    P = np.where(w == 0, 0.0, t.astype(np.float64))  # whatever stands in a row without weight is not read
+    P = np.where(w == 0, 0.0, t.astype(np.float64))  # a row of weight 0 is not read, whatever it holds
 
     q = r * ((1 - eps) * P + eps / V)
     if reduction == "mean":
@@ -140,8 +140,8 @@ def _rows(
 
 
 def _view(x: Array, q: Array | None = None, softcap: float | None = None, temperature: float = 1.0) -> _View:
-    """Return rows seen from the class with the largest q; from the winner where there is no q."""
-    u, slope, bend = x, np.ones_like(x), np.zeros_like(x)  # u = z * temperature: gaps are taken before they are scaled
+    """Return the `_View` of rows that keeps apart the class with the largest q; without q, the winner."""
+    u, slope, bend = x, np.ones_like(x), np.zeros_like(x)  # u = z * temperature, for exact gaps
     if softcap is not None:
         tanh, e = np.tanh(x / softcap), np.exp(-2 * np.abs(x / softcap))
         u, slope = softcap * tanh, 4 * e / (1 + e) ** 2  # 1 - tanh**2 would cancel
@@ -192,13 +192,13 @@ def softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> A
 
 
 def log_softmax(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
-    """Return log-probabilities, ``log p_j = (z_j - peak) - cost``; nothing cancels, as both terms have one sign."""
+    """Return log-probabilities, ``log p_j = (z_j - peak) - cost``. No term is positive, so nothing cancels."""
     view = _view(np.moveaxis(np.asarray(logits, np.float64), axis, -1), temperature=temperature)
     return np.moveaxis(view.gap - view.cost, -1, axis)
 
 
 def logsumexp(logits: ArrayLike, *, axis: int = -1, temperature: float = 1.0) -> Array:
-    """Return ``log(sum_j exp(z_j)) = peak + cost`` of each row; it has a value even where softmax has none."""
+    """Return ``log(sum_j exp(z_j)) = peak + cost`` of each row: inf or -inf for some rows that have no softmax."""
     x = np.moveaxis(np.asarray(logits, np.float64), axis, -1)
     largest = x.max(-1)
     return np.where(np.isinf(largest), largest, _view(x, temperature=temperature).lse[..., 0])
@@ -211,10 +211,10 @@ def _losses(rows: _Rows, view: _View) -> Array:
 
 
 def _in_z(rows: _Rows, view: _View) -> tuple[Array, Array, Array]:
-    """Return ``b = 2 * zeta * lse``, ``a = mass + b``, and the gradient in z of each row without its weight."""
+    """Return ``b = 2 * zeta * lse``, ``a = mass + b``, and the gradient of rows with respect to z, without weights."""
     b = 2 * rows.z_loss * view.lse
     a = rows.mass + b
-    # A class that is wanted and likely has a * p close to q, which would cancel. As p = 1 - not_p:
+    # For a likely class with q > 0, a * p is close to q, and a * p - q would cancel. With p = 1 - not_p it does not:
     near = (a > 0) & (a * view.not_p <= rows.q)
     dz = np.where(near, (rows.mass - rows.q) + b - a * view.not_p, a * view.p - rows.q)
     return b, a, dz
@@ -228,7 +228,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Arra
 def cross_entropy_and_grad(
     logits: ArrayLike, targets: ArrayLike, *, upstream: ArrayLike | None = None, **options: Any
 ) -> tuple[Array | float, Array]:
-    """Return softmax cross-entropy and its gradient in the logits.
+    """Return softmax cross-entropy and its gradient with respect to the logits.
 
     With target distribution P, class weights r, smoothing eps, z-loss factor zeta and row weight w,
 
@@ -237,7 +237,7 @@ def cross_entropy_and_grad(
         loss = w * (sum_j q_j * (peak - z_j) + mass * cost + zeta * lse**2)
         dx_j = w * (a * p_j - q_j) * dz_j / dx_j
 
-    For a one-hot target that is ``-log p_t`` and, famously, ``y - t``.
+    For a one-hot target without options, the loss is ``-log p_t``, and dx is the well-known ``y - t``.
 
     Parameters
     ----------
@@ -246,11 +246,11 @@ def cross_entropy_and_grad(
     targets
         Class indices of shape (...), or target distributions of the shape of the logits.
     upstream
-        Gradient of what follows in this loss: a number, or with reduction "none" one per row.
+        Derivative of the final objective with respect to this loss: a number, or with reduction "none" one per row.
     **options
         `class_weight` of shape (V,) and `sample_weight` of shape (...);
-        `ignore_index`, the class index of rows without weight; `class_mask` of shape (V,), False for classes that
-        are as if they were not there; `label_smoothing`, `z_loss`, `softcap`, `temperature`;
+        `ignore_index`, the class index of rows of weight 0; `class_mask` of shape (V,), False for classes that
+        do not exist; `label_smoothing`, `z_loss`, `softcap`, `temperature`;
         `reduction`, "none", "mean" or "sum". The mean divides by ``sum_i w_i * sum_c r_c * P_ic`` or by `normalizer`.
 
     Returns
@@ -288,9 +288,9 @@ def linear_cross_entropy_and_grad(
     upstream: ArrayLike | None = None,
     **options: Any,
 ) -> tuple[Array | float, tuple[Array, Array, Array]]:
-    """Return the loss of the logits ``features @ weight.T + bias`` and its gradients in the three factors.
+    """Return the loss of the logits ``features @ weight.T + bias`` and its gradients with respect to these three.
 
-    Three matrix products around `cross_entropy_and_grad`, which documents the options.
+    It consists of three matrix products and `cross_entropy_and_grad`, which documents the options.
 
     Parameters
     ----------
@@ -308,12 +308,12 @@ def linear_cross_entropy_and_grad(
     loss
         One number, or with reduction "none" one per row.
     gradients
-        In `features`, `weight` and `bias`.
+        With respect to `features`, `weight` and `bias`.
     """
     W = np.asarray(weight, np.float64)
     X = np.asarray(features, np.float64)
     rows = _rows((*X.shape[:-1], len(W)), targets, **options)
-    # 0 * NaN is NaN: what takes no part must not leak into the sums over rows and over classes.
+    # 0 * NaN is NaN: rows of weight 0 and masked classes must not change the sums over rows and over classes.
     X = np.where(rows.weight == 0, 0.0, X)
     W = np.where(np.isin(np.arange(len(W)), rows.classes)[:, None], W, 0.0)
 
@@ -324,7 +324,7 @@ def linear_cross_entropy_and_grad(
 
 
 def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Array:
-    """Return the second derivative of the loss in each logit, of the shape of the logits.
+    """Return the second derivative of the loss with respect to each logit, in the shape of the logits.
 
     In the symbols of `cross_entropy_and_grad`, and for w = 1,
 
@@ -338,21 +338,22 @@ def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, **options: Any) -> A
 
 
 def _along(rows: _Rows, view: _View, vector: ArrayLike) -> tuple[Array, Array, Array, Array]:
-    """Return v, a direction in x; s_k, where it leads in z, s_j = dz_j / dx_j * v_j, at the winner; s - s_k; its mean.
+    """Return v, s_k, s - s_k, and the mean of s - s_k.
 
-    A likely winner makes the mean of s equal to s_k in all digits, and the little that it differs by would be lost.
+    v is a direction in x, and s_j = dz_j / dx_j * v_j is the direction in z. k is the winner. If the winner is likely,
+    the mean of s agrees with s_k in nearly all digits. So the differences s - s_k are taken first, then their mean.
     """
     v = rows.read(vector)
-    u = view.slope * v  # not yet divided by the temperature, which would round it
+    u = view.slope * v  # the division by the temperature, which rounds, comes later
     u_k = np.take_along_axis(u, view.winner, -1)
     s = (u - u_k) / rows.temperature
     return v, u_k / rows.temperature, s, np.sum(view.p * s, -1, keepdims=True)
 
 
 def hvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> Array:
-    """Return the Hessian of the loss in the logits times a vector, both of the shape of the logits.
+    """Return the Hessian of the loss with respect to the logits, times a vector of the shape of the logits.
 
-    Rows do not interact. In z, the Hessian H of a row and its product with s, whose mean is m = sum_j p_j * s_j, are
+    Rows do not interact. Let H be the Hessian of a row with respect to z, and m = sum_j p_j * s_j the mean of s. Then
 
         H_ij    = a * p_i * ((i == j) - p_j) + 2 * zeta * p_i * p_j
         (H s)_j = a * p_j * (s_j - m) + 2 * zeta * p_j * m
@@ -371,10 +372,10 @@ def linear_hvp(
     bias: ArrayLike | None = None,
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Return the Hessian of the loss by (features, weight, bias) together times a vector of three such parts.
+    """Return the Hessian of the loss with respect to (features, weight, bias), times a vector of three such parts.
 
-    Along the vector the logits change by u. With h = H u in the logits, and dz their gradient, which the products with
-    the other factor of each term carry along,
+    Along the vector the logits change by u. Let H be the Hessian with respect to the logits, h = H u, and dz the
+    gradient with respect to the logits. Then
 
         d_features = h @ weight + dz @ v_weight,    d_weight = h.T @ features + dz.T @ v_features,    d_bias = sum h
     """
@@ -392,7 +393,7 @@ def linear_hvp(
 def jvp(logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Any) -> tuple[Any, Any]:
     """Return the loss and its derivative along a vector of the shape of the logits, reduced as the loss is.
 
-    With s and m as in `hvp` that is ``sum_j dloss / dz_j * s_j = a * m - sum_j q_j * s_j`` for a row.
+    With s and m as in `hvp` the derivative of a row is ``sum_j dloss / dz_j * s_j = a * m - sum_j q_j * s_j``.
     """
     rows, view = _rows_and_view(logits, targets, **options)
     (b, a, _), (_, s_k, s, m) = _in_z(rows, view), _along(rows, view, vector)
@@ -406,10 +407,10 @@ class Metrics(NamedTuple):
     loss: float  # mean of -log p_t, in nats
     perplexity: float  # exp(loss)
     accuracy: float
-    top_k: dict[int, float]  # k -> share of the weight with rank <= k
+    top_k: dict[int, float]  # k -> fraction of the weight in rows with rank <= k
     entropy: float  # mean of -sum_j p_j * log p_j, in nats
     argmax: Indices  # (...), the class predicted
-    rank: Indices  # (...), of the target, from 1; equal logits are ranked by index
+    rank: Indices  # (...), the rank of the target, from 1; of equal logits the lower index ranks first
     log_probability: Array  # (...), log p_t
 
 
@@ -417,16 +418,16 @@ class Metrics(NamedTuple):
 def metrics(logits: ArrayLike, targets: ArrayLike, *, topk: tuple[int, ...] = (1, 5), **options: Any) -> Metrics:
     """Return how good predictions are for targets that are class indices or one-hot rows.
 
-    The entropy of a row is ``cost + sum_j p_j * (peak - z_j)``, seen from the winner. Means over nothing are 0. A row
-    without weight has argmax -1, rank 0 and log-probability 0; one without a softmax has argmax -1, a rank beyond all
-    classes and NaN.
-    The options are `axis`, `class_mask`, `ignore_index`, `sample_weight`, `softcap` and `temperature`.
+    The entropy of a row is ``cost + sum_j p_j * (peak - z_j)``, with the winner kept apart. Means over nothing are 0. A
+    row of weight 0 has argmax -1, rank 0 and log-probability 0. A row without a softmax has argmax -1, a rank beyond
+    all classes and log-probability NaN. The options are `axis`, `class_mask`, `ignore_index`, `sample_weight`,
+    `softcap` and `temperature`.
     """
     rows, view = _rows_and_view(logits, targets, reduction="sum", **options)
     x, n_classes = rows.read(logits), rows.shape[rows.axis]
     t = rows.q.argmax(-1, keepdims=True)
     x_t = np.take_along_axis(x, t, -1)
-    # Capping and tempering keep the order of the logits, and rounding could only make ties of it.
+    # Soft cap and temperature keep the order of the logits, but rounding could make logits equal: compare x, not z.
     rank = 1 + np.sum((x > x_t) | ((x == x_t) & (np.arange(x.shape[-1]) < t)), -1)
     log_p = (np.take_along_axis(view.gap, t, -1) - view.cost)[..., 0]
     from_winner = _view(x, None, rows.softcap, rows.temperature)
@@ -452,10 +453,11 @@ def log_probs(logits: ArrayLike, targets: ArrayLike, **options: Any) -> tuple[Ar
 def log_probs_and_grad(
     logits: ArrayLike, targets: ArrayLike, *, d_log_prob: ArrayLike = 1.0, d_entropy: ArrayLike = 0.0, **options: Any
 ) -> tuple[tuple[Array, Array], Array]:
-    """Return the log-probabilities and entropies, and the gradient of a function with these derivatives by them.
+    """Return log-probabilities and entropies, and the gradient of a function of them, given its derivatives.
 
-    The gradient of ``log p_t`` in z is that of a loss, turned round. With x_j = peak - z_j, which is never negative,
-    and m = sum_j p_j * x_j, the entropy is ``cost + m``, and its gradient ``-p_j * (log p_j + H) = p_j * (x_j - m)``.
+    The gradient of ``log p_t`` with respect to z is minus that of a loss. Let x_j = peak - z_j, which is never
+    negative, and m = sum_j p_j * x_j. Then the entropy H is ``cost + m``, and its gradient is
+    ``-p_j * (log p_j + H) = p_j * (x_j - m)``.
     """
     rows, view = _rows_and_view(logits, targets, reduction="none", **options)
     from_winner = _view(rows.read(logits), None, rows.softcap, rows.temperature)

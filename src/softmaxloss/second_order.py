@@ -5,8 +5,9 @@ With z = f(logits), the slope a = mass + 2 z_loss lse and p = softmax(z), the lo
     d loss / d z_j         = w (a p_j - q_j)
     d2 loss / d z_j d z_c  = w (a (p_j [j = c] - p_j p_c) + 2 z_loss p_j p_c)
 
-and f, the temperature and the soft cap, adds f' and f'' by the chain rule. All sums are taken relative to the winner k:
-sum_j p_j u_j = u_k + sum_j p_j (u_j - u_k), where a confident row has only small terms and nothing cancels.
+The function f applies the soft cap and the temperature. Its derivatives f' and f'' enter by the chain rule. The winner
+k is the class with the highest z. All sums are taken relative to it: sum_j p_j u_j = u_k + sum_j p_j (u_j - u_k). In a
+confident row the terms of the second sum are small, and nothing cancels.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def hessian_diagonal(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, *
     Parameters
     ----------
     logits, targets, axis, **options
-        As in `cross_entropy`. Reduction "none" and "sum" give the same, because a row's loss depends on that row alone.
+        As in `cross_entropy`. Reduction "none" gives the same as "sum", because the loss of a row depends on no other
+        row.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def hvp(
     Parameters
     ----------
     logits, targets, axis, **options
-        As in `cross_entropy`; reduction "none" and "sum" give the same.
+        As in `cross_entropy`. Reduction "none" gives the same as "sum".
     vector : array_like of float, shape of the logits
         Not read in rows that take no part, and for masked classes.
 
@@ -121,7 +123,7 @@ def hvp(
 
 
 def hvp_of(logits: Array, rows: Rows, vector: Array) -> None:
-    """Put the product of the Hessian of rows of logits (N, V) with a vector in its place."""
+    """Overwrite a vector by the product of the Hessian of rows of logits (N, V) with it."""
     _Problem(logits, layout_of(logits.shape), rows).map(_hvp_in_rows, vector, out=vector)
 
 
@@ -131,8 +133,8 @@ def jvp(
 ) -> tuple[float | Array, float | Array]:
     """Return the loss and its derivative along a vector.
 
-    The derivative equals ``(d_logits * vector).sum()`` with the gradient of `cross_entropy_and_grad`; for reduction
-    "none" there is one for each row. It keeps its digits where the vector is nearly the same for all classes.
+    The derivative equals ``(d_logits * vector).sum()`` with the gradient of `cross_entropy_and_grad`. With reduction
+    "none" each row has its own. It keeps its digits even if the entries of the vector are nearly equal.
 
     Parameters
     ----------
@@ -173,15 +175,15 @@ def jvp(
 
 
 class _Point(NamedTuple):
-    """Some rows of logits, and what derivatives at this point are made of: arrays (n, V) or, for a row, (n, 1)."""
+    """Some rows of logits, and the numbers that derivatives at these logits need: arrays of shape (n, V) or (n, 1)."""
 
     live: NDArray[np.bool_]
     winner: NDArray[np.int64]
     p: Float64s
     not_p: Float64s  # 1 - p
     d_z: Float64s  # of the weighted loss
-    d_map: Float64s  # T f' and f'' of z = f(logits)
-    d2_map: Float64s
+    d_map: Float64s  # T f', for z = f(logits)
+    d2_map: Float64s  # f''
     temperature: float
     weight: Float64s
     slope: Float64s
@@ -190,7 +192,7 @@ class _Point(NamedTuple):
 
     def relative_to_winner(self, v: Float64s) -> tuple[Float64s, Float64s]:
         """Return u_k and u - u_k for u, the change of z along a vector."""
-        u = self.d_map * v  # T times the change: a quotient would round off what little entries differ by
+        u = self.d_map * v  # T times the change: a division first would round away small differences of entries
         u_k = np.take_along_axis(u, self.winner, axis=-1)
         return u_k / self.temperature, (u - u_k) / self.temperature
 
@@ -204,7 +206,7 @@ def _hvp_in_rows(point: _Point, v: Float64s) -> Float64s:
 
 
 class _Problem:
-    """Logits and what is asked of their rows, whose pieces are taken in double precision."""
+    """Logits and the descriptor of their rows. Pieces of them are computed in double precision."""
 
     reduction: Reduction
 
@@ -214,14 +216,14 @@ class _Problem:
 
     @classmethod
     def of(cls, logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Self:
-        """Return the problem of arguments that are yet to be checked."""
+        """Check the arguments of a public function, and return their problem."""
         z, layout, rows, reduction = request(logits, targets, axis, options)
         problem = cls(z, layout, rows)
         problem.reduction = reduction
         return problem
 
     def direction(self, vector: ArrayLike) -> Array:
-        """Return a vector in the space of the logits, checked."""
+        """Check a vector in the space of the logits, and return it as an array."""
         return checks.vector(vector, self.logits.shape)
 
     def map(
@@ -242,7 +244,7 @@ class _Problem:
         return result
 
     def for_each_piece(self, work: Callable[[Piece, _Point, Float64s], None], direction: Array | None) -> None:
-        """Call work(piece, point, vector) for all pieces; the vector is 0 where it is not to be read."""
+        """Call work(piece, point, vector) for all pieces; the vector is 0 in rows of weight 0 and at masked classes."""
 
         def work_on(piece: Piece) -> None:
             with np.errstate(all="ignore"):
@@ -253,7 +255,7 @@ class _Problem:
         for_each(work_on, self.by_row.pieces())
 
     def _matrix(self, array: Array | None, piece: Piece, read: NDArray[np.bool_]) -> Float64s:
-        """Return the rows of a piece in double precision, 0 where they are not to be read."""
+        """Return the rows of a piece in double precision, with 0 for entries that `read` excludes."""
         matrix = np.zeros((len(read), self.layout.n_classes))
         if array is not None:
             part = self.by_row.part(array, piece)
@@ -263,7 +265,7 @@ class _Problem:
 
     def _point(self, piece: Piece, live: NDArray[np.bool_], x: Float64s) -> _Point:
         dense = None if self.rows.dense is None else self._matrix(self.rows.dense, piece, live)
-        rows = self.rows.part(piece.rows, dense)._replace(softcap=0.0)  # the cap is taken off here
+        rows = self.rows.part(piece.rows, dense)._replace(softcap=0.0)  # `load` applies the cap, and d_map is its slope
         z, layout, temperature = load(x, self.rows.softcap), layout_of(x.shape), rows.temperature
         p, d_z = np.empty_like(z), np.empty_like(z)
         rowwise.softmax(z, rows, p, layout)

@@ -1,4 +1,4 @@
-"""Row summaries as public functions: machines that share a vocabulary exchange them."""
+"""The public function that returns summaries of rows, which machines that share a vocabulary exchange."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def summarize(
     logits : array_like of float16, bfloat16, float32 or float64
         As in `cross_entropy`; for a slice of the vocabulary, the logits of its classes alone.
     targets : array_like
-        Class indices that count over the whole vocabulary; or target rows, of the shape of `logits`.
+        Class indices, counted from the first class of the whole vocabulary. Or one-hot or soft rows of the shape of
+        `logits`.
     axis : int, default -1
         The class axis.
     first_class : int, default 0
         The index of the first class of the slice.
     n_classes : int, optional
-        The number of classes of the whole vocabulary, without padding; needed for a slice. Label smoothing is spread
-        over them.
+        The number of classes of the whole vocabulary, without padding. It is needed for a slice. Label smoothing is
+        spread evenly over these classes.
     **options
         The row options of `cross_entropy` except reduction and normalizer. `class_weight` and `class_mask` have one
         entry per class of `logits`. The summary of a row that is ignored or has weight 0 has no meaning.

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
-    """Compile the kernels of losses of class indices and of softmax functions, so that no later call has to.
+    """Compile the kernels of softmax functions, and of losses whose targets are class indices, before they are needed.
 
-    A wheel brings all kernels along. In an installation from source the first call compiles what it needs, in 1 to 10
-    seconds. The machine code is kept on disk: in later processes this takes a fraction of a second. Target rows and
-    `metrics` have kernels of their own, compiled when used, and soft caps use those of float64.
+    A wheel brings all kernels along. In an installation from source, the first call of a kernel compiles it, in 1 to 10
+    seconds. The machine code is kept on disk: later processes load it in a fraction of a second. One-hot and soft
+    targets and `metrics` have kernels of their own, which are compiled when they are first used. Under a soft cap, the
+    kernels of float64 are used.
 
     Parameters
     ----------

@@ -5,9 +5,9 @@ kernels give for NumPy arrays. No function here looks at a value to decide what 
 array. So all of them can be traced, compiled, mapped over a batch and differentiated, also twice. The functions do not
 check their arguments, because the callers do.
 
-    rows.py      one class of a row against all others; softmax and its logarithms
-    wanted.py    what targets and options ask for
-    summary.py   what is known of a block of classes; blocks can be merged
+    rows.py      the sums of a row, in which one class is kept apart from all others; softmax and its logarithms
+    wanted.py    targets and options, turned into numbers per row and per class
+    summary.py   the numbers that a loss needs to know about a block of classes; two blocks can be merged
     loss.py      the loss and y - t; log-probabilities and entropies
 """
 

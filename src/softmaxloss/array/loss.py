@@ -1,12 +1,12 @@
 """The loss of rows and its gradient, y - t, in array operations.
 
-q and t are those of wanted.py; dot, mass and heat those of summary.py; all other names those of rows.py, where share
-and excess are in `View`. With z-loss factor zeta and row weight w:
+The names q and t are explained in wanted.py; dot, mass and heat in summary.py; all others in rows.py (share and excess
+at `View`). With z-loss factor zeta and row weight w:
 
     loss  = w (q_t cost + dot + mass excess + zeta lse**2)      no term is negative: nothing cancels
     more  = mass + 2 zeta lse                                   a = q_t + more
     dz_j  = w (a p_j - q_j)                                     y - t
-    dz_t  = w (more - a miss)                                   if a miss <= q_t, else as dz_j: the smaller terms
+    dz_t  = w (more - a miss)                                   if a miss <= q_t: its terms are smaller; else as dz_j
     entropy = p_t cost + share (heat + rest excess)             no term is negative
 """
 
@@ -71,7 +71,7 @@ def losses_and_gradients(
 
 
 def gradients(logits: Array, targets: Array, *, upstream: float | Array | None = None, **options: Any) -> Array:
-    """Return only the gradient; differentiating it gives products with the Hessian."""
+    """Return only the gradient. Its derivatives are products with the Hessian."""
     return _gradient(_Known.of(logits, targets, options), upstream, logits.dtype)
 
 
@@ -86,16 +86,16 @@ def log_probs(logits: Array, targets: Array, **options: Any) -> tuple[Array, Arr
 
 
 def row_weights(logits: Array, targets: Array, **options: Any) -> tuple[Array, Array]:
-    """Return for each row its weight, which is 0 if it takes no part, and what it adds to the divisor of the mean.
+    """Return for each row its weight, which is 0 if it does not count, and its share of the divisor of the mean.
 
-    Only the shape of the logits matters.
+    Of the logits only the shape is used.
     """
     rows = _wanted(logits, targets, {**options, "reduction": "none"})
     return _squeezed(rows, rows.weight), _squeezed(rows, rows.weight * rows.unsmoothed)
 
 
 class _Known(NamedTuple):
-    """Rows of logits, and everything that has been computed from them."""
+    """Rows of logits, and all numbers that have been computed from them."""
 
     rows: Wanted
     looked: Look
@@ -141,7 +141,7 @@ def loss_of(rows: Wanted, summary: Summary, seen: View) -> Array:
         loss = loss + (summary.dot + times(frame, summary.mass, seen.excess))
     if z_loss:
         loss = loss + z_loss * seen.lse * seen.lse
-    if rows.live is not None:  # rows that take no part are not read, for derivatives by weights neither
+    if rows.live is not None:  # rows of weight 0 are not read, not even for the derivative with respect to their weight
         loss = frame.xp.where(rows.live, loss, 0.0)
     return rows.weight * loss
 
@@ -193,4 +193,4 @@ def _of_classes(rows: Wanted, looked: Look, dx: Array) -> Array:
     """Return a gradient with respect to the logits before the soft cap; it is 0 for classes that do not exist."""
     if looked.slope is not None:
         dx = dx * looked.slope
-    return dx if rows.exists is None else rows.frame.xp.where(rows.exists, dx, 0.0)  # even in a row that is NaN
+    return dx if rows.exists is None else rows.frame.xp.where(rows.exists, dx, 0.0)  # 0 even in a row that is NaN

@@ -1,26 +1,26 @@
-"""One class of a row of logits against all others: its cost; the softmax and the log-softmax.
+"""The sums of a row of logits, in which one class, t, is kept apart from all others; softmax and log-softmax.
 
-For a row of logits x at temperature T and one of its classes, t. The peak and all sums leave t out:
+For a row of logits x at temperature T, the peak and all sums leave t out:
 
     peak  = max over j != t of x_j
     y_j   = exp((x_j - peak) / T)                     0 for t itself
     rest  = sum_j y_j                                 >= 1: the others, relative to the largest of them
     d     = (peak - x_t) / T
-    odds  = rest exp(d)                               of the others against t
+    odds  = rest exp(d)                               the odds of the others against t
     cost  = log1p(odds)                               -log p_t
     miss  = odds / (1 + odds)                         1 - p_t
     p_j   = y_j miss / rest
 
 The odds may overflow. So small = 1 / odds replaces them where the others outweigh t (`far`). Elsewhere small = odds:
 
-    cost  = log1p(small), to which d + log(rest) is added where far: no term is negative
-    miss  = small / (1 + small), but 1 / (1 + small) where far
+    cost  = log1p(small); where far, d + log(rest) + log1p(small): no term is negative
+    miss  = small / (1 + small); where far, 1 / (1 + small)
 
-`Others` holds peak and y, of all classes or of some; `View` follows from x_t, peak and rest of the whole row.
+`Others` holds peak and y of all classes or of some. `View` is computed from x_t, peak and rest of the whole row.
 
 The peak only keeps exp in range: in exact arithmetic, the result does not depend on it. So the derivative of the peak
-cancels out of every derivative of the result. If two logits are equally high, it does not matter which of them
-automatic differentiation takes as the peak.
+cancels out of every derivative of the result. If two logits are equally high, automatic differentiation may take either
+as the peak.
 
 Infinite numbers are replaced before they are used, not after: a derivative passes through both branches of `where`,
 and 0 times inf would be NaN.
@@ -39,13 +39,13 @@ Array = Any  # of any namespace
 
 
 class Frame(NamedTuple):
-    """Where the classes of an array of logits lie; and the namespace, dtype and device to compute with."""
+    """The place of the classes in an array of logits, and the namespace, dtype and device of the computation."""
 
     xp: Any  # the namespace
-    axis: int  # of the classes, counted from the front
-    row_shape: tuple[int, ...]  # of one number per row: that of the logits, with length 1 for the classes
-    dtype: Any  # of the computation
-    device: Any  # of new arrays
+    axis: int  # the axis of the classes, counted from the front
+    row_shape: tuple[int, ...]  # shape of one number per row: that of the logits, with length 1 on `axis`
+    dtype: Any  # the dtype of the computation
+    device: Any  # the device of new arrays
     index: Array  # the classes along the axis: 0, ..., V - 1, or a block of them
     first: int | Array | None = None  # first class of the block; None if there is no block
 
@@ -56,11 +56,11 @@ class Frame(NamedTuple):
         return self.xp.astype(values, self.dtype, copy=False)
 
     def per_class(self, array: Array) -> Array:
-        """Return an array of shape (V,) along the axis of the classes."""
+        """Return an array of shape (V,) in a shape whose class axis has length V, and all other axes length 1."""
         return self.xp.reshape(array, self.index.shape)
 
     def per_row(self, array: Array) -> Array:
-        """Return an array of the batch's shape with an axis of length 1 for the classes."""
+        """Return an array of the batch's shape with a further axis of length 1 at the place of the classes."""
         return self.xp.expand_dims(array, axis=self.axis)
 
     def highest(self, array: Array) -> Array:
@@ -77,8 +77,8 @@ def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
     xp = array_namespace(logits) if xp is None else xp
     axis %= logits.ndim
     dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
-    is_jax = xp.__name__ == "jax.numpy"  # JAX moves new arrays by itself; traced and sharded ones have no single device
-    device = None if is_jax else getattr(logits, "device", None)  # NumPy 1 has none
+    is_jax = xp.__name__ == "jax.numpy"  # JAX places new arrays itself; traced and sharded arrays have no single device
+    device = None if is_jax else getattr(logits, "device", None)  # arrays of NumPy 1 have no device
     lengths = [1] * logits.ndim
     lengths[axis] = logits.shape[axis]
     narrow = xp.int32 if is_jax else None  # in loops over float32, comparisons of int64 would take twice as long
@@ -88,7 +88,7 @@ def frame_of(logits: Array, axis: int, xp: Any = None) -> Frame:
 
 
 class Others(NamedTuple):
-    """All classes of each row except its class t: arrays in the shape of the logits, and one peak per row."""
+    """All classes of each row except t: arrays in the shape of the logits, and one peak per row."""
 
     is_t: Array  # whether this is the class t
     peak: Array  # per row
@@ -97,7 +97,7 @@ class Others(NamedTuple):
 
 
 def others_of(frame: Frame, x: Array, t: Array, temperature: float, peak: Array | None = None) -> Others:
-    """Return all classes of logits x except t, relative to the highest of them or to a given peak."""
+    """Return the `Others` of logits x, relative to the highest of them or to a given peak."""
     is_t = frame.index == t
     x = frame.xp.where(is_t, -inf, x)
     if peak is None:
@@ -108,7 +108,7 @@ def others_of(frame: Frame, x: Array, t: Array, temperature: float, peak: Array 
 
 
 class View(NamedTuple):
-    """The class t of each row against all others: arrays of one number per row."""
+    """The class t of each row and the sums of all other classes, combined: arrays of one number per row."""
 
     peak: Array
     share: Array  # p_j / y_j, the same for all j but t
@@ -122,8 +122,8 @@ class View(NamedTuple):
 def view(frame: Frame, x_t: Array, peak: Array, rest: Array, temperature: float) -> View:
     """Return the `View` of rows; NaN where the logits define no softmax."""
     xp, where = frame.xp, frame.xp.where
-    x_t = where(x_t == inf, nan, x_t)  # among the others, inf becomes NaN by itself: inf - inf
-    peak = where(peak == -inf, x_t, peak)  # no other class counts
+    x_t = where(x_t == inf, nan, x_t)  # an inf among the others becomes NaN anyway: inf - inf
+    peak = where(peak == -inf, x_t, peak)  # no class but t has a probability above 0
     some = where(rest == 0, 1.0, rest)
     log_rest = xp.log(some)
     d, lost = _difference(frame, peak, x_t, temperature)
@@ -153,11 +153,12 @@ def at(frame: Frame, x: Array, t: Array) -> Array:
 
 
 def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
-    """Return d = (a - b) / T and what rounding took from it; the latter is 0 where exp(d) is 0 or inf.
+    """Return d = (a - b) / T, and the exact value minus d. The latter is 0 where exp(d) is 0 or inf.
 
-    The error is small relative to d, but exp(d) turns an absolute error of d into a relative error. Knuth's two-sum
-    finds the error of the difference. The error of the quotient q is the remainder of the division. To compute the
-    remainder exactly, q and T are split into halves: products of numbers with half the digits are exact.
+    The rounding error of d is small relative to d. But exp(d) turns an absolute error of d into a relative error.
+    Knuth's two-sum finds the error of the difference. The error of the quotient q is the remainder of the division,
+    divided by T. To compute the remainder exactly, q and T are split into halves: products of numbers with half the
+    digits are exact.
     """
     xp, t = frame.xp, temperature
     d = a - b
@@ -178,7 +179,7 @@ def _difference(frame: Frame, a: Array, b: Array, temperature: float) -> tuple[A
 
 
 class _FromWinner(NamedTuple):
-    """Rows of logits with the class of the highest logit as t, because its log-probability may be tiny."""
+    """Rows of logits, in which t is the class of the highest logit, because its log-probability may be tiny."""
 
     frame: Frame
     x: Array
@@ -206,13 +207,13 @@ def softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any 
 
 
 def log_softmax(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
-    """Return the logarithms of the softmax; both terms of each have the same sign, so nothing cancels."""
+    """Return the logarithms of the softmax. Each is a sum of two terms of the same sign, so nothing cancels."""
     of = _FromWinner.of(logits, axis, temperature, xp)
     return of.joined(-of.seen.cost, of.others.gap - of.seen.excess, logits.dtype)
 
 
 def logsumexp(logits: Array, *, axis: int = -1, temperature: float = 1.0, xp: Any = None) -> Array:
-    """Return log(sum_j exp(z_j)) of each row: inf where a row holds inf, -inf where it holds nothing but -inf."""
+    """Return log(sum_j exp(z_j)) of each row: inf for a row that holds inf, -inf for a row of nothing but -inf."""
     frame, x, _, seen = _FromWinner.of(logits, axis, temperature, xp)
     top = frame.xp.max(x, axis=frame.axis, keepdims=True)
     return frame.xp.squeeze(frame.xp.where(frame.xp.isinf(top), top, seen.lse), axis=frame.axis)

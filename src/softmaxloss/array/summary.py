@@ -1,10 +1,10 @@
-"""Summaries: what a loss needs to know about a block of classes. The summaries of two blocks can be merged.
+"""Summaries: the numbers that a loss needs to know about a block of classes. Those of two blocks can be merged.
 
-For a block of classes, with peak, y and rest as in rows.py. All sums leave out the class t of each row:
+The names peak, y and rest are explained in rows.py. All sums leave out the class t of each row:
 
-    dot   = sum_j q_j (peak - x_j) / T                cost of the target's other classes, measured from the peak
+    dot   = sum_j q_j (peak - x_j) / T                the cost of other classes than t with q > 0, from the peak
     mass  = sum_j q_j
-    heat  = sum_j y_j (peak - x_j) / T                what the entropy needs
+    heat  = sum_j y_j (peak - x_j) / T                for the entropy
 
 The sums of two blocks are added relative to the higher peak:
 
@@ -28,7 +28,7 @@ __all__ = ["Look", "Summary", "look", "merge", "summarize", "times", "whole"]
 
 
 class Look(NamedTuple):
-    """Logits relative to a peak: arrays in their shape, except x_t and the peak, which have one number per row."""
+    """Logits relative to a peak: arrays in the shape of the logits; x_t and the peak have one number per row."""
 
     x_t: Array  # logit of the class t, 0 where it is in another block
     others: Others
@@ -36,7 +36,7 @@ class Look(NamedTuple):
 
 
 def look(rows: Wanted, logits: Array, peak: Array | None = None) -> Look:
-    """Return the `Look` at the logits of all classes, or of a block; relative to `peak` if that is known already."""
+    """Return the `Look` at logits of all classes or of a block, relative to `peak` or else to the highest of them."""
     frame, options = rows.frame, rows.options
     where, exists, live, slope = frame.xp.where, rows.exists, rows.live, None
     x = frame.numbers(logits)
@@ -50,7 +50,7 @@ def look(rows: Wanted, logits: Array, peak: Array | None = None) -> Look:
 
 
 def _capped(frame: Frame, x: Array, softcap: float) -> tuple[Array, Array]:
-    """Return softcap * tanh(x / softcap) and its slope; computed as 1 - tanh**2, the slope would cancel."""
+    """Return softcap * tanh(x / softcap) and its slope. The slope is not computed as 1 - tanh**2, which cancels."""
     u = x / softcap
     e = frame.xp.exp(2 * frame.xp.where(u > 0, -u, u))
     return softcap * frame.xp.tanh(u), 4 * e / (1 + e) ** 2
@@ -64,11 +64,11 @@ class Summary(NamedTuple):
     rest: Array
     dot: Array  # None where q is 0 for all classes but t
     mass: Array  # None where dot is None
-    heat: Array  # None where no entropy is asked for
+    heat: Array  # None if no entropy is wanted
 
 
 def summarize(rows: Wanted, seen: Look, *, entropy: bool = False) -> Summary:
-    """Return the summary of the classes looked at."""
+    """Return the summary of the classes of a `Look`."""
     frame, (is_t, peak, gap, y) = rows.frame, seen.others
     dot = mass = heat = None
     if not rows.is_sharp:

@@ -1,9 +1,9 @@
-"""What targets and options ask of rows of logits, before any logit is read.
+"""Targets and options, turned into numbers per row and per class before any logit is read.
 
 With target distribution P, class weights r, and smoothing eps over V classes:
 
     q_j = r_j ((1 - eps) P_j + eps / V)               the effective target
-    t   = argmax_j q_j                                the class that rows.py sets against all others
+    t   = argmax_j q_j                                the class that rows.py keeps apart from all others
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Options(NamedTuple):
     """The options of the loss, which `softmaxloss.cross_entropy` documents.
 
     Arrays are of the namespace and on the device of the logits. Numbers are Python numbers, because they decide what is
-    computed. Without class weights, `class_mask` may also have the shape of the logits: each row then has its own
-    classes.
+    computed. If there are no class weights, `class_mask` may also have the shape of the logits: then each row has its
+    own classes.
     """
 
     axis: int = -1
@@ -38,25 +38,23 @@ class Options(NamedTuple):
     temperature: float = 1.0
     reduction: str = "mean"
     normalizer: float | Array | None = None
-    xp: Any = None  # the namespace; array_api_compat could find it, but torch.compile warns about how it does
+    xp: Any = None  # the namespace: array_api_compat could find it, but then torch.compile warns
 
 
 class Wanted(NamedTuple):
-    """What is asked of each row: numbers per row, and the parts of q along the classes."""
+    """Targets and options of rows: numbers per row, and the terms of q along the axis of the classes."""
 
     frame: Frame
     options: Options
     t: Array
     q_t: Array
     unsmoothed: Array  # sum_c r_c P_c
-    weight: (
-        Array  # w, for a mean divided by its divisor; 0 where the row takes no part, NaN where its label is no class
-    )
-    live: Array | None  # whether the row takes part; None where no option can leave one out
-    label: Array | None  # the class where P is 1; None if it is t, and for distributions
-    p: Array | None  # P, along the classes; None for labels
-    r: Array | float  # class weights, 0 for classes that do not exist; 1.0 where no option needs them
-    exists: Array | None  # along the classes; None where all do
+    weight: Array  # w, divided by the divisor of a mean; 0 in a row that does not count, NaN if the label is no class
+    live: Array | None  # whether the row counts; None if all do, whatever the values of the options
+    label: Array | None  # the class where P is 1; None if that is t in all rows, and for distributions
+    p: Array | None  # P, along the axis of the classes; None for labels
+    r: Array | float  # class weights, 0 for classes that do not exist; 1.0 if no option needs them
+    exists: Array | None  # whether a class exists, along the axis of the classes; None if all exist
     floor: Array  # eps / V
 
     @property
@@ -65,7 +63,7 @@ class Wanted(NamedTuple):
         return self.p is None and not self.options.label_smoothing
 
     def q(self) -> Array:
-        """Return q along the classes; the entry of t is correct only if the targets are distributions."""
+        """Return q along the axis of the classes. Unless targets are distributions, the entry of t may be wrong."""
         frame, keep = self.frame, 1 - self.options.label_smoothing
         if self.p is not None:
             return self.r * (keep * self.p + self.floor if self.options.label_smoothing else self.p)
@@ -74,7 +72,7 @@ class Wanted(NamedTuple):
         return self.r * (frame.xp.where(frame.index == self.label, frame.numbers(keep), 0.0) + self.floor)
 
     def of_block(self, first: int | Array, cut: Callable[[Array], Array]) -> Wanted:
-        """Return what is asked of a block of classes, given its first class and a function that cuts out the block."""
+        """Return the same for a block of classes, given its first class and a function that cuts out the block."""
         frame = self.frame._replace(index=cut(self.frame.index), first=first)
         along = (self.p, self.r, self.exists)
         p, r, exists = (of if of is None or isinstance(of, float) else cut(of) for of in along)
@@ -82,7 +80,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
-    """Return what targets and options ask of the rows of a frame."""
+    """Return targets and options of the rows of a frame as `Wanted`."""
     xp, eps = frame.xp, options.label_smoothing
     are_labels = targets.ndim < len(frame.row_shape)
     exists, r, n_classes = None, 1.0, frame.index.shape[frame.axis]
@@ -120,7 +118,7 @@ def wanted(frame: Frame, targets: Array, options: Options) -> Wanted:
 
 
 def ignored(labels: Array, ignore_index: int, xp: Any) -> Array:
-    """Return which labels are the ignored one, which may be beyond their dtype: libraries then wrap it, or raise."""
+    """Return which labels equal `ignore_index`: none if their dtype cannot hold it, where libraries wrap or raise."""
     numbers = xp.iinfo(labels.dtype)
     if not numbers.min <= ignore_index <= numbers.max:
         return xp.zeros_like(labels, dtype=xp.bool)

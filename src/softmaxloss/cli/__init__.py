@@ -14,31 +14,31 @@ EXIT_CTRL_C = 130
 EXIT_CLOSED_PIPE = 141
 CTRL_C = "stopped by Ctrl-C"
 
-# What the extra `cli` installs, by the names they are imported by.
+# The packages that the extra `cli` installs, under the names by which they are imported.
 _EXTRA = {"cyclopts", "matplotlib", "polars", "rich", "safetensors", "sklearn"}
 
 
 class CommandError(Exception):
-    """Something the user can put right: `main` shows it as one line and exits with code 2."""
+    """A fault that the user can correct. `main` shows it as one line and exits with code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; every failure the user can cause ends here as one line.
+    """Run the command and return its exit code. Every fault that a user can cause is shown as one line.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        The words after `softmaxloss`; the process's own by default.
+        The words after `softmaxloss`; by default those that the process was started with.
 
     Returns
     -------
     int
-        0 done; 2 something the user can put right, said in one line on standard error; 130 stopped by
-        Ctrl-C; 141 the reader of a pipe went away.
+        0: done. 2: a fault that the user can correct, shown as one line on standard error. 130: stopped by Ctrl-C.
+        141: the reader of a pipe was closed.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal's encoding lacks
-    # polars would keep the memory of a table's text when only its numbers are left: 150 MB of a CSV of 90 MB
+    # polars would keep memory after the text of a table has become numbers: 150 MB for a CSV file of 90 MB
     os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
     try:
         from softmaxloss.cli.app import run  # noqa: PLC0415  (so that a missing extra is caught below)
@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with standard_output():
                 sys.stdout.flush()
     except (KeyboardInterrupt, SystemError) as error:
-        # C code that Ctrl-C interrupts while it loads, as of pandas, makes a SystemError of it.
+        # If Ctrl-C interrupts C code while it is loaded, such as that of pandas, it arrives as a SystemError.
         if not (isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)):
             raise
         if arguments is None:
-            end_by_ctrl_c()  # Python's own way out takes up to a second with all that is loaded
+            end_by_ctrl_c()  # Python's own exit takes up to a second with so many modules loaded
         _say(CTRL_C)
         return EXIT_CTRL_C
-    except (BrokenPipeError, SystemExit):  # SystemExit is how rich ends a program at a closed pipe
+    except (BrokenPipeError, SystemExit):  # rich ends a program by SystemExit if a pipe is closed
         _settle_output()
         return EXIT_CLOSED_PIPE
     except (CommandError, ImportError, OSError) as error:
@@ -76,7 +76,7 @@ def end_by_ctrl_c() -> NoReturn:
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Name standard output in the errors of a block that writes to nothing else; of itself it has no name."""
+    """Name standard output in errors of a block that writes only there: such an error names no file by itself."""
     try:
         yield
     except OSError as error:
@@ -85,7 +85,7 @@ def standard_output() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str | None:
-    """Put an error into words for the user; None if it is the program's fault."""
+    """Return the message of an error for the user; None if the program is at fault."""
     if isinstance(error, ModuleNotFoundError):
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             return None
@@ -99,7 +99,7 @@ def _explain(error: Exception) -> str | None:
 
 
 def _remedy(error: OSError) -> str:
-    """Return what to do about a file that cannot be read or written."""
+    """Return advice about a file that cannot be read or written."""
     if isinstance(error, FileNotFoundError):
         return alike_file(str(error.filename)) or "; check the name and the folder"
     if isinstance(error, IsADirectoryError):
@@ -115,13 +115,13 @@ def counted(n: int, what: str) -> str:
 
 
 def alike(name: str, known: Iterable[str]) -> str:
-    """Ask for the known name that is most like a wrong one; return nothing if none is like it."""
+    """Return a question that names the known name most like a wrong one; "" if none is like it."""
     like = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {like[0]}?" if like else ""
 
 
 def alike_file(name: str) -> str:
-    """Ask for the file that a wrong name may stand for: one in the same folder whose name is the same or similar."""
+    """Return a question that names the file that may be meant: it is in the same folder and has a similar name."""
     wrong = Path(name)
     try:
         files = {file.stem: file for file in sorted(wrong.parent.iterdir()) if file != wrong}
@@ -132,13 +132,13 @@ def alike_file(name: str) -> str:
 
 
 def _say(message: str) -> None:
-    """Print one line on standard error, whatever line breaks a name or a library put into the message."""
-    with suppress(AttributeError, OSError):  # standard error is closed, or its reader went away
+    """Print a message as one line on standard error, even if it contains line breaks."""
+    with suppress(AttributeError, OSError):  # standard error or the reader of its pipe is closed
         sys.stderr.write(f"softmaxloss: {' '.join(message.split())}\n")
 
 
 def _settle_output() -> None:
-    """Flush standard output; if that fails, point it at nothing, so that the flush at exit cannot fail again."""
+    """Flush standard output. If that fails, discard all further output, so that the flush at exit cannot fail again."""
     try:
         sys.stdout.flush()
     except AttributeError:  # closed

@@ -1,6 +1,6 @@
-"""The commands and their options; what each does is in the module of its name.
+"""The commands and their options. The module with the name of a command does its work.
 
-Those modules load scikit-learn, polars and matplotlib, so a command imports its own when it runs: `--help`
+Those modules load scikit-learn, polars and matplotlib. So a command imports its module only when it runs, and `--help`
 stays quick.
 """
 
@@ -69,7 +69,7 @@ def train(data: Data, /, *, options: TrainOptions = DEFAULTS, text: TextOptions 
     Examples: `softmaxloss train digits`; `softmaxloss train penguins.csv --target species --C auto`.
     """
     _check_environment()
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which fonts it looked for is no news to the user
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # users need not read about missing fonts
     from softmaxloss.cli.train import run_train
 
     run_train(data, options, text)
@@ -216,7 +216,7 @@ def explore(*, out: Path = Path("softmaxloss-explorer.html"), no_open: Flag = Fa
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the command that the arguments name; words it cannot read raise CommandError."""
+    """Run the command that the arguments name. Raise CommandError for arguments that it does not take."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -225,12 +225,12 @@ def run(arguments: Sequence[str]) -> None:
         raise CommandError(f"{words}{' See' if words.endswith('?') else '; see'} {program} --help") from error
 
 
-# What an option takes, by the type that Cyclopts could not make of its value.
+# In words, the values that an option takes. The keys are types that Cyclopts failed to convert a value to.
 _KINDS: dict[object, str] = {float: "a number", float | Literal["auto"]: "a number above 0, or auto"}
 
 
 def _in_words(error: CycloptsError, command: str) -> str:
-    """Return the message of an error, in other words where those of Cyclopts say too little."""
+    """Return the message of an error. If the message of Cyclopts says too little, write a better one."""
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return f"{command} needs {error.argument.name}"
     if isinstance(error, UnusedCliTokensError):

@@ -1,4 +1,4 @@
-"""The features of a table: which columns hold numbers, words or dates, and which are left out as useless."""
+"""The choice of columns: which hold numbers, words or dates, and which are left out as useless."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _ID_NAME = re.compile(r"(^|[^a-z])(id|ids|index|key|uuid|guid)$|^(id|row)[^a-z]|
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What the user said about columns."""
+    """The options of the user about columns."""
 
     features: Sequence[str] = ()
     drop: Sequence[str] = ()
@@ -34,7 +34,7 @@ class ColumnOptions:
 
 @dataclass
 class Columns:
-    """The columns of a table by what they hold."""
+    """The columns of a table, sorted into those of numbers, words and dates."""
 
     numbers: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Columns:
 
 
 def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns:
-    """Sort the columns by what they hold; raise CommandError that names all faulty cells and what to do."""
+    """Sort the columns into numbers, words and dates. A CommandError names all faulty cells, with advice."""
     named = {name: known_columns(table, name, given) for name, given in vars(options).items()}
     if target in {*named["features"], *named["drop"], *named["id"], *named["date"]}:
         raise CommandError(
@@ -87,7 +87,7 @@ def choose_columns(table: Table, target: str, options: ColumnOptions) -> Columns
 
 
 def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
-    """Return columns that the user named; CommandError if there is no such column."""
+    """Return the columns that the user named. Raise CommandError if one does not exist."""
     names = given_names(table.frame.columns, given)
     unknown = [name for name in names if name not in table.frame.columns]
     if unknown:
@@ -99,13 +99,13 @@ def known_columns(table: Table, option: str, given: Sequence[str]) -> list[str]:
 
 
 def given_names(columns: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Return the names that the user gave, one by one or with commas between them."""
+    """Return the names that the user gave, as several words or with commas between them."""
     names = [name for word in given for name in ([word] if word in columns else word.split(","))]
     return [name.strip() for name in names if name.strip()]
 
 
 def _check_options(table: Table, named: Mapping[str, Sequence[str]]) -> None:
-    """Raise CommandError where options contradict each other, or an ID cannot stand beside the predictions."""
+    """Raise CommandError if options contradict each other, or if an ID cannot be copied into the predictions."""
     for one, other in (("features", "drop"), ("features", "id"), ("drop", "id"), ("date", "drop"), ("date", "id")):
         both = sorted(set(named[one]) & set(named[other]))
         if both:
@@ -140,7 +140,7 @@ def _present(column: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a column holds, and why it should be left out, or cannot be used."""
+    """The kind of a column, and the reason why it should be left out or cannot be used, if there is one."""
 
     words: bool = False
     left_out: str = ""
@@ -181,7 +181,7 @@ def _kind(column: pl.Series) -> _Kind:  # noqa: C901, PLR0911
 
 
 def _counts_or_names(name: str, numbers: pl.Series) -> bool:
-    """Return whether different whole numbers only count the rows, or their column is called an ID."""
+    """Return whether a column of different whole numbers only counts the rows, or has the name of an ID."""
     if (numbers != numbers.round()).any():
         return False
     counts = float(numbers.max()) - float(numbers.min()) == len(numbers) - 1  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def _counts_or_names(name: str, numbers: pl.Series) -> bool:
 def prepared(
     name: str, frame: pl.DataFrame, rows: NDArray[np.intp], preparation: TablePreparation, *, fit: bool
 ) -> NDArray[np.float32]:
-    """Return the features of `rows` of a table, which `frame` holds; CommandError for a cell that gives none."""
+    """Return the features of `rows` of a table. Raise CommandError for a cell that cannot become a feature."""
     try:
         return preparation.fit_transform(frame) if fit else preparation.transform(frame)
     except FaultyCellsError as error:
@@ -200,7 +200,7 @@ def prepared(
 
 
 def for_model(table: Table, model: TableModel) -> Table:
-    """Return a table as its model needs it: with the names of training where it has none, and decimal points."""
+    """Return a table in the form that a model needs: with decimal points, and with names of columns if it has none."""
     if not table.has_column_names:
         table = _named_as(table, model)
     return with_points(table, {model.target_name, *model.id_columns})
@@ -220,7 +220,7 @@ def _named_as(table: Table, model: TableModel) -> Table:
 
 
 def features_for(table: Table, model: TableModel, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
-    """Return the features that a model needs, by name, whatever the order of the columns; of all rows by default."""
+    """Return the features that a model needs, by default of all rows. Columns are found by name, in any order."""
     needed = [*model.preparation.columns, *model.id_columns]
     missing = [name for name in needed if name not in table.frame.columns]
     if missing:
@@ -234,7 +234,7 @@ def features_for(table: Table, model: TableModel, rows: NDArray[np.intp] | None 
 
 
 def notes_for(table: Table, model: TableModel) -> list[str]:
-    """Return what is worth knowing about a table that a model is applied to."""
+    """Return notes for the user about a table that a model is applied to."""
     used = {*model.preparation.columns, *model.id_columns, model.target_name, table.target}
     extra = [name for name in table.frame.columns if name not in used]
     notes = [*table.notes]
@@ -254,7 +254,7 @@ def labels_for(table: Table, model: TableModel, *, drop_unlabelled: bool) -> tup
 
 
 def with_labels(table: Table, target: str, labels: Labels, *, drop: bool) -> tuple[Table, Labels]:
-    """Return the rows that have a label; CommandError where one has none and none may be dropped."""
+    """Return the rows that have a label. Raise CommandError if a row has none, unless such rows are dropped."""
     if not drop:
         require_labels(table, target, labels)
         return table, labels

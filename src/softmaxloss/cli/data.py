@@ -1,4 +1,4 @@
-"""Reading what the command line names: the table DATA (a bundled data set or a file) and the file MODEL.
+"""Reads the table DATA of the command line, which is a bundled data set or a file, and the file MODEL.
 
 The file has over 300 lines, because each format and each fault of a file has a message of its own.
 """
@@ -41,7 +41,7 @@ LARGEST_EXACT, LARGEST_INTEGER = 2**53, 2**63 - 1
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, under the name by which the user called them."""
+    """Columns of equal length, and the name under which the user asked for them."""
 
     name: str
     frame: pl.DataFrame
@@ -57,7 +57,7 @@ class Table:
     """What the user should know about how the table was read."""
 
     def with_frame(self, frame: pl.DataFrame, notes: list[str]) -> "Table":
-        """Return the table with other rows."""
+        """Return the table with another frame and other notes."""
         return replace(self, frame=frame, notes=notes)
 
 
@@ -68,7 +68,7 @@ def listing(names: Sequence[object], limit: int = 5) -> str:
 
 
 def shown(value: object, limit: int = 40) -> str:
-    """Quote a value so that it stays one short line, whatever is in it."""
+    """Return a value in quotes, as one short line, whatever it contains."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -78,9 +78,9 @@ def read_table(
     options: TextOptions | None = None,
     as_text: Callable[[Sequence[str]], Collection[str]] = lambda columns: columns,
 ) -> Table:
-    """Read DATA: a bundled name is that data set, - is standard input, and else a file, read as its suffix says.
+    """Read DATA: the name of a bundled data set, - for standard input, or a file, whose suffix says the format.
 
-    Of the columns of a text file, `as_text` returns those whose text is needed; by default that is all.
+    Given the columns of a text file, `as_text` returns those whose text is needed. By default all are.
     """
     if data in BUNDLED:
         return _bundled(data)
@@ -126,7 +126,7 @@ def _by_suffix(name: str, suffix: str, content: bytes, read_text: Callable[[str,
 
 
 def _by_content(content: bytes, read_text: Callable[[str, Open], Table]) -> Table:
-    """Read what came by standard input, which has no suffix."""
+    """Read a table from standard input, which has no suffix that says the format."""
     name = "standard input"
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(name, content)
@@ -164,7 +164,7 @@ def _text(options: TextOptions, as_text: Callable[[Sequence[str]], Collection[st
 
 
 def with_points(table: Table, but: Collection[str]) -> Table:
-    """Return a table with 1.5 for 1,5 in columns of such numbers, except in labels and IDs, which stay as they are."""
+    """Return a table with 1.5 in the place of 1,5, in columns of such numbers. Labels and IDs stay as they are."""
     if not table.may_have_decimal_commas:
         return table
     whole_or_comma = r"^[+-]?(\d+|\d{1,3}(\.\d{3})*,\d+|\d*,\d+)([eE][+-]?\d+)?$"
@@ -184,7 +184,7 @@ def with_points(table: Table, but: Collection[str]) -> Table:
 
 
 def _json_lines(name: str, content: bytes) -> Table:
-    """Read one object per line; a column with text beside numbers is refused, as it would merge "1" and 1."""
+    """Read one object per line. Refuse a column of texts and numbers, in which "1" and 1 would become the same."""
     rows: list[dict[str, Any]] = []
     try:
         for line in io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"):
@@ -228,7 +228,7 @@ def _json_lines(name: str, content: bytes) -> Table:
 
 
 def _exact_float(text: str) -> float:
-    """Return a number; ValueError for a large one whose last digits would be lost, as two labels could become one."""
+    """Return a number. Raise ValueError if a large one would lose digits: two labels could become the same."""
     value = float(text)
     if LARGEST_EXACT <= abs(value) < math.inf and Decimal(text) != Decimal(repr(value)):
         raise ValueError(f"{text} would be rounded to {value!r}; write it as text")
@@ -236,7 +236,7 @@ def _exact_float(text: str) -> float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; ValueError where a key stands in it twice."""
+    """Return a JSON object. Raise ValueError if a key occurs twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         repeated = next(key for k, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:k]))
@@ -250,7 +250,7 @@ def _named_table(name: str, frame: pl.DataFrame) -> Table:
 
 
 def _npz(name: str, content: bytes) -> Table:
-    """Read the arrays X and, where they are there, y and feature_names."""
+    """Read the array X and, if the file has them, y and feature_names."""
     try:
         archive = np.load(io.BytesIO(content), allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -303,7 +303,7 @@ def _parquet(name: str, content: bytes) -> Table:
 
 @contextmanager
 def _silent_standard_error() -> Iterator[None]:
-    """Silence standard error for a block: polars' threads print a Rust backtrace for some damaged files."""
+    """Silence standard error for a block. For some damaged files, threads of polars print a Rust backtrace."""
     kept = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -28,7 +28,7 @@ from softmaxloss.cli.text_options import TextOptions
 
 
 def run_evaluate(model_path: Path, data: str, options: TextOptions, *, drop_unlabelled: bool, as_json: bool) -> None:
-    """Score every row of the table, and say so where the model may have been trained on them."""
+    """Score every row of the table, and tell the user if the model may have been trained on these rows."""
     model = read_model(model_path)
     table, labels = labels_for(for_model(read_table(data, options), model), model, drop_unlabelled=drop_unlabelled)
     features = features_for(table, model)

@@ -1,4 +1,4 @@
-"""`softmaxloss explain`: every step from logits to gradient, of numbers given or of a prediction of a model."""
+"""`softmaxloss explain`: every step from logits to gradient, for given logits or for a prediction of a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME_WIDTH = 24
 
 
 class Contributions(NamedTuple):
-    """What the features of one row give to the logits of two classes."""
+    """The contributions of the features of one row to the logits of two classes."""
 
     names: list[str]
     values: NDArray[np.float64]
@@ -34,7 +34,7 @@ class Contributions(NamedTuple):
     of_class: dict[str, NDArray[np.float64]]
 
     def lines(self) -> list[str]:
-        """Return them as text: the largest for each class first."""
+        """Return the contributions as lines of text, the largest for each class first."""
         lines = []
         for title, given in self.of_class.items():
             lines += ["", f"features that gave most to the logit of {title}:"]
@@ -50,7 +50,7 @@ class Contributions(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for; texts are as they were typed."""
+    """The arguments of the command; texts are as the user typed them."""
 
     logits: str | None
     target: str | None
@@ -65,7 +65,7 @@ class Request:
 
 
 def run_explain(request: Request) -> None:
-    """Print the table, and write it or the graph to a file if asked to."""
+    """Print the table. If the user names a file, write the table or the graph to it."""
     if request.out is not None:
         _check(request.out)
     if (request.logits is None) == (request.model is None):
@@ -163,7 +163,7 @@ def _explained(logits: Any, target: Any, labels: list[str] | None, request: Requ
             logits, target, labels=labels, label_smoothing=request.label_smoothing, temperature=request.temperature
         )
     except (TypeError, ValueError) as error:
-        option = "--" if request.model is None else ""  # the function names its arguments as the command its options
+        option = "--" if request.model is None else ""  # the arguments of the function have the names of the options
         raise CommandError(f"{option}{error}") from error
 
 
@@ -182,7 +182,7 @@ def _check(out: Path) -> None:
 
 
 def _is_ours(content: bytes) -> bool:
-    """Whether a file looks like one that this command wrote; an empty file may go too."""
+    """Return whether a file looks like one that this command wrote, or is empty: then it may be replaced."""
     if content.startswith((b"<?xml", b"%PDF", b"\x89PNG")):
         return b"softmaxloss" in content
     return not content or (b"loss = -sum(t log y) = " in content and b"shifted" in content.partition(b"\n")[0])

@@ -1,4 +1,4 @@
-"""`softmaxloss explore`: write the page to play with, and open it."""
+"""`softmaxloss explore`: write the interactive page, and open it."""
 
 import webbrowser
 from pathlib import Path
@@ -9,7 +9,7 @@ from softmaxloss.explorer import explore
 
 
 def run_explore(out: Path, *, show: bool) -> None:
-    """Write the page; where a browser is found, open it if asked to."""
+    """Write the page. With `show`, open it if a browser is found."""
     if out.suffix.lower() not in {".html", ".htm"}:
         raise CommandError(f"--out {out} must end in .html")
     check_parent(out)

@@ -14,7 +14,7 @@ def run_export(model_path: Path, out: Path, opset: int) -> None:
     check_parent(out)
     check_out(out.parent, [out.name], lambda content: not content or b"softmaxloss" in content)
     try:
-        from softmaxloss.onnx import to_onnx  # noqa: PLC0415 - the package onnx is an extra of its own
+        from softmaxloss.onnx import to_onnx  # noqa: PLC0415 - onnx may be missing: it is another extra
     except ImportError as error:
         raise CommandError(str(error)) from error
     model = read_model(model_path)

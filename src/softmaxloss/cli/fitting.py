@@ -1,5 +1,5 @@
 # ruff: noqa: N802, N803, N806  C is scikit-learn's name
-"""The fit of `softmaxloss train`: kernels ready, the regularisation chosen, the losses of each iteration kept."""
+"""The fit of `softmaxloss train`: prepares kernels, chooses the regularisation, keeps the losses of iterations."""
 
 import warnings
 from collections.abc import Callable
@@ -34,18 +34,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted classifier of class positions, and how it came to be."""
+    """A fitted classifier, whose labels are the positions of classes, and facts about its fit."""
 
     classifier: SoftmaxClassifier
     converged: bool
     test_curve: list[float]
-    """The mean loss of the test part after each iteration; empty where nothing was kept out."""
+    """The mean loss of the test part after each iteration; empty without a test part."""
     C_curve: list[dict[str, float]]
     """For --C auto: each value tried, with the mean and the standard deviation of the loss over the folds."""
 
 
 def prepare_kernels(train: Examples, progress: Progress) -> None:
-    """Compile the kernels on one row per class; a run that finds them on the disk skips the compilation."""
+    """Call the kernels on one row per class, so that they are compiled, or loaded from the disk."""
     _, first = np.unique(train.codes, return_index=True)
     few = Examples(train.features[first], train.codes[first])
     compilation.told = True
@@ -72,7 +72,7 @@ def fit(train: Examples, test: Examples | None, options: TrainOptions, progress:
 
 
 def choose_C(train: Examples, options: TrainOptions, progress: Progress) -> list[dict[str, float]]:
-    """Return the loss of each C in cross-validation; each fold's fit starts from that of the C before."""
+    """Return the loss of each C in cross-validation. The fit of a fold starts from the fit with the previous C."""
     smallest = int(np.bincount(train.codes).min())
     if smallest < 2:
         raise ValueError("--C auto needs at least two rows of each class to train on; give --C a number")

@@ -18,9 +18,9 @@ GRACE = 0.5
 def prompt_interrupt() -> Iterator[None]:
     """End the process on Ctrl-C if KeyboardInterrupt has not left this block soon after.
 
-    Python raises it between two steps of its own, so that a long call into compiled code delays it, and drops it
-    where compiled code has called back into Python, as Numba's compiler does. A thread woken by the signal itself
-    waits for neither. Nothing in the block may need to be cleaned up.
+    Python raises KeyboardInterrupt only between two of its own instructions. So a long call of compiled code delays it.
+    If compiled code has called back into Python, as Numba's compiler does, the exception is lost. A thread that the
+    signal itself wakes has neither problem. The block must not need any clean-up.
     """
     here, signals = socket.socketpair()
     signals.setblocking(False)
@@ -32,7 +32,7 @@ def prompt_interrupt() -> Iterator[None]:
                 console = Console(stderr=True)
                 console.show_cursor()
                 if console.is_terminal:
-                    console.line()  # leave that of the progress bar
+                    console.line()  # begin a new line after the progress bar
                 end_by_ctrl_c()
 
     watcher = Thread(target=watch, daemon=True)

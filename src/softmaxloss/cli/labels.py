@@ -1,7 +1,8 @@
-"""The target of a table: which column it is, and its labels, which come back as they were.
+"""The target of a table: which column it is, and its labels, which predictions write as the table has them.
 
-In a text file, a label is the text of its cell, without the spaces around it. Labels become integers if each reads the
-same when printed again: 7 does; 007 and 7.0 do not, so they stay text. In other files, a label is the value.
+In a text file, a label is the text of its cell, without the spaces around it. Labels become integers if all of them,
+printed as integers, look as before: 7 does; 007 and 7.0 do not, so they stay text. In other files, a label is the
+value.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Labels:
 
 
 def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
-    """Return the column to learn, and why that one; the reason is empty where somebody named it."""
+    """Return the column to learn, and why it was chosen. The reason is empty if the user or its name decided."""
     columns, reason = table.frame.columns, ""
     if wanted is not None or table.target is not None:
         target = wanted or str(table.target)
@@ -57,7 +58,7 @@ def choose_target(table: Table, wanted: str | None) -> tuple[str, str]:
 
 
 def possible_targets(columns: Sequence[str], wanted: str | None) -> list[str]:
-    """Return the columns of a text file of which `choose_target` may choose one, beside columns of words."""
+    """Return the columns of a text file that `choose_target` may choose, besides columns of words."""
     return [*_usual(columns), *columns[-1:]] if wanted is None else [wanted]
 
 
@@ -66,7 +67,7 @@ def _usual(columns: Sequence[str]) -> list[str]:
 
 
 def _holds_words(column: pl.Series) -> bool:
-    """Return whether a column holds words that repeat themselves, and not numbers or names."""
+    """Return whether a column holds words that repeat, not numbers, and not names that occur once."""
     is_text = column.dtype in {pl.String, pl.Boolean}
     return is_text and bool(as_numbers(column.cast(pl.String)).is_null().all()) and 2 * column.n_unique() <= len(column)
 
@@ -85,9 +86,9 @@ def learned_labels(table: Table, target: str) -> Labels:
 
 
 def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bool = True) -> Labels:
-    """Return the labels of rows as positions among the classes of a model; an unknown class raises CommandError.
+    """Return the labels of rows as positions among the classes of a model. An unknown class raises CommandError.
 
-    With `strict` False, an unknown class counts as none.
+    If `strict` is False, a row with an unknown class counts as unlabelled.
     """
     _require(table, target, "; add it, or use softmaxloss predict, which needs no classes")
     column = _as_labels(table.frame[target], table)
@@ -95,7 +96,7 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
     numeric = not as_numbers(known).has_nulls()
     text = _text(column)
     if pl.Boolean in {column.dtype, pl.Series(classes.tolist()).dtype} and known.str.to_lowercase().is_unique().all():
-        known, text = known.str.to_lowercase(), text.str.to_lowercase()  # True, true and TRUE are one truth value
+        known, text = known.str.to_lowercase(), text.str.to_lowercase()  # True, true and TRUE are the same
     positions = pl.Series(range(len(known)), dtype=pl.Int64)
     codes = text.replace_strict(known, positions, default=-1)
     if table.cells_are_text:
@@ -112,7 +113,7 @@ def known_labels(table: Table, target: str, classes: NDArray[Any], *, strict: bo
 
 
 def require_labels(table: Table, target: str, labels: Labels) -> None:
-    """Raise CommandError where rows have no label."""
+    """Raise CommandError if a row has no label."""
     without = np.flatnonzero(labels.codes < 0)
     if without.size:
         cell = table.frame[target][int(without[0])]
@@ -155,7 +156,7 @@ def _as_labels(column: pl.Series, table: Table) -> pl.Series:
 
 
 def _without_spaces(labels: pl.Series) -> pl.Series:
-    """Return labels without the spaces around them, unless two labels would become one."""
+    """Return labels without the spaces around them, unless two labels would become the same."""
     stripped = labels.str.strip_chars()
     return stripped if stripped.n_unique() == labels.n_unique() else labels
 
@@ -178,7 +179,7 @@ def _integers_if_plain(labels: pl.Series) -> pl.Series:
 
 
 def _smallest(column: pl.Series) -> pl.Series:
-    """Return whole numbers as int64 or, where they are too large, as uint64 or text: NumPy has no larger ones."""
+    """Return whole numbers as int64. If they are too large, return uint64, or text: NumPy has no larger integers."""
     for kind in (pl.Int64, pl.UInt64):
         small = column.cast(kind, strict=False)
         if small.null_count() == column.null_count():
@@ -191,7 +192,7 @@ def _text(labels: pl.Series) -> pl.Series:
 
 
 def _array(classes: pl.Series) -> NDArray[Any]:
-    """Return classes as an array; text as objects, since an array of text is as wide as its longest."""
+    """Return classes as an array. Texts become objects: in an array of texts, all take the memory of the longest."""
     if classes.dtype != pl.String:
         return classes.to_numpy()
     array = np.empty(len(classes), dtype=object)

@@ -1,4 +1,4 @@
-"""How good predictions are: scores of single rows, the figures made of them, and the closing table."""
+"""How good predictions are: scores of single rows, figures computed from them, and the table at the end of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the figures need of each row; the arrays have shape (N,)."""
+    """The scores of rows that figures are computed from; the arrays have shape (N,)."""
 
     classes: int
     target: NDArray[np.intp]
@@ -49,25 +49,25 @@ class Scores:
 
 @dataclass(frozen=True)
 class Figures:
-    """One column of the closing table."""
+    """One column of the table at the end of a run."""
 
     rows: int
     loss: float
     accuracy: float
     balanced_accuracy: float
     top5_accuracy: float | None
-    """None with 5 classes or fewer, where it is always 1."""
+    """None with 5 classes or fewer: it would always be 1."""
     auc: float | None
     """Area under the ROC curve, for two classes that both occur."""
     average_precision: float | None
-    """Of the second of two classes, if both occur."""
+    """The average precision of the second of two classes, if both occur."""
     calibration_error: float
     seconds: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The bins of confidence, each of shape (BINS,); shares are NaN where a bin is empty."""
+    """The bins of confidence, as arrays of shape (BINS,). Means of an empty bin are NaN."""
 
     count: NDArray[np.intp]
     confidence: NDArray[np.float64]
@@ -96,7 +96,7 @@ def model_scores(model: TableModel, features: NDArray[np.float32], target: NDArr
 
 
 def baseline_scores(class_counts: NDArray[np.int64], target: NDArray[np.intp]) -> Scores:
-    """Score the answer that looks at no feature; see NOTES."""
+    """Score predictions that use no feature; see NOTES."""
     logs = np.log(class_counts / class_counts.sum())
     return score(lambda rows: np.broadcast_to(logs, (len(target[rows]), len(logs))), target, len(logs))
 
@@ -105,7 +105,7 @@ def sum_up(scores: Scores, seconds: float | None = None) -> Figures:
     """Sum up the rows."""
     last = scores.target == scores.classes - 1
     has_both = scores.classes == 2 and 0 < last.sum() < len(last)
-    order = np.maximum(scores.last_class, np.finfo(np.float64).min)  # scikit-learn takes no -inf
+    order = np.maximum(scores.last_class, np.finfo(np.float64).min)  # scikit-learn refuses -inf
     recall = per_class(scores)[1]
     return Figures(
         rows=len(scores.target),
@@ -121,7 +121,7 @@ def sum_up(scores: Scores, seconds: float | None = None) -> Figures:
 
 
 def per_class(scores: Scores) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return precision, recall, F1 and rows of each class; 0 where a class has no row, or no prediction."""
+    """Return precision, recall, F1 and number of rows of each class; 0 if it has no row, or is never predicted."""
     labels = np.arange(scores.classes)
     return precision_recall_fscore_support(  # type: ignore[no-any-return]
         scores.target, scores.predicted, labels=labels, zero_division=0
@@ -129,7 +129,7 @@ def per_class(scores: Scores) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any],
 
 
 def class_figures(scores: Scores, classes: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return what is known of each class, as JSON can hold it."""
+    """Return the figures of each class, in a form that JSON can hold."""
     predicted = np.bincount(scores.predicted, minlength=scores.classes)
     return [
         {
@@ -145,7 +145,7 @@ def class_figures(scores: Scores, classes: Sequence[Any]) -> list[dict[str, Any]
 
 
 def print_classes(scores: Scores, classes: Sequence[Any], part: str) -> None:
-    """Print a line for each class, or of many classes for those with the lowest F1; and the classes never predicted."""
+    """Print a line for each class, or if they are many, for those of the lowest F1; and the classes never predicted."""
     figures = class_figures(scores, classes)
     some = sorted(figures, key=lambda one: one["f1"])[:WORST] if len(figures) > MOST_LISTED else figures
     title = f"lowest F1, {part}" if len(some) < len(figures) else f"class, {part}"
@@ -183,7 +183,7 @@ def calibration(scores: Scores) -> Calibration:
 
 
 def calibration_error(scores: Scores) -> float:
-    """Give the expected calibration error: the mean gap of confidence and accuracy, over the rows' bins."""
+    """Return the expected calibration error: the mean over rows of the gap of confidence and accuracy in their bin."""
     bins = calibration(scores)
     filled = bins.count > 0
     gaps = np.abs(bins.accuracy - bins.confidence)[filled]
@@ -191,7 +191,7 @@ def calibration_error(scores: Scores) -> float:
 
 
 def print_table(columns: Mapping[str, Figures]) -> None:
-    """Print the closing table, or lines of it where the terminal is too narrow for a table."""
+    """Print the table at the end of a run, or its numbers line by line if the terminal is too narrow."""
     rows = {
         "rows": [f"{column.rows}" for column in columns.values()],
         "loss (nats)": [f"{column.loss:.4f}" for column in columns.values()],

@@ -1,4 +1,4 @@
-"""What `softmaxloss train` may be told."""
+"""The options of `softmaxloss train`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False, co
 def _whole(_: object, tokens: Sequence[Token]) -> int:
     try:
         return int(tokens[0].value)
-    except ValueError:  # also for 0.5, of which Cyclopts would make 0
+    except ValueError:  # also for 0.5, which Cyclopts would turn into 0
         raise ValueError(f"must be a whole number, got {tokens[0].value}") from None
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in place of somebody else's."""
+"""Writes files whole or not at all, and never replaces files that other programs wrote."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from softmaxloss.cli import CommandError
 
 
 def check_out(folder: Path, names: Iterable[str], is_ours: Callable[[bytes], bool]) -> None:
-    """Raise CommandError where `write_all` would fail or replace a foreign file; cheap enough to ask early."""
+    """Raise CommandError if `write_all` would fail or replace a foreign file. The check is quick: call it early."""
     home = _nearest(folder)
     if not home.is_dir():
         raise CommandError(f"{home} is a file, not a folder to write to; choose another --out")
@@ -31,10 +31,10 @@ def check_parent(out: Path) -> None:
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file into the folder (made if need be), or, where one cannot be written, none."""
+    """Write all files to the folder, which is made if needed. If one cannot be written, write none."""
     home = _nearest(folder)
     try:
-        # Inside a folder that is there, not beside it: it may be a mount point, or its parent may be read-only.
+        # inside an existing folder, not beside it: it may be a mount point, or its parent may be read-only
         with TemporaryDirectory(prefix=".softmaxloss-", dir=home) as temporary:
             below = folder.resolve().relative_to(home)
             new = Path(temporary, "new", below)
@@ -50,7 +50,7 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """Give the folder itself or its nearest ancestor that is there."""
+    """Return the folder itself, or its nearest ancestor that exists."""
     path = folder.resolve()
     while not path.exists():
         path = path.parent
@@ -58,7 +58,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _replace_each(new: Path, folder: Path, names: Iterable[str], earlier: Path) -> None:
-    """Move the new files over the earlier ones; if one does not go, put the earlier ones back."""
+    """Replace the earlier files by the new ones. If that fails for one file, restore the earlier ones."""
     earlier.mkdir()
     for name in names:
         if (folder / name).exists():

@@ -45,7 +45,7 @@ def _style() -> AbstractContextManager[None]:
 
 
 def learning_curve(loss_curve: Sequence[float], losses: Mapping[str, float], test_curve: Sequence[float]) -> bytes:
-    """Draw what was minimised and the test loss against the iterations, and how far the first was from its end."""
+    """Draw the objective and the test loss against the iterations, and the objective minus its final value."""
     curve = np.asarray(loss_curve)
     excess = curve - curve[-1]
     with _style():
@@ -127,7 +127,7 @@ def reliability(scores: Scores, part: str) -> bytes:
 
 
 def confusion(scores: Scores, classes: Sequence[str | int | bool], part: str) -> bytes:
-    """Draw how often each class (row) was taken for each class (column)."""
+    """Draw how often each class (row) was predicted as each class (column)."""
     counts, shown = count_confusions(scores)
     names = [_short(str(classes[index])) for index in shown]
     right, rows = scores.correct.sum(), len(scores.target)
@@ -141,7 +141,7 @@ def confusion(scores: Scores, classes: Sequence[str | int | bool], part: str) ->
 
 
 def count_confusions(scores: Scores) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Give the counts and the classes of their rows and columns; of too many classes, the others as one, the last."""
+    """Return the counts, and the classes of rows and columns. If there are too many classes, the last is all others."""
     wrong = ~scores.correct
     mistakes = sum(np.bincount(codes[wrong], minlength=scores.classes) for codes in (scores.target, scores.predicted))
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
@@ -164,7 +164,7 @@ def _draw_confusion(counts: NDArray[np.int64], names: Sequence[str], title: str)
     label_length = 0.62 * font / 72 * max(map(len, lines))
     cell = max(label_height, 0.62 * count_font / 72 * len(str(counts.max())) + 0.06, min(1.1, 5 / size))
     figure = Figure(figsize=(cell * size, cell * size))
-    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside; the file's edges are set around them
+    axes = figure.add_axes((0, 0, 1, 1))  # labels are outside of it; the file is made large enough for them
     axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["white", BLUE, "#003050"]), vmin=0, vmax=1)
     axes.set_xticks(range(size), names, rotation=90 if label_length > 0.9 * cell else 0, fontsize=font)
     axes.set_yticks(range(size), [f"{name} ({n})" for name, n in zip(names, totals, strict=True)], fontsize=font)
@@ -182,7 +182,7 @@ def _draw_confusion(counts: NDArray[np.int64], names: Sequence[str], title: str)
 
 
 def _power_of_ten(value: float, _: int) -> str:
-    """Write 1e-06 as 10⁻⁶; Matplotlib's own powers take the parser of formulas."""
+    """Write 1e-06 as 10⁻⁶. For its own powers Matplotlib would need its parser of formulas."""
     exponent = f"{round(np.log10(value))}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{exponent}" if abs(np.log10(value)) > 3.5 else f"{value:g}"
 
@@ -197,7 +197,7 @@ def _short(name: str) -> str:
 
 
 def _wilson(share: NDArray[np.float64], count: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give Wilson's 95 % interval of a share that was seen in `count` rows."""
+    """Return Wilson's 95 % interval of a fraction that was observed in `count` rows."""
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
@@ -207,7 +207,7 @@ def _wilson(share: NDArray[np.float64], count: NDArray[np.intp]) -> tuple[NDArra
 def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # drawn as a box; the run goes on
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # such a letter is drawn as a box
         figure.savefig(
             content,
             format="png",

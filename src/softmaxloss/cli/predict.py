@@ -52,7 +52,7 @@ def run_predict(model_path: Path, data: str, options: TextOptions, *, proba: boo
 
 
 def _are_predictions(content: bytes) -> bool:
-    """Whether a file looks like one that this command wrote: text, Parquet or NPZ; an empty file may go too."""
+    """Return whether a file looks like one that this command wrote (text, Parquet or NPZ), or is empty."""
     return (
         not content
         or b"prediction" in content.partition(b"\n")[0]
@@ -67,7 +67,7 @@ def _content(
     classes: NDArray[Any],
     suffix: str,
 ) -> bytes:
-    """Return the bytes of a file; a table has the IDs, then prediction, then probability_CLASS for each class."""
+    """Return the content of a file. Columns are the IDs, prediction, and probability_CLASS for each class."""
     target = io.BytesIO()
     if suffix == ".npz":
         arrays = {"prediction": _plain(prediction)} | {name: _plain(ids[name].to_numpy()) for name in ids.columns}
@@ -92,7 +92,7 @@ def _column(name: str, values: NDArray[Any]) -> pl.Series:
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    """Return text in the form that NPZ files can hold without pickle."""
+    """Return values in a form that NPZ files can hold without pickle."""
     if values.dtype != object:
         return values
     cells = ["" if cell is None else str(cell) for cell in values.tolist()]

@@ -14,19 +14,19 @@ PAUSE = 0.1
 
 
 class Progress:
-    """Shows the current step on standard error; shows nothing if that is no terminal, or with --quiet."""
+    """Shows the current step on standard error, unless this is no terminal or --quiet is given."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = None if quiet or sys.stderr is None or not sys.stderr.isatty() else Console(stderr=True)
 
     @contextmanager
     def line(self, text: str) -> Iterator[Callable[[str], None] | None]:
-        """Show a text while a block runs; give a function that replaces the text, or None if nothing is shown."""
+        """Show a text while a block runs. Yield a function that replaces the text, or None if nothing is shown."""
         if self._console is None:
             yield None
             return
         width = self._console.width - 1
-        # It draws when told, not from a thread of its own, which could draw once more after a message of the end.
+        # It draws only when `show` is called. A thread of its own could draw once more after the last message.
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
             def show(text: str) -> None:
@@ -37,9 +37,9 @@ class Progress:
 
     @contextmanager
     def iterations(self) -> Iterator[Callable[[int, float], None] | None]:
-        """Give a callback (iteration, loss) that shows both, and the time that has passed.
+        """Yield a callback (iteration, loss) that shows both, and the time since the start.
 
-        Nobody knows how many iterations a fit will take, so the remaining time is not estimated.
+        The number of iterations of a fit is not known in advance, so the remaining time is not estimated.
         """
         with self.line("fitting") as show:
             if show is None:

@@ -1,4 +1,4 @@
-"""Tables in text files: the encoding, the separator and the first line are detected; cells are read by Python's csv.
+"""Tables in text files. Encoding, separator and first line are detected. Python's csv or polars reads the cells.
 
 The file has over 300 lines, because each thing that may be wrong with a text file has a message of its own.
 """
@@ -34,7 +34,7 @@ Chunks = Iterator[list[pl.Series]]
 
 @dataclass(frozen=True)
 class TextTable:
-    """The cells of a text file as text, or as numbers where nothing needs their text; blank cells are null."""
+    """The columns of a text file: numbers if nothing needs their text, else text. Blank cells are null."""
 
     frame: pl.DataFrame
     separator: str
@@ -43,13 +43,13 @@ class TextTable:
 
 
 class _NotPlainError(Exception):
-    """Only Python's csv reads the file right."""
+    """The file must be read by Python's csv: polars might read it differently."""
 
 
 def read_text_table(
     name: str, opened: Open, options: TextOptions, as_text: Callable[[Sequence[str]], Collection[str]]
 ) -> TextTable:
-    """Read the table in a text file; CommandError names the row and the cause where it is none.
+    """Read the table in a text file. If it is no table, a CommandError names the row and the cause.
 
     Given the names of all columns, `as_text` returns those whose text is needed. Other columns of numbers are read as
     numbers, which takes less memory.
@@ -133,7 +133,7 @@ def _decoded(opened: Open, encoding: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _separator(name: str, sample: str, wanted: str | None) -> str:
-    """Return the wanted separator, or the one by which most lines of the sample have the same number of cells."""
+    """Return the wanted separator, or the one with which most lines of the sample have the same number of cells."""
     if wanted is not None:
         named = {word: mark for mark, word in SEPARATORS.items()} | {"\\t": "\t"}
         mark = named.get(wanted, wanted)
@@ -159,9 +159,9 @@ def _reader(lines: Iterator[str] | Sequence[str], separator: str) -> Iterator[li
 
 
 def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]]:
-    """Give the rows that are not blank.
+    """Yield the rows that are not blank.
 
-    We append a last line, END. If a quote is still open, csv reads END as part of the last cell.
+    We append a last line, END. If a quotation mark is not closed, csv reads END as part of the last cell.
     """
     number, ended = 0, False
     for row in _reader(chain(_with_line_end(lines), [END]), separator):
@@ -180,13 +180,13 @@ def _rows(name: str, lines: Iterator[str], separator: str) -> Iterator[list[str]
 
 
 def _with_line_end(lines: Iterator[str]) -> Iterator[str]:
-    """Give lines, the last one with a line end even where the file ends without."""
+    """Yield lines. The last one gets a line end if it has none."""
     for line in lines:
         yield line if line.endswith(("\n", "\r")) else f"{line}\n"
 
 
 def _holds_numbers(first: list[str], top: list[list[str]]) -> bool:
-    """Return whether a first line is data: above each column of numbers it has a number or a gap, never a word."""
+    """Return whether the first line is data: above each column of numbers it has a number or a gap, and no word."""
     above = []
     for position, title in enumerate(first):
         cells = [row[position] for row in top if len(row) > position and not is_missing(row[position])]
@@ -200,9 +200,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _chunks_without_quotes(opened: Open, encoding: str, separator: str, width: int, *, has_names: bool) -> Chunks:
-    """Give columns of text by polars, which is seven times as fast; _NotPlainError where csv might read something else.
+    """Yield columns of text that polars reads, seven times as fast as csv. Raise _NotPlainError if csv might differ.
 
-    Without a quote mark they agree on a file whose every line has as many separators as its first.
+    Both read the same if there is no quotation mark, and all lines have as many separators as the first one.
     """
     if width == 1 or encoding != "utf-8-sig" or separator == " ":
         raise _NotPlainError
@@ -212,7 +212,7 @@ def _chunks_without_quotes(opened: Open, encoding: str, separator: str, width: i
         first = next((line for line in file if line.strip(b"\r\n")), b"")
         skipped, lines = int(has_names), file.read(CHUNK_BYTES) + file.readline()
         while True:
-            # below the first line, as in the file, polars reads all lines alike
+            # polars gets the first line of the file again above each chunk, so that it reads all chunks in the same way
             yield [_with_gaps(column) for column in _cells(first + lines, separator, width)[skipped:]]
             skipped, lines = 1, file.read(CHUNK_BYTES) + file.readline()
             if not lines:
@@ -228,12 +228,12 @@ def _cells(content: bytes, separator: str, width: int) -> pl.DataFrame:
         raise _NotPlainError from error
     if frame.width != width or content.count(separator.encode()) != (width - 1) * frame.height:
         raise _NotPlainError
-    # like csv with skipinitialspace
+    # csv with skipinitialspace does the same
     return pl.DataFrame([c.str.strip_chars_start(" ") if c.str.starts_with(" ").any() else c for c in frame])
 
 
 def _chunks(name: str, opened: Open, encoding: str, separator: str, width: int, *, has_names: bool) -> Chunks:
-    """Give columns of text, as polars needs a fifth of the memory that Python's strings do."""
+    """Yield columns of text. They are columns of polars, which take a fifth of the memory of Python's strings."""
     with _decoded(opened, encoding) as text:
         rows = islice(_rows(name, text, separator), int(has_names), None)
         read = 0
@@ -250,12 +250,12 @@ def _chunks(name: str, opened: Open, encoding: str, separator: str, width: int, 
 
 
 def _with_gaps(column: pl.Series) -> pl.Series:
-    """Return cells of text, blank ones as null."""
+    """Return cells of text, with null for blank cells."""
     return column.set(column.str.contains(r"^\s*$"), None) if column.str.contains(r"^\s*$").any() else column
 
 
 def _columns(chunks: Callable[[], Chunks], width: int, text_only: Collection[int]) -> list[pl.Series]:
-    """Return columns: text in the positions `text_only`, elsewhere numbers where nothing needs their text.
+    """Return columns: text at the positions `text_only`, and elsewhere numbers if nothing needs their text.
 
     A column begins as text. If a later chunk shows that a column is no numbers after all, we read everything again.
     """
@@ -279,13 +279,13 @@ def _columns(chunks: Callable[[], Chunks], width: int, text_only: Collection[int
 def _numbers(cells: pl.Series) -> pl.Series | None:
     """Return cells of text as numbers; None if some are neither a number nor missing."""
     numbers = as_numbers(cells)
-    if numbers.null_count() == cells.null_count():  # nothing is missing beside blank cells
+    if numbers.null_count() == cells.null_count():  # all cells that are not blank are numbers
         return numbers
     return None if (numbers.is_null() & without_missing(cells).is_not_null()).any() else numbers
 
 
 def _needs_no_text(cells: pl.Series, numbers: pl.Series) -> bool:
-    """Return whether a column with these cells, if it holds numbers, is used as such alone.
+    """Return whether only the numbers of a column are used, not their text.
 
     The text matters in empty columns, and in columns of IDs: whole numbers that are all written differently.
     """
@@ -295,7 +295,7 @@ def _needs_no_text(cells: pl.Series, numbers: pl.Series) -> bool:
 
 
 def named(name: str, header: list[str], columns: list[pl.Series], notes: list[str]) -> pl.DataFrame:
-    """Return the columns under their names, without unnamed ones that are empty or only count the rows."""
+    """Return the columns under their names. Leave out unnamed columns that are empty or only count the rows."""
     kept: dict[str, pl.Series] = {}
     for position, (title, column) in enumerate(zip(header, columns, strict=True), start=1):
         if not title.strip():

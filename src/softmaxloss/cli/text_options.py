@@ -1,4 +1,4 @@
-"""What commands may be told about text files."""
+"""The options about text files, which several commands share."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """How to read a text file where the detection is wrong."""
+    """How to read a text file if the detection is wrong."""
 
     separator: str | None = None
     """Character between cells of a text file, or its name: tab, comma, semicolon, bar or space. Default: what fits."""

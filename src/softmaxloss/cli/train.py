@@ -1,4 +1,4 @@
-"""`softmaxloss train`: from a table to a folder with the model, its figures and pictures."""
+"""`softmaxloss train`: from a table to a folder with the model, its scores and pictures."""
 
 import json
 import time
@@ -51,7 +51,7 @@ Rows = NDArray[np.intp]
 
 
 def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
-    """Read, split, fit and score; write the results once all of them are there."""
+    """Read, split, fit and score. Write the results when all of them are ready."""
     out = options.out or Path(f"softmaxloss-{_short_name(data)}")
     names = (*RESULTS, C_CURVE) if options.C == "auto" else RESULTS
     check_out(out, names, lambda content: b"softmaxloss" in content)
@@ -73,7 +73,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
         )
     table = with_points(table, {target, *known_columns(table, "id", options.id)})
     columns = choose_columns(table, target, ColumnOptions(options.features, options.drop, options.id, options.date))
-    for name in columns.numbers:  # one by one, as each takes less memory than its text
+    for name in columns.numbers:  # one by one: a column of numbers takes less memory than its text
         table.frame.replace_column(table.frame.get_column_index(name), as_numbers(table.frame[name]))
     with standard_output():
         print(
@@ -88,7 +88,7 @@ def run_train(data: str, options: TrainOptions, text: TextOptions) -> None:
     examples = _examples(table, codes, parts, preparation)
     id_columns, column_names = known_columns(table, "id", options.id), table.frame.columns
     gaps = preparation.count_gaps(table.frame)
-    del table  # its memory is free during the fit
+    del table  # so its memory is free during the fit
 
     progress, seconds = Progress(quiet=options.quiet), {}
     with prompt_interrupt():
@@ -129,9 +129,9 @@ def _short_name(data: str) -> str:
 
 
 def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
-    """Give the rows to train on and, unless none are wanted, to test on, with the same shares of the classes.
+    """Return the rows to train on and, unless no test part is wanted, those to test on.
 
-    Every class has at least one row to train on.
+    Both parts have the same fractions of the classes. Every class has at least one row to train on.
     """
     if options.test_size == 0:
         return {"train": np.arange(len(codes))}
@@ -150,7 +150,7 @@ def split(table: Table, codes: Rows, options: TrainOptions) -> dict[str, Rows]:
             f"{options.test_size:g} out for testing, with all classes on both sides; change --test-size, or train on "
             "all rows with --test-size 0"
         ) from error
-    absent = np.flatnonzero(~np.isin(codes[test], codes[train]))  # small classes that went to the test part whole
+    absent = np.flatnonzero(~np.isin(codes[test], codes[train]))  # small classes of which all rows are in the test part
     moved = absent[np.unique(codes[test][absent], return_index=True)[1]]
     return {
         "train": np.sort(np.concatenate([train, test[moved], np.flatnonzero(single)])),
@@ -163,7 +163,8 @@ def _examples(
 ) -> dict[str, Examples]:
     """Return the examples of each part, and reorder the rows of the used columns."""
     order, start, examples = np.concatenate([*parts.values()]), 0, {}
-    for name in preparation.columns:  # one by one; then the rows of a part lie together and need no copy
+    # one by one, to save memory; then the rows of a part are neighbours, and need no copy
+    for name in preparation.columns:
         table.frame.replace_column(table.frame.get_column_index(name), table.frame[name][order])
     for part, rows in parts.items():
         frame = table.frame.select(preparation.columns)[start : start + len(rows)]
@@ -180,7 +181,7 @@ def _report(  # noqa: PLR0917
     scores: Mapping[str, Scores],
     fitted: Fit,
 ) -> None:
-    """Print what was learned, and how well."""
+    """Print what was learned, and the scores."""
     print(_features(columns, gaps, model))
     alone = np.count_nonzero(np.bincount(np.concatenate([one.target for one in scores.values()])) == 1)
     if alone and "test" in scores:
@@ -206,7 +207,7 @@ def _report(  # noqa: PLR0917
 
 
 def _features(columns: Columns, gaps: int, model: TableModel) -> str:
-    """Say what the columns hold, how many features they gave, and how many gaps were filled."""
+    """Return a line about the kinds of columns, the number of features, and the number of gaps that were filled."""
     counts = {"number": len(columns.numbers), "text": len(columns.words), "date": len(columns.dates)}
     kinds = [counted(count, kind) for kind, count in counts.items() if count]
     if columns.words:
@@ -219,8 +220,8 @@ def _features(columns: Columns, gaps: int, model: TableModel) -> str:
 def _results(
     model: TableModel, figures: Mapping[str, Figures], scores: Mapping[str, Scores], fitted: Fit
 ) -> dict[str, bytes]:
-    """Give the content of each file; the pictures show the test part, or the train part if it is all there is."""
-    from softmaxloss.cli import pictures  # noqa: PLC0415 - matplotlib's memory, when that of the table is free again
+    """Return the content of each file. The pictures show the test part, or without one the train part."""
+    from softmaxloss.cli import pictures  # noqa: PLC0415 - loads matplotlib, now that the table is gone
 
     classifier = fitted.classifier
     classes = classifier.classes_.tolist()

@@ -1,4 +1,4 @@
-"""What every face of the library shares: rows, summaries, checks, threads, kernels."""
+"""What the functions for NumPy, PyTorch and JAX share: options, checks, summaries, threads, the calls of kernels."""
 
 import numba
 

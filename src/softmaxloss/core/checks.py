@@ -1,6 +1,8 @@
-"""The checks of arguments: every message about shapes, dtypes and ranges, except those about targets.
+"""The checks of arguments, and their messages about shapes, dtypes and ranges.
 
-It has over 300 lines as there is one short function for each argument of the public functions.
+`target_checks.py` has those about targets. A few checks, such as that of `wrt`, stand in the module that needs them.
+
+The file has over 300 lines, because it has a short function for each argument of the public functions.
 """
 
 import difflib
@@ -17,8 +19,8 @@ from softmaxloss.core.dtypes import is_half, result_dtype
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
-TEMPERATURES = (1e-30, 1e30)  # their products with ln 2 are normal numbers in single precision
-shown = reprlib.repr  # of any value, short enough for a message, even where repr itself fails
+TEMPERATURES = (1e-30, 1e30)  # lowest and highest: their products with ln 2 are normal float32 numbers
+shown = reprlib.repr  # shows any value in a message: it is short, and works even where repr itself fails
 
 
 def reduction(value: str) -> None:
@@ -29,7 +31,7 @@ def reduction(value: str) -> None:
 
 
 def no_options(unknown: Collection[str], options: Collection[str] = ()) -> None:
-    """Refuse keywords that are none of the row options, such as a misspelt one, or what another library calls it."""
+    """Refuse keywords that are not options, such as a misspelt option or the name of an option in another library."""
     if unknown:
         name = min(unknown)
         all_options = f"; the options of every loss are {', '.join(options)}"
@@ -37,7 +39,7 @@ def no_options(unknown: Collection[str], options: Collection[str] = ()) -> None:
         raise TypeError(f"unexpected keyword argument {name!r}{remedy}")
 
 
-# What to pass for the names that PyTorch, JAX and optax, TensorFlow, scikit-learn and libraries of losses use.
+# Our names, and for each the names that PyTorch, JAX, optax, TensorFlow, scikit-learn and libraries of losses use.
 _OURS = {
     "targets": ("target", "labels", "label", "y_true", "y", "t"),
     "axis": ("dim",),
@@ -63,7 +65,7 @@ _OTHER_REMEDIES = {
 
 
 def _remedy(name: str, options: Collection[str]) -> str:
-    """Return what to do about an unknown keyword, if that can be told from its name."""
+    """Return advice about an unknown keyword, or "" if its name tells nothing."""
     if name in _OTHER_REMEDIES:
         return f"; {_OTHER_REMEDIES[name]}"
     known = ("axis", "temperature", *(("targets", *options) if options else ()))
@@ -93,7 +95,7 @@ def non_negative(name: str, value: float) -> float:
 
 
 def ranks(value: Iterable[int]) -> tuple[int, ...]:
-    """Return the k of top-k accuracies."""
+    """Return a tuple of the numbers k of top-k accuracies."""
     if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         remedy = f"; pass ({value},)" if isinstance(value, int) else ""
         raise TypeError(f"topk must be a collection of positive integers, got {shown(value)}{remedy}")
@@ -114,7 +116,7 @@ def temperature(value: float) -> float:
 
 
 def margin(value: float) -> float:
-    """Return a margin; its difference to a finite number must be finite in single precision."""
+    """Return a margin. The range keeps a logit minus the margin finite in single precision."""
     return _between("margin", value, -1e30, 1e30)
 
 
@@ -132,7 +134,7 @@ def normalizer(value: float | None, reduction: str) -> float | None:
 
 
 def normalizer_beside(reduction: str) -> None:
-    """Refuse a normalizer where there is no mean."""
+    """Refuse a normalizer if the reduction is not the mean."""
     if reduction != "mean":
         raise ValueError(
             "normalizer must be None unless reduction is 'mean', whose divisor it replaces, got reduction "
@@ -141,7 +143,7 @@ def normalizer_beside(reduction: str) -> None:
 
 
 def divisor(own: float, given: float | None, *, counts: bool) -> float:
-    """Return the divisor of a mean, the rows' own unless one is given; `counts` tells whether any row counts."""
+    """Return the divisor of a mean: the given one, or else the rows' own. `counts` tells whether any row counts."""
     too = "large" if not np.isfinite(own) else "small" if counts and own < np.finfo(float).tiny else ""
     if given is None and too:
         raise ValueError(
@@ -192,7 +194,7 @@ def refuse_masked(name: str, value: object) -> None:
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return np.asarray(value); NumPy's errors about ragged lists and the like get the argument's name."""
+    """Return np.asarray(value). Errors of NumPy, such as that about a ragged list, get the name of the argument."""
     if type(value) is np.ndarray:
         return value
     refuse_masked(name, value)
@@ -208,7 +210,7 @@ def as_array(name: str, value: Any) -> Array:
 
 
 def _of_tensor(name: str, value: Any) -> str:
-    """Return how to make an array of a PyTorch tensor, if the value is one."""
+    """Return how to make an array of a PyTorch tensor, or "" if the value is no tensor."""
     if not hasattr(value, "detach"):
         return ""
     device = "" if str(value.device) == "cpu" else ".cpu()"
@@ -228,7 +230,7 @@ def numbers(name: str, value: ArrayLike) -> Array:
 
 
 def _kind_of(name: str, array: Array) -> str:
-    """Return what an array of a wrong dtype holds, and how to make numbers of it, if that can be told."""
+    """Return what an array of a wrong dtype holds, and how to make numbers of it where this is known."""
     if array.ndim == 0:
         return shown(array.item()) if array.dtype.kind in "OUS" else f"{array} of dtype {array.dtype}"
     as_floats = f"pass np.asarray({name}, float)"
@@ -243,11 +245,11 @@ def is_real(dtype: np.dtype[Any]) -> bool:
 
 
 def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
-    """Return zeros of a floating-point dtype that logits may have."""
+    """Return zeros of a dtype, which must be a floating-point dtype that logits may have."""
     expected = f"{name} must be float16, bfloat16, float32 or float64"
     if isinstance(dtype, str) and dtype == "bfloat16":
         try:
-            importlib.import_module("ml_dtypes")  # from which NumPy learns the name
+            importlib.import_module("ml_dtypes")  # it tells NumPy the name bfloat16
         except ImportError:
             raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes: pip install ml_dtypes") from None
     try:
@@ -260,7 +262,7 @@ def zeros(name: str, dtype: object, shape: tuple[int, ...]) -> Array:
 
 
 def floats(name: str, value: ArrayLike) -> Array:
-    """Return an array of floats or integers; an empty one of anything else becomes float64."""
+    """Return an array of floats or integers. An empty array of another dtype becomes float64."""
     array = as_array(name, value)
     if not is_real(array.dtype):
         if array.size:
@@ -321,7 +323,7 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
 
 
 def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return row weights as float64, one after the other."""
+    """Return row weights as a one-dimensional array of float64."""
     given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # bools say which rows count
     array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
@@ -346,7 +348,7 @@ def upstream(value: ArrayLike, shape: tuple[int, ...], name: str = "upstream") -
 
 
 def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: str = "vector") -> Array:
-    """Return a direction in the space of the logits, or of another argument."""
+    """Return a direction in the space of the logits, or of the argument that `of` names."""
     array = numbers(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape of {of} {shape}, got {of_shape(array)}")
@@ -354,7 +356,7 @@ def vector(value: ArrayLike, shape: tuple[int, ...], of: str = "logits", name: s
 
 
 def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array | None]:
-    """Return the parameters of a linear layer as float arrays whose shapes belong together."""
+    """Return weight and bias of a linear layer as float arrays, after a check that their shapes fit."""
     w = floats("weight", weight)
     if w.ndim != 2:
         raise ValueError(f"weight must have shape (classes, features), got {of_shape(w)}")
@@ -413,7 +415,7 @@ def memory(name: str, value: object) -> int:
 
 
 def out(value: object, like: Array) -> Array:
-    """Return a given output array: writable, of the shape and dtype of the logits in any byte order."""
+    """Return a given output array. It must be writable and of the result's shape and dtype, in any byte order."""
     dtype = result_dtype(like.dtype)
     if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray)):
         raise TypeError(f"out must be a NumPy array without a mask, got {type(value).__name__}{_new(like)}")
@@ -430,12 +432,12 @@ def out(value: object, like: Array) -> Array:
 
 
 def _new(like: Array) -> str:
-    """Return how to make an output array."""
+    """Return advice on how to make an output array."""
     return f"; make it with np.empty({like.shape}, {result_dtype(like.dtype).name!r})"
 
 
 def may_overlap_itself(array: Array) -> bool:
-    """Return whether a step along an axis may end within the memory that axes with shorter steps cover."""
+    """Return whether two entries may share memory: a stride is shorter than the memory that smaller strides cover."""
     covered = array.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < covered:

@@ -1,4 +1,4 @@
-"""Which dtype numbers are computed in, and which one results have."""
+"""The dtype of computations, and the dtype of results."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @cache
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of results of the shape of the logits: theirs, but float64 for integers."""
+    """Return the dtype of results of the shape of the logits: that of the logits, but float64 for integers."""
     return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
 
 
 def computed(part: Array) -> Array:
-    """Return a part of an array in the dtype it is computed in, without a copy if it has that already."""
+    """Return a part of an array in the dtype of its computation; it is not copied if it has this dtype already."""
     return part.astype(kernel_dtype(part.dtype), copy=False)
 
 
 def as_bits(part: Array) -> Array:
-    """Return a view of float16 as int16, of bfloat16 as uint16, and of other numbers as they are: see `decoded`."""
+    """Return a view of float16 as int16, of bfloat16 as uint16, and other arrays as they are; kernels decode bits."""
     if part.itemsize != 2 or not is_half(part.dtype):
         return part
     return part.view(np.int16 if part.dtype.kind == "f" else np.uint16)

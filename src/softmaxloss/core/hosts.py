@@ -1,4 +1,4 @@
-"""Another library as the host of what is computed: its threads and its matrix products are used instead of ours."""
+"""Another library, such as PyTorch, as the host: its threads and matrix products are used instead of ours."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Array = NDArray[Any]
-_hosts = threading.local()  # `now` is the Host of what this thread computes, if any
+_hosts = threading.local()  # `now` is the Host of this thread, if it has one
 
 
 class Host(Protocol):
-    """Another library, whose threads stay awake beside ours, so that it should do all that is shared by threads."""
+    """Another library that does all work that threads share.
+
+    Its threads stay awake for a while after its own work. Threads of ours would compete with them for processors.
+    """
 
     def threads(self) -> int:
         """Return how many threads it lends, the calling one included; 0 if ours are to be used."""
 
     def run(self, work: Callable[[], None], threads: int) -> None:
-        """Call work() once in each of some threads, and return when all calls have."""
+        """Call work() once in each of `threads` threads, and return when all calls have returned."""
 
     def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
-        """Write the matrix product a @ b to `out`, or add it there."""
+        """Write the matrix product a @ b to `out`, or add it to `out`."""
 
 
-class hosted_by:  # noqa: N801  # a class, as a generator takes 1 us more
-    """Let another library do what this thread shares with others, within a with statement."""
+class hosted_by:  # noqa: N801  # a class, because a generator takes 1 us more
+    """Within a with statement: let another library do the work that this thread shares with others."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -43,12 +46,12 @@ class hosted_by:  # noqa: N801  # a class, as a generator takes 1 us more
 
 
 def host() -> Host | None:
-    """Return the library that does what this thread shares with others: in a forked child none, as its threads died."""
+    """Return the host of this thread, if there is one; None in a forked child, where the threads of the host died."""
     return None if _forked else getattr(_hosts, "now", None)
 
 
 def _forget() -> None:
-    """Have no host in a forked child, whatever asks for one."""
+    """Have no host in a forked child."""
     global _forked  # noqa: PLW0603
     _forked = True
 

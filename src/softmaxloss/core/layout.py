@@ -1,8 +1,9 @@
 """Where the classes of an n-d array lie, and how its rows look to a kernel.
 
-A row is the class axis at one position of the other axes, the batch. Kernels that go row by row take a matrix
-(rows, classes). Few classes, and classes that lie further apart in memory than their rows, as in images (N, C, H, W),
-stay where they are, and a kernel computes many rows side by side: see `ClassMajor`.
+The batch is all axes except the class axis. A row is the logits of all classes at one position of the batch. Kernels
+that go row by row take a matrix (rows, classes). Another kernel computes many rows side by side, and arrays are not
+transposed for it: see `ClassMajor`. It is taken for few classes, and for classes that lie further apart in memory than
+rows do, as in images (N, C, H, W).
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row costs as much
-# as its elements plus ROW_ELEMENTS, or plus SIDE_BY_SIDE_ELEMENTS if many are computed side by side.
+# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row takes as much
+# time as its elements plus ROW_ELEMENTS more, or plus SIDE_BY_SIDE_ELEMENTS if many rows are computed side by side.
 PIECE_ELEMENTS = 1 << 18
 ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
-# The fewest rows that must lie side by side to be computed at once; fewer are copied into a matrix, piece by piece.
+# Fewer neighbouring rows than this are not computed side by side: they are copied into a matrix, piece by piece.
 SIDE_BY_SIDE = 8
-# The elements that a thread takes at a time from an array that is not copied: some 20 microseconds. Rows that are
-# computed side by side are taken in multiples of SHARE_ROWS, so that most tiles are full.
+# From an array that is not copied, a thread takes this many elements at a time, for some 20 microseconds. Rows that
+# are computed side by side are taken in multiples of SHARE_ROWS, so that most tiles are full.
 SHARE_ELEMENTS = 1 << 15
 SHARE_ROWS = 128
-# The most classes with which rows are computed side by side wherever they lie.
+# Up to this many classes, rows are computed side by side wherever they lie.
 FEW_CLASSES = 160
 
 
@@ -66,8 +67,9 @@ class Layout:
     whole : Piece
         The whole batch.
     class_major : bool
-        Whether rows are computed side by side: few classes, or rows that are neighbours in memory. Only the
-        shape decides, so that no bit of a result depends on how an array lies in memory.
+        Whether rows are computed side by side. They are if there are few classes. They also are if rows would be
+        neighbours in memory in an array of this shape in C order. How an array really lies in memory has no influence,
+        so no bit of a result depends on it.
     in_order : bool
         Whether there are rows, and kernels can take an array of this shape directly if it is in C order.
     scratch : tuple of int
@@ -112,7 +114,7 @@ class Layout:
         return max(fewest, elements // (self.n_classes + extra))
 
     def part(self, array: Array, piece: Piece) -> Array:
-        """Return a piece of an array of this shape; its classes come last unless they lie apart."""
+        """Return a piece of an array of this shape, with the classes on the last axis if `classes_last`."""
         if piece is not self.whole:
             array = array[(*piece.slices[: self.axis], slice(None), *piece.slices[self.axis :])]
         return np.moveaxis(array, self.axis, -1) if self.classes_last and self.axis < array.ndim - 1 else array
@@ -127,9 +129,10 @@ class Layout:
         return _sealed(array.reshape(self.n_rows, self.n_classes), read_only=read_only)
 
     def arranged(self, part: Array, *, read_only: bool = False) -> Arranged:
-        """Return a part as kernels take it, (rows, classes) or fields of ClassMajor: a view, or a copy if it must be.
+        """Return a part as kernels take it: a matrix (rows, classes) or the fields of ClassMajor.
 
-        With `read_only` it is marked as such: kernels that only read an array are compiled for that.
+        It is a view if possible, else a copy. With `read_only` it is marked as read-only: Numba compiles kernels that
+        only read an array for such arrays.
         """
         flags = part.flags
         if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:
@@ -147,7 +150,7 @@ class Layout:
         block = np.require(part.reshape(groups, self.n_classes, width), requirements=["ALIGNED"])
         strides = [stride // block.itemsize for stride in block.strides]
         if groups == 1 and strides[1] >= width and strides[2] == 1:
-            # the rows of other pieces between those of this one are skipped, not copied
+            # between the rows of this piece lie rows of other pieces: the kernel skips them
             length = (self.n_classes - 1) * strides[1] + width
             flat = as_strided(block, (length,), (block.itemsize,), writeable=block.flags.writeable)
             return _sealed(flat, read_only=read_only), 1, self.n_classes, width, length, strides[1], 1
@@ -156,14 +159,14 @@ class Layout:
 
 
 def _sealed(array: Array, *, read_only: bool) -> Array:
-    """Return a new view, which nothing else refers to, marked in place if it shall be read-only."""
+    """Return the array itself, marked read-only if asked for. It must be a new view: nothing else may refer to it."""
     if read_only:
         array.setflags(write=False)
     return array
 
 
 def _split(shape: tuple[int, ...], most: int, outer: tuple[slice, ...] = (), first: int = 0) -> Iterator[Piece]:
-    """Cut a batch into pieces of at most `most` rows, as even as the axes allow."""
+    """Cut a batch into pieces of at most `most` rows. Their sizes are as equal as the axes allow."""
     n_rows, everything = prod(shape), slice(None)
     if n_rows <= most:
         yield Piece(slice(first, first + n_rows), (*outer, *(everything,) * len(shape)))

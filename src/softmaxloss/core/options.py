@@ -1,14 +1,16 @@
-"""Targets and options, checked and turned into the descriptor of rows and the reduction of their losses.
+"""Targets and options, checked and turned into `Rows`, the descriptor of rows, and the `Reduction` of their losses.
 
-Every option of the loss is interpreted here and nowhere else. With class weights r, label smoothing eps over V classes
-and a target distribution P, the effective target of a row is
+Every option of the loss of NumPy arrays is read here and nowhere else. `array/wanted.py` does the same where no kernel
+runs. With class weights r, label smoothing eps over V classes and a target distribution P, the effective target of a
+row is
 
     q_j = r_j * (keep * P_j + floor),    keep = 1 - eps,    floor = eps / V
 
-Of targets and the options about them, kernels get only q, its sum `mass`, and one weight per row. The other options are
-numbers that kernels get as they are.
+For targets, smoothing, class weights and class mask, kernels get the terms of this formula, and `mass`, the sum of q.
+Sample weights, ignored labels and the divisor of the mean become one weight per row. Kernels get z_loss and temperature
+as they are. `core/staging.py` applies the soft cap before kernels get the logits.
 
-The file has over 300 lines, as every option is read here.
+The file has over 300 lines, because every option is read here.
 """
 
 from __future__ import annotations
@@ -55,11 +57,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Slice(NamedTuple):
-    """Which of all classes the logits are about."""
+    """The part of all classes to which the logits belong."""
 
     first: int
     n_classes: int  # of the whole vocabulary: labels are below it
-    n_existing: int  # of these the classes that exist
+    n_existing: int  # the number of these classes that exist
 
 
 class RowOptions(TypedDict, total=False):
@@ -95,9 +97,9 @@ def describe(
     normalizer: float | None = None,
     **unknown: object,
 ) -> tuple[Rows, Reduction]:
-    """Return the descriptor of the rows and the reduction; ValueError or TypeError where arguments make no sense.
+    """Return the descriptor of the rows and the reduction, or raise ValueError or TypeError for a wrong argument.
 
-    The logits are those of all classes, or of a slice.
+    The logits are those of all classes, or of a slice of them (`of`).
     """
     checks.no_options(unknown, RowOptions.__annotations__)
     eps, *numbers = checked_numbers(label_smoothing, z_loss, softcap, temperature)
@@ -132,7 +134,7 @@ def describe(
 
     with np.errstate(all="ignore"):
         mean_class_weight = float(r.sum() if r.size else here) / max(n_existing, 1)
-        # both formulas are equal, but each rounds less on its side of 0.5, from which on keep is exact
+        # both formulas are equal; `low` rounds less if eps < 0.5, `high` if eps >= 0.5: keep = 1 - eps is exact there
         low, high = unsmoothed + eps * (mean_class_weight - unsmoothed), keep * unsmoothed + eps * mean_class_weight
         mass = low if eps < 0.5 else high
         divisor = _total(weight, unsmoothed, layout.n_rows)
@@ -146,12 +148,12 @@ def describe(
 
 
 def averaged(weight: Float64s, divisor: float) -> Float64s:
-    """Return the weights of rows whose sum of losses is a mean; a mean over nothing is 0."""
+    """Divide the weights of rows, so that their weighted losses add up to the mean; a mean over nothing is 0."""
     return weight / divisor if divisor > 0 else weight * 0.0
 
 
 def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
-    """Return the descriptor of rows whose targets are single classes; refuse the options that are not taken."""
+    """Return the descriptor of rows whose targets are single classes; refuse the options in `not_taken`."""
     checks.refused(options, not_taken)
     rows = describe(targets, layout, **options)[0].each()
     target_checks.one_class_per_row(rows.label, rows.weight != 0, layout.batch_shape)
@@ -161,7 +163,7 @@ def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not
 def checked_numbers(
     label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float | None = None, temperature: float = 1.0
 ) -> tuple[float, float, float, float]:
-    """Return the options that are one number each, as Python floats; 0 for no soft cap."""
+    """Check the options that are one number each, and return them as Python floats; no soft cap becomes 0."""
     return (
         checks.fraction("label_smoothing", label_smoothing),
         checks.non_negative("z_loss", z_loss),
@@ -178,26 +180,26 @@ class Reduction(NamedTuple):
     divisor: float  # of a mean: sum_i w_i sum_c r_c P_ic, or the caller's normalizer
 
     def result(self, losses: Float64s, logits_dtype: np.dtype[Any]) -> Any:
-        """Return the losses of rows, or their sum: for a mean, the weights are divided by its divisor already."""
+        """Return the losses of rows, or their sum. It is also the mean: the weights contain the divisor already."""
         if self.kind == "none":
             return per_row(losses, self.batch_shape, logits_dtype)
         return summary_kernels.total(losses)
 
     def upstream(self, value: ArrayLike | None) -> Float64s:
-        """Return the gradient from above as one number per row, or one for all."""
+        """Return the gradient from above as one number per row, or one number for all rows."""
         if value is None:
             return ONE
         return checks.upstream(value, self.batch_shape if self.kind == "none" else ()).reshape(-1)
 
 
 def per_row(values: Float64s, batch_shape: tuple[int, ...], logits_dtype: np.dtype[Any]) -> Any:
-    """Return one number per row in the batch's shape, in the precision of the computation; a scalar for one row."""
+    """Return one number per row, in the shape of the batch and the dtype of the computation; a scalar for one row."""
     with np.errstate(all="ignore"):  # a loss beyond the range of float32 is inf or 0 there
         return values.astype(kernel_dtype(logits_dtype)).reshape(batch_shape)[()]
 
 
 def with_row_options(function: F, but: Collection[str] = ()) -> F:
-    """Show the row options, except those in `but`, for `**options` in the signature that help() and editors print."""
+    """In the signature that help() and editors print, replace `**options` by the row options, except those in `but`."""
     shown = signature(function)
     own = [p for p in shown.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     names = RowOptions.__annotations__.keys() - set(but)
@@ -220,10 +222,10 @@ def are_constant(values: Iterable[object]) -> bool:
 
 
 def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOptions) -> Request:
-    """Return the logits as an array, their layout, rows and reduction; ValueError or TypeError if they make no sense.
+    """Return the logits as an array, their layout, rows and reduction; raise ValueError or TypeError if they are wrong.
 
-    With class indices and plain options, all but the label depends on the options, and the shape and dtype of the
-    logits. It is remembered: working it out takes longer than a small loss.
+    If targets are class indices and options are constants, then everything except the labels depends only on the
+    options and on the shape and dtype of the logits. It is remembered, because this takes longer than a small loss.
     """
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
@@ -253,13 +255,13 @@ def request_without_targets(
 def _of_labels(
     shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
 ) -> tuple[Layout, Rows, Reduction] | None:
-    """Return what `request` does for plain labels, but without them; None if more than the label depends on them."""
+    """Return the same as `request`, but without labels. Return None if more than the labels depends on the targets."""
     options: Any = dict(constants)
     ignored = options.pop("ignore_index", None)
     if 0 in shape or options.get("sample_weight") is not None:
         return None
     if ignored is not None and 0 <= checks.integer("ignore_index", ignored) < shape[axis]:
-        return None  # else no row is ignored if all labels are classes
+        return None  # any other value is no class: no row is ignored if all labels are classes
     logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))
     layout = layout_of(shape, checks.axis(axis, logits))
     rows, reduction = describe(np.zeros(layout.batch_shape, np.int64), layout, **options)
@@ -267,13 +269,13 @@ def _of_labels(
 
 
 def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
-    """Return one number per row, given that or one for all rows."""
+    """Return one number per row, given one per row or one for all rows."""
     return value if len(value) == n_rows else np.full(n_rows, value)
 
 
 def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
     """Return the sum of weight * unsmoothed over the rows."""
-    products = weight * unsmoothed  # not a BLAS dot, whose last bit depends on its threads
+    products = weight * unsmoothed  # not np.dot: the last bit of BLAS depends on its threads
     return float(np.sum(products)) if len(products) == n_rows else n_rows * float(products[0])
 
 
@@ -281,7 +283,7 @@ _INTEGER = np.dtype(np.int64)
 
 
 def _plain_labels(target: Array, n_classes: int) -> NDArray[np.int64] | None:
-    """Return a copy of labels, as kernels rely on them not to change; None if not all are classes."""
+    """Return a copy of labels: kernels rely on labels that do not change. Return None if not all are classes."""
     labels = target.astype(_INTEGER).ravel()
     return labels if target_kernels.all_within(labels, n_classes) else None
 
@@ -304,7 +306,7 @@ def _labels(
 
 
 def _among_all(exists: NDArray[np.bool_], of: Slice) -> NDArray[np.bool_]:
-    """Return which of all classes exist, as far as a slice knows."""
+    """Return which of all classes exist. A slice knows its own classes; the others are taken to exist."""
     if not exists.size:
         return exists
     among_all = np.ones(of.n_classes, bool)
@@ -316,7 +318,10 @@ def _among_all(exists: NDArray[np.bool_], of: Slice) -> NDArray[np.bool_]:
 def _in_slice(
     label: NDArray[np.int64], r: Float64s, exists: NDArray[np.bool_], n_classes: int
 ) -> tuple[NDArray[np.int64], Float64s]:
-    """Return labels that count from the first class of a slice, and their r; outside the slice P is 0 everywhere."""
+    """Return labels that count from the first class of a slice, and their r.
+
+    If the label of a row is outside the slice, P is 0 for all classes of the slice, and so is r.
+    """
     inside = (label >= 0) & (label < n_classes)
     target = int(r.argmax()) if r.size else int(exists.argmax()) if exists.size else 0
     label = np.where(inside, label, -1 - target)
@@ -324,7 +329,7 @@ def _in_slice(
 
 
 def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.int64], Float64s]:
-    """Return the label of each one-hot row, -1 - t for others, and sum_j r_j P_j; rows of weight 0 are not read."""
+    """Return the label of each one-hot row, or -1 - t for other rows, and sum_j r_j P_j. Skip rows of weight 0."""
     rows = rows.with_labels(np.full(layout.n_rows, -1))
     unsmoothed, wrong = np.zeros(layout.n_rows), np.zeros(layout.n_rows, bool)
     by_row = layout.row_by_row

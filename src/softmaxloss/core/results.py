@@ -1,4 +1,4 @@
-"""Where a result of the shape of the logits goes: to a new array, or to the caller's, which may be the logits."""
+"""Where a result of the shape of the logits goes: to a new array, or to that of the caller, which may be the logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Array = NDArray[Any]
 def place_for(out: Array | None, logits: Array, dense_targets: Array | None = None) -> tuple[Array, Array]:
     """Return the array for a result of the shape of the logits, and the array to compute it in.
 
-    They are the same, unless `out` overlaps what is read: then the second is a new array.
+    They are the same, unless `out` overlaps an array that is read: then the second is a new array. If `out` is the
+    logits themselves, no new array is needed.
     """
     if out is None:
         array = np.empty(logits.shape, result_dtype(logits.dtype))
@@ -29,14 +30,14 @@ def place_for(out: Array | None, logits: Array, dense_targets: Array | None = No
 
 
 def filled(array: Array, place: Array) -> Array:
-    """Return the caller's array, filled from where its content was computed."""
+    """Return the array for a result, filled from `place` if it was computed there."""
     if place is not array:
         array[...] = place
     return array
 
 
 def _may_overlap(a: Array, b: Array) -> bool:
-    """Return whether arrays may overlap. Two that own their memory do so only if they are the same, a quick check."""
+    """Return whether arrays may overlap. Two arrays that own their memory overlap only if they are the same one."""
     return (a is b or not (a.flags.owndata and b.flags.owndata)) and np.may_share_memory(a, b)
 
 

@@ -1,4 +1,4 @@
-"""The descriptor of rows, on the side of the caller: its parts, and how it reaches a kernel."""
+"""The descriptor of rows as code outside of kernels uses it: how it is changed, and how it reaches a kernel."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ONE, ALL_ONE, ALL_CLASSES, NO_LABELS = np.ones(1), np.ones(0), np.ones(0, bool),
 
 
 class Rows(RowFields):
-    """The row descriptor, see RowFields."""
+    """The descriptor of rows: their targets, weights and options. `RowFields` explains each field."""
 
     __slots__ = ()
 
     def fields(self) -> tuple[Any, ...]:
-        """Return a plain tuple for `rows_of`: Numba finds its type sooner than that of a NamedTuple of many numbers."""
+        """Return a plain tuple for `rows_of`: Numba finds its type faster than that of a NamedTuple of many numbers."""
         return self[:6] + (_numbers(*self[6:]),)  # noqa: RUF005  a tenth faster
 
     def part(self, rows: slice | NDArray[np.intp], dense: Any) -> Self:
@@ -42,7 +42,7 @@ class Rows(RowFields):
         return self._replace(mass=mass, weight=weight)
 
     def extra_slope(self, lse: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the derivative of zeta lse**2 with respect to lse, which adds to the mass in the slope of the loss."""
+        """Return 2 * z_loss * lse. The derivative of the loss with respect to lse is the mass plus this."""
         slope: NDArray[np.float64] = 2 * self.z_loss * lse
         return slope
 
@@ -55,7 +55,7 @@ class Rows(RowFields):
 
 
 def logits_alone(n_rows: int, temperature: float, target: int = 0) -> Rows:
-    """Return rows that want no class: their loss is log(sum(exp(z))), its gradient with respect to z the softmax."""
+    """Return rows without a target: q is 0. Their loss is log(sum(exp(z))), and its gradient is the softmax of z."""
     return Rows(np.full(n_rows, -1 - target), None, ONE, ONE, ALL_ONE, ALL_CLASSES, temperature=temperature)
 
 

@@ -1,4 +1,4 @@
-"""The row functions over whole arrays: which kernel computes what. Another backend would replace this file."""
+"""The functions of rows, over whole arrays. Each calls its kernel. Another backend would replace this file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Float64s = NDArray[np.float64]
 
 
 def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
-    """Return the RowSummary of each row of logits; that of rows of weight 0 means nothing."""
+    """Return the RowSummary of each row of logits. For a row of weight 0 its numbers are arbitrary."""
     summary = new_summary(layout.n_rows)
     stage(_losses_and_gradients, logits, rows, layout, (ONE, np.empty(layout.n_rows), *summary))
     return summary
@@ -99,8 +99,8 @@ def log_probs(
 ) -> LogProbs:
     """Return the log-probabilities of labels and the entropies of rows.
 
-    Where there is `out`, which may be `logits`, it gets the gradient of a function whose derivatives by both are
-    `d_rows`.
+    If `out` is given, which may be `logits`, it gets the gradient of a function of both. `d_rows` holds the derivatives
+    of this function with respect to log-probability and entropy.
     """
     found = LogProbs(np.empty(layout.n_rows), np.empty(layout.n_rows))
     stage(_log_probs, logits, rows, layout.row_by_row, (*d_rows, *found), out=out, cap=rows.softcap)
@@ -127,7 +127,7 @@ def no_scores(n: int) -> Scores:
 
 
 def score(logits: Array, rows: Rows, layout: Layout) -> Scores:
-    """Return the scores of rows that have a label; all those of a piece are found while it is in the cache."""
+    """Return the scores of rows that have a label. All scores of a piece are computed while it is in the cache."""
     rows_alone, scores = layout.row_by_row, no_scores(layout.n_rows)
     once = rows._replace(weight=(rows.weight != 0) * 1.0)
 

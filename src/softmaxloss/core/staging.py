@@ -1,8 +1,8 @@
 """How arrays reach a kernel and its results come back: directly, or piece by piece.
 
-Arrays in C order go to the kernel directly, and threads take a few of their rows at a time. All others, and logits
-under a soft cap, go piece by piece: a thread copies, converts or caps some rows, computes them, and puts the result
-back.
+Arrays of floats in C order and native byte order go to the kernel directly, and threads take a few of their rows at a
+time. All others go piece by piece: a thread copies, converts or caps some rows, computes them, and puts the result
+back. So do logits under a soft cap, and targets in half precision or bools.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 # Exponentials wait for the sum of their row. They wait in scratch memory of each thread if rows have at most
-# PRIVATE_CLASSES, half a second-level cache in float32, or if there are at least MANY_ROWS rows per thread: then this
-# memory hardly counts. Otherwise they wait in the place of the gradient.
+# PRIVATE_CLASSES classes: such a row of float32 fills half of a second-level cache. They also wait there if there are
+# at least MANY_ROWS rows per thread: this memory is then small beside the logits. Otherwise they wait in the place of
+# the gradient.
 PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
-# Results of at least this size are written by streaming stores, twice as fast: caches would keep only their end anyway.
+# Results of at least this size are written by streaming stores, twice as fast: caches would keep only their end.
 STREAMED_BYTES = 1 << 24
 
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
@@ -40,9 +41,9 @@ class Staged(NamedTuple):
     """Some rows as kernels take them."""
 
     layout: Layout
-    logits: Any  # Arranged, as is `out`
+    logits: Any  # an Arranged of core/layout.py, and so is `out`
     rows: Rows
-    per_row: tuple[Array, ...]  # arrays with one entry for each row, or one for all
+    per_row: tuple[Array, ...]  # arrays with one entry per row, or one entry for all rows
     out: Any  # of the shape of the logits, or empty if no such result is wanted
     streamed: bool
     taken: Counter
@@ -58,9 +59,9 @@ def stage(
     out: Array | None = None,
     cap: float = 0.0,
 ) -> None:
-    """Call kernel(staged) in threads until all rows are done; `out`, which may be `logits`, gets its result.
+    """Call kernel(staged) in threads until all rows are done. `out`, which may be `logits`, gets the result.
 
-    If a soft cap is given, the result is multiplied by its slope.
+    If `cap` is given, the result is a gradient, and is multiplied by the slope of this soft cap.
     """
     streamed = out is not None and out.nbytes >= STREAMED_BYTES
     if _lie_directly(logits, rows, layout, out):
@@ -78,7 +79,8 @@ def stage(
             kernel(part)
             return
         place = layout.part(out, piece)
-        array, arranged = _stand_in(place, part.logits, layout, apart=cap != 0.0)  # a cap reads the logits again
+        # the slope of a cap reads the logits again: the result must not overwrite them
+        array, arranged = _stand_in(place, part.logits, layout, apart=cap != 0.0)
         kernel(part._replace(out=arranged, streamed=streamed and array is place))
         if cap != 0.0:
             multiply_by_cap_slope(array, layout.part(logits, piece), cap)
@@ -104,7 +106,7 @@ def scratch_for_columns(layout: Layout, logits: Arranged) -> Array:
 
 
 def scratch_for_rows(layout: Layout, logits: Arranged, out: Any) -> Array:
-    """Return scratch memory for the exponentials of rows of one thread, which may be `out`."""
+    """Return scratch memory for the exponentials of one thread. It may be `out` itself."""
     n_rows, dtype = rows_that_wait(layout.n_classes), _computed_dtype(out)
     if not out.size:
         return np.empty((n_rows, 0), dtype)
@@ -136,7 +138,10 @@ def _nowhere(z: Arranged) -> Arranged:
 
 
 def _stand_in(place: Array, z: Arranged, layout: Layout, *, apart: bool) -> tuple[Array, Arranged]:
-    """Return an array for a result, the place itself if kernels can write to it, and this array as kernels take it."""
+    """Return two things: an array for a result, and the same array as kernels take it.
+
+    The array is the place itself if kernels can write to it, and it need not stay `apart`.
+    """
     dtype, stored = _computed_dtype(_values(z)), result_dtype(place.dtype)
     same = kernel_dtype(stored) == dtype
     if same and place.dtype == stored and not apart:
@@ -156,7 +161,7 @@ def _computed_dtype(stored: Array) -> np.dtype[Any]:
 
 
 def load(part: Array, softcap: float = 0.0) -> Array:
-    """Return some of the logits as kernels take them: half precision as its bits, and float64 under a soft cap."""
+    """Return some of the logits as kernels take them: half precision as bits, and capped logits as float64."""
     if softcap == 0.0:
         return as_bits(part.astype(result_dtype(part.dtype), copy=False))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -166,16 +171,16 @@ def load(part: Array, softcap: float = 0.0) -> Array:
 
 
 def store(result: Array, out: Array) -> None:
-    """Write a result of kernels to its place, rounded to the dtype there."""
+    """Write a result of kernels to `out`, rounded to its dtype."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         out[...] = result
 
 
 def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> None:
-    """Turn a gradient of capped logits into that of the logits."""
+    """Turn the gradient with respect to capped logits into the gradient with respect to the logits."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         slope = cap_slope(logits, softcap)
-        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # not 0 * NaN: a row not read keeps 0
+        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # a row that was not read keeps 0: not 0 * NaN
 
 
 def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:

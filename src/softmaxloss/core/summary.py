@@ -1,4 +1,4 @@
-"""RowSummary: all that a loss needs to know of a row of logits, exact and mergeable; see kernels/row.py."""
+"""RowSummary: all that a loss needs to know about some classes of a row; see kernels/row.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Float64s = NDArray[np.float64]
 
 
 class RowSummary(NamedTuple):
-    """All that a loss needs to know of N rows over a set of classes, the whole vocabulary or a part of it.
+    """All that a loss needs to know about N rows over a set of classes: the whole vocabulary or a part of it.
 
-    The row is seen from its target t, the class of the set with the largest effective target q. The summaries of
+    The target t of a row is the class of the set with the largest effective target q. The summaries of
     disjoint sets of classes merge into that of their union, see `merge`. With logits z (after the soft cap) and
     temperature T, each field is a float64 array of shape (N,).
 
@@ -46,7 +46,7 @@ class RowSummary(NamedTuple):
         return type(self)(*(numbers[rows] for numbers in self))
 
     def cost(self, temperature: float = 1.0) -> Float64s:
-        """Return log(rest + exp((z_t - peak) / T)), which is lse - peak / T and keeps its digits where it is tiny."""
+        """Return log(rest + exp((z_t - peak) / T)), which is lse - peak / T. A tiny value keeps all its digits."""
         with np.errstate(all="ignore"):
             cost = np.log1p(self.rest + (np.exp((self.target_logit - self.peak) / temperature) - 1))
             return np.where(np.isfinite(self.peak), cost, np.nan)
@@ -81,7 +81,7 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     Parameters
     ----------
     parts : sequence of RowSummary
-        At least one; all of the same rows, and of disjoint sets of classes.
+        At least one summary. All are of the same rows, and no two have a class in common.
     temperature : float, default 1.0
         The temperature of the summaries.
 

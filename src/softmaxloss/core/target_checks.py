@@ -40,7 +40,7 @@ def targets(value: ArrayLike, row_shape: tuple[int, ...], batch_shape: tuple[int
 
 
 def _remedy_for_indices(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
-    """Return what to do about class indices of a wrong shape, if that can be told from it."""
+    """Return advice about class indices of a wrong shape, or "" if the shape tells nothing."""
     axes = [axis for axis in range(len(row_shape)) if shape == row_shape[:axis] + row_shape[axis + 1 :]]
     if axes:
         return f"; if the classes are on axis {axes[0]} of logits, whose shape is {row_shape}, pass axis={axes[0]}"
@@ -51,7 +51,7 @@ def _remedy_for_indices(shape: tuple[int, ...], row_shape: tuple[int, ...], batc
 
 
 def _remedy_for_rows(shape: tuple[int, ...], row_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> str:
-    """Return what to do about target rows of a wrong shape, if that can be told from it."""
+    """Return advice about target rows of a wrong shape, or "" if the shape tells nothing."""
     if sorted(shape) == sorted(row_shape):
         return "; use np.moveaxis to give targets the class axis of logits"
     if _without_ones(shape) == _without_ones(batch_shape):
@@ -66,7 +66,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _remedy_for_names(array: Array) -> str:
-    """Return what to do about targets that are the names of classes."""
+    """Return advice about targets that are the names of classes, or "" if they are not."""
     if array.dtype.kind in "UST" or (array.dtype.kind == "O" and any(isinstance(name, str) for name in array.flat)):
         return "; turn names into indices with names, targets = np.unique(targets, return_inverse=True)"
     return ""
@@ -75,7 +75,10 @@ def _remedy_for_names(array: Array) -> str:
 def labels(
     values: Array, live: NDArray[np.bool_], exists: NDArray[np.bool_], n_classes: int, batch_shape: tuple[int, ...]
 ) -> None:
-    """Refuse a class index outside 0..n_classes-1, or of a class that does not exist, in a live row."""
+    """Refuse a class index outside 0..n_classes-1, or of a class that does not exist.
+
+    Only rows whose weight is not 0 are checked: those that are `live`.
+    """
     outside = (values < 0) | (values >= n_classes)
     masked = ~exists[np.where(outside, 0, values)] & ~outside if exists.size else np.zeros_like(outside)
     wrong = live & (outside | masked)
@@ -107,7 +110,10 @@ def labels(
 def soft_targets(
     rows: Array, wrong: NDArray[np.bool_], exists: NDArray[np.bool_], axis: int, name: str = "targets"
 ) -> None:
-    """Refuse targets that are negative, NaN or infinite, or not 0 for a class that does not exist, in `wrong` rows."""
+    """Refuse targets if a row of them is `wrong`.
+
+    Such a row has an entry that is negative, NaN or infinite, or that is not 0 although its class does not exist.
+    """
     if not wrong.any():
         return
     by_row = np.moveaxis(rows, axis, -1)
@@ -127,7 +133,7 @@ def soft_targets(
 
 
 def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_shape: tuple[int, ...]) -> None:
-    """Refuse a live row whose target is a distribution."""
+    """Refuse a distribution as the target of a row that is `live`: its weight is not 0."""
     soft = live & (label < 0)
     if soft.any():
         position = checks.position(np.unravel_index(int(np.argmax(soft)), batch_shape))
@@ -140,7 +146,7 @@ def one_class_per_row(label: NDArray[np.int64], live: NDArray[np.bool_], batch_s
 
 
 def refuse_ignore_index() -> None:
-    """Refuse an ignored class index where targets are rows."""
+    """Refuse `ignore_index`, which has no meaning if targets are one-hot or soft rows."""
     raise ValueError(
         "ignore_index must be None unless targets are class indices, got one-hot or soft rows; to ignore a row, give "
         "it sample_weight 0"

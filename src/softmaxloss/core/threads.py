@@ -1,8 +1,8 @@
 """Threads that compute together.
 
 Kernels are serial. They run without the GIL, in threads of our own. Which thread takes which rows varies, but no result
-depends on it. Numba's `prange` is not used: its layers die in a forked child or abort when two Python threads call them
-at once.
+depends on it. Numba's `prange` is not used: of its threading layers, one dies in a forked child, and another aborts the
+process when two Python threads call it at once.
 
 The file has over 300 lines, because helpers must also survive forks, failures, Ctrl-C and the end of the interpreter.
 """
@@ -41,7 +41,7 @@ _busy = threading.local()  # `here` is True in threads that take part in shared 
 
 
 class _Pool:
-    """The helper threads beside the calling one; started when first needed, and anew in a forked child."""
+    """The helper threads. They start when first needed, and start again in a forked child."""
 
     def __init__(self) -> None:
         self._threads: int | None = None
@@ -67,7 +67,7 @@ class _Pool:
             asked.put(None)
 
     def start(self, job: _Job, helpers: int) -> None:
-        """Ask this many helpers to join; fewer or none do if no thread can be started or all are busy."""
+        """Ask this many helpers to join. Fewer or none join if no thread can be started or if all are busy."""
         if sys.is_finalizing():
             return  # a thread started now would never begin
         with self._lock:
@@ -85,12 +85,12 @@ class _Pool:
 
 
 class _Helper(threading.Thread):
-    """A thread that joins one job after the other, and nothing else."""
+    """A thread that joins one job after the other."""
 
     def __init__(self, asked: SimpleQueue[_Job | None]) -> None:
         super().__init__(name="softmaxloss", daemon=True)
         self._asked = asked
-        self.processor = -1  # that it was last seen on
+        self.processor = -1  # the processor that it last ran on
         self._allowed: set[int] = set()  # the processors that it might run on when it began
 
     def run(self) -> None:
@@ -103,9 +103,10 @@ class _Helper(threading.Thread):
             self.processor = _processor()
 
     def leave(self, processor: int) -> None:
-        """Run on other processors than this one, that of the calling thread, if there are any.
+        """Run on other processors than this one, where the calling thread runs, if there are others.
 
-        Linux often wakes a helper there, beside an idle processor. The two would then take turns for many calls.
+        Linux often wakes a helper on the processor of the calling thread, although another processor is idle. The two
+        threads would then take turns for many calls.
         """
         others = self._allowed - {processor}
         if others and self.native_id and self.is_alive():
@@ -114,7 +115,7 @@ class _Helper(threading.Thread):
 
 
 def _find_processor() -> Callable[[], int]:
-    """Return a function that returns the number of the processor it runs on, or -1 where the system does not tell."""
+    """Return a function that returns the number of the processor it runs on, or -1 if the system does not tell."""
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(AttributeError, OSError):
             return ctypes.CDLL(None).sched_getcpu
@@ -125,7 +126,7 @@ _processor = _find_processor()
 
 
 class _Job:
-    """Work that helpers may join until the job is closed; after that the job keeps nothing alive."""
+    """Work that helpers may join until the job is closed. A closed job refers to no array any more."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.failures: list[BaseException] = []
@@ -146,10 +147,11 @@ class _Job:
         _progress().leave(self._left)
 
     def close(self) -> None:
-        """Let nobody else join, and return when all have left.
+        """Let no other helper join, and return when all have left.
 
-        For a while this thread stays awake, without the GIL. Linux would wake a sleeping thread on the processor of the
-        thread that it waits for. The two would then share this processor for many calls, while another one idles.
+        For a while the calling thread waits awake, without the GIL. If it slept, Linux would wake it on the processor
+        of the helper that it waits for. The two would then share this processor for many calls, although another one
+        is idle.
         """
         with self._lock:
             self._work = None
@@ -193,13 +195,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that compute, the calling one included; results do not depend on it.
+    """Set the number of threads that compute, the calling thread included; results do not depend on it.
 
     Parameters
     ----------
     n : int
-        At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS, or the number of
-        processors that its affinity and, in a container, its control group (of version 2) let this process use.
+        At least 1. The start value is that of the environment variable SOFTMAXLOSS_NUM_THREADS. If it is not set, the
+        start value is the number of processors that this process may use. Its affinity limits this number; in a
+        container, its control group (version 2) limits it too.
 
     Raises
     ------
@@ -219,7 +222,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that compute, the calling one included."""
+    """Return the number of threads that compute, the calling thread included."""
     return _pool.threads
 
 
@@ -229,11 +232,11 @@ def none_taken() -> Counter:
 
 
 def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:
-    """Call work() in this thread and in helpers, in `most` threads at most, and return when all have left it.
+    """Call work() in this thread and in helpers, in `most` threads at most, and return when all calls have returned.
 
-    With `begun`, helpers wait until work in this thread has made its only entry positive, and go away if that takes
-    long. So kernels are compiled in this thread: a helper could not be interrupted. A call from within shared work asks
-    no helper.
+    If `begun`, an array of one number, is given, helpers wait until work() in this thread has made this number
+    positive. They go away if that takes long. So kernels are compiled in this thread, where Ctrl-C can interrupt: it
+    could not interrupt a helper. If `share` is called within shared work, no helper is asked.
     """
     if most == 1 or getattr(_busy, "here", False):
         work()
@@ -264,7 +267,7 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
 
 
 def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], None], threads: int) -> None:
-    """Call work() in this thread, and help_out() in others that a library lends."""
+    """Call work() in this thread, and help_out() in the threads that the library lends."""
     caller, failures, done = threading.get_ident(), [], []
 
     def take_part() -> None:
@@ -283,14 +286,14 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
         try:
             raise failures[0]
         finally:
-            failures.clear()  # the failure would hold this frame, and the frame the failure
-    if True not in done:  # interrupted at its very beginning, where the library let the exception pass
+            failures.clear()  # else the failure and this frame would keep each other alive
+    if True not in done:  # interrupted before it began: the library swallowed the exception
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Let this thread ask no helper within a with statement, as where the caller keeps all processors busy."""
+    """Within a with statement this thread asks no helper, for example because the caller keeps all processors busy."""
     before, _busy.here = getattr(_busy, "here", False), True
     try:
         yield

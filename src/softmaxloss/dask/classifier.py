@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806  X is scikit-learn's name
-"""The estimator on Dask collections: `fit` sums over partitions, predictions are lazy."""
+"""The estimator on Dask collections: `fit` adds up sums of partitions, and predictions are lazy."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ Array = NDArray[Any]
 class SoftmaxClassifier(classifier.SoftmaxClassifier):
     """`softmaxloss.SoftmaxClassifier` on Dask collections: the same coefficients, from partitions that stay in place.
 
-    Each evaluation of the objective is one pass over the partitions of X. For each of its partitions, a worker computes
-    how much the partition adds to loss and gradient. The workers sum these shares. One sum, as large as the
-    coefficients, returns to the process that called `fit`. Persisted partitions stay in memory. All others are computed
+    Each evaluation of the objective is one pass over the partitions of X. For each partition, a worker computes what
+    the partition adds to loss and gradient. The workers sum these shares. One sum, as large as the coefficients,
+    returns to the process that called `fit`. Persisted partitions stay in memory. All others are computed
     again in each pass, for example read from a file again. For data that are not Dask collections, every method works
     as in the base class.
 
@@ -117,7 +117,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
             rows = zip(blocks, labels, weights, strict=True)
             parts = dask.persist(*(part(*row, dtype, soft=soft) for row in rows))
             classes, counts = Partitions(parts).merged(census_of, Census.merge).compute()
-            check_classification_targets(np.tile(classes, 3))  # labels that are all different look like numbers to it
+            check_classification_targets(np.tile(classes, 3))  # thrice: it warns if all labels are different
             class_weight = self._weight_of(classes, counts)
             total = float(counts @ class_weight)
             options = Options(dtype, classes, class_weight, self.label_smoothing, normalizer=total)
@@ -126,7 +126,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Learn from one more batch, as the base class does; TypeError if X is a Dask collection.
+        """Learn from one more batch, as the base class does. A Dask collection as X raises TypeError.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         return da.from_delayed(hits[0] / hits[1], shape=(), dtype=np.float64)
 
     def _of_blocks(self, method: str, X: Any) -> Any:
-        """Call a method of the base class on a block at a time."""
+        """Call a method of the base class on each block of a collection, or on X itself if it is none."""
         if not is_dask_collection(X):
             return getattr(super(), method)(X)
         X = _in_rows(X)
@@ -199,13 +199,13 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
         return X.map_blocks(_apply, model, method, nothing, dtype=nothing.dtype, meta=nothing, **shape)
 
     def _delayed(self, X: Any) -> Any:
-        """Return the fitted model as one node, which travels once to each worker; raise if X does not fit to it."""
+        """Return the fitted model as one node of a graph: each worker gets it once. Raise if X does not fit it."""
         check_is_fitted(self)
         validate_data(self, _no_rows(X), reset=False, ensure_min_samples=0, **FEATURES)
         return delayed(self._local(), pure=False, traverse=False)
 
     def _local(self) -> classifier.SoftmaxClassifier:
-        """Return the model as one of the base class, for blocks whose columns have been checked."""
+        """Return a model of the base class, for blocks whose columns have been checked."""
         model = classifier.SoftmaxClassifier()
         model.__dict__.update(vars(self))
         model.__dict__.pop("feature_names_in_", None)
@@ -213,7 +213,7 @@ class SoftmaxClassifier(classifier.SoftmaxClassifier):
 
 
 def _apply(x: Any, model: Any, method: str, nothing: Array) -> Array:
-    """Return what a method of the model returns for a block, which may have no rows."""
+    """Return the result of a method of the model for a block. A block without rows gives `nothing`."""
     if not x.shape[0]:
         return nothing
     with one_thread():
@@ -256,7 +256,7 @@ def _partitions(collection: Any) -> list[Any]:
     """Return the partitions of a collection of whole rows as delayed blocks."""
     if isinstance(collection, da.Array):
         return list(collection.to_delayed().ravel())
-    # fully optimized, Dask would read several parts of a Parquet file as one if few of its columns are used
+    # not fully optimized: Dask would then read several parts of a Parquet file as one if few of its columns are used
     return list(collection.simplify().to_delayed(optimize_graph=False))
 
 

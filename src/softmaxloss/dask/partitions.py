@@ -1,4 +1,4 @@
-"""The objective over rows in many partitions: a worker computes the share of each, and workers sum the shares."""
+"""The objective over rows in many partitions. Workers compute the share of each partition and sum the shares."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Array = NDArray[Any]
-Loss = tuple[float, Float64s, Float64s]  # with its gradients with respect to coef and intercept
+Loss = tuple[float, Float64s, Float64s]  # a loss and its gradients with respect to coef and intercept
 
-_LARGE = "distributed.admin.large-graph-warning-threshold"  # by default, coefficients of 10 MB warn in each pass
-MERGED_AT_ONCE = 8  # so that a worker holds few shares at a time
+_LARGE = "distributed.admin.large-graph-warning-threshold"  # by default, each pass warns if coefficients take 10 MB
+MERGED_AT_ONCE = 8  # shares: few, so that a worker holds few at a time
 
 
 class Part(NamedTuple):
-    """What a partition keeps between passes: its labels as numbers and its weights, not its features."""
+    """The part of a partition that is kept between passes: labels as numbers, and weights, but no features."""
 
     classes: Array
     targets: Array  # positions in `classes`, or distributions over them
@@ -47,7 +47,7 @@ class Census(NamedTuple):
     counts: Float64s
 
     def merge(self, other: Census) -> Census:
-        """Return the labels of both."""
+        """Return the labels of both sets of partitions, with their total weights."""
         if not len(self.classes) or not len(other.classes):
             return self if len(self.classes) else other
         classes, places = np.unique(np.concatenate([self.classes, other.classes]), return_inverse=True)
@@ -55,7 +55,7 @@ class Census(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What all partitions must know besides the coefficients."""
+    """The data that the computation of each partition needs besides the coefficients."""
 
     dtype: np.dtype[Any]
     classes: Array
@@ -74,7 +74,7 @@ class Point:
 
 
 def part_of(x: Any, y: Any, weight: Any, dtype: np.dtype[Any], *, soft: bool) -> Part:
-    """Check a partition as `fit` checks its data, and return what is kept of it."""
+    """Check a partition as `fit` checks its data, and return its `Part`."""
     if x.shape[0] == len(y) == 0:
         none = np.empty((0, *y.shape[1:]))
         return Part(np.arange(y.shape[1]) if soft else none, none if soft else none.astype(int), None)
@@ -141,7 +141,7 @@ def _merge(a: tuple[Moments, Loss], b: tuple[Moments, Loss]) -> tuple[Moments, L
 class Partitions:
     """The partitions of some collections, as columns of delayed blocks. Blocks at the same position belong together.
 
-    The graphs are built by hand, which takes 0.1 ms for each partition and pass. Those of `dask.delayed` took 1 ms.
+    This class builds the graphs of tasks itself, in 0.1 ms for each partition and pass. `dask.delayed` took 1 ms.
     """
 
     def __init__(self, *columns: Sequence[Any]) -> None:
@@ -155,8 +155,8 @@ class Partitions:
     def merged(self, share_of: Callable[..., Any], merge: Callable[[Any, Any], Any], *shared: Any) -> Delayed:
         """Return the shares share_of(*blocks, *shared) of all partitions, merged in a tree.
 
-        The arguments `shared` travel once to each worker. Workers merge the shares of neighbouring partitions, and only
-        merged shares travel.
+        The arguments `shared` are sent once to each worker. Workers merge the shares of neighbouring partitions, and
+        send only merged shares.
         """
         name = f"{share_of.__name__}-{uuid.uuid4().hex}"
         nodes = [DataNode((f"shared-{name}", position), value) for position, value in enumerate(shared)]
@@ -176,7 +176,7 @@ class Partitions:
 
 
 class PartitionedObjective(Objective):
-    """The objective over all partitions, given as delayed blocks of features and delayed parts."""
+    """The objective over all partitions, which are given as delayed blocks of features and delayed `Part`s."""
 
     def __init__(self, partitions: Partitions, options: Options, penalty: float) -> None:
         self.partitions, self.shared = partitions, options
@@ -184,21 +184,21 @@ class PartitionedObjective(Objective):
         self._known: tuple[Float64s, Loss] | None = None
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> Loss:
-        """Return the mean loss and its gradients, in a pass over the partitions unless the latest pass found them."""
+        """Return the mean loss and its gradients: from the latest pass over the partitions, or else by a new one."""
         point = np.column_stack([coef, intercept])
         if self._known is None or not np.array_equal(point, self._known[0]):
             self._known = point, self._pass(loss_of, _add, coef, intercept)
         return self._known[1]
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
-        """Return the moments of the features; the pass finds the mean loss, too, which the fit needs next."""
+        """Return the moments of the features. The same pass finds the mean loss, which the fit needs next."""
         moments, loss = self._pass(moments_and_loss_of, _merge, coef, intercept, centred)
         self._known = np.column_stack([coef, intercept]), loss
         result: Moments = moments
         return result
 
     def features_with_values(self) -> None:
-        """Return None: to find them would take a pass."""
+        """Return None, which stands for all features: to find those with values would take a pass."""
 
     def in_single(self) -> None:
         """Return None: a copy in single precision would take memory on the workers."""
@@ -211,6 +211,6 @@ class PartitionedObjective(Objective):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on this thread alone, as Dask keeps the others busy. No warnings: the objective shows an overflow."""
+    """Compute on this thread alone: Dask keeps the others busy. No warnings: the objective shows an overflow."""
     with alone(), one_blas_thread, np.errstate(all="ignore"):
         yield

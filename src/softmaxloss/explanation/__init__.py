@@ -1,4 +1,4 @@
-"""Why it is y - t: one row of logits, all steps of softmax with loss, and backpropagation through them."""
+"""Why the gradient is y - t: all steps of softmax with loss for one row of logits, and backpropagation through them."""
 
 from softmaxloss.explanation.row import Explanation, explain
 

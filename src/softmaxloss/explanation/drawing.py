@@ -1,4 +1,4 @@
-"""The computational graph as a picture: values above the edges, and below them what flows back."""
+"""The computational graph as a picture: values above the edges, gradients below them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # Of the palette of Okabe and Ito, which stays distinct for colour-blind readers and in grey.
 BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#555555", "#eef4f8"
-MOST_CLASSES = 10  # that a picture holds
+MOST_CLASSES = 10  # of a picture
 RADIUS = 0.22
 COLUMN, ROW = 1.16, 1.08  # inches
-LEFT = 1.2  # of the logits: room for their names and numbers
+LEFT = 1.2  # inches left of the logits, for their names and numbers
 NAME_WIDTH = 1.0
-FONT = "DejaVu Sans"  # which Matplotlib brings
-_BELOW = {"sum", "reciprocal"}  # stages under the rows of the classes
+FONT = "DejaVu Sans"  # Matplotlib contains it
+_BELOW = {"sum", "reciprocal"}  # stages that are drawn under the rows of the classes
 SYMBOLS = {
     "shift": "−max",
     "divide": "/T",
@@ -41,7 +41,7 @@ SYMBOLS = {
 
 
 def draw(explanation: Explanation) -> Figure:
-    """Return the figure; ValueError where there are more classes than a picture holds."""
+    """Return the figure. Raise ValueError if there are more than MOST_CLASSES classes."""
     n_classes = len(explanation.labels)
     if n_classes > MOST_CLASSES:
         raise ValueError(f"logits must have at most {MOST_CLASSES} classes to be drawn as a graph, got {n_classes}")
@@ -51,12 +51,12 @@ def draw(explanation: Explanation) -> Figure:
 
 
 def picture(explanation: Explanation, suffix: str) -> bytes:
-    """Return the figure as the content of a file that ends so."""
+    """Return the figure as the content of a file whose name ends in `suffix`."""
     content = io.BytesIO()
     made_by = {".svg": {"Creator": "softmaxloss", "Date": None}, ".png": {"Software": "softmaxloss"}}
     made_by[".pdf"] = {"Creator": "softmaxloss", "CreationDate": None}
     _, lacking = fonts(explanation.labels)
-    if lacking and suffix != ".svg":  # whoever shows an SVG has fonts of their own
+    if lacking and suffix != ".svg":  # a program that shows an SVG has fonts of its own
         letters = ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in lacking)
         warnings.warn(
             f"no font here has these letters of labels, so the picture has boxes in their place: {letters}; "
@@ -65,16 +65,16 @@ def picture(explanation: Explanation, suffix: str) -> bytes:
             stacklevel=4,
         )
     with mpl.rc_context({"svg.hashsalt": "softmaxloss", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # said above, in words
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the message above says it in words
         draw(explanation).savefig(content, format=suffix[1:], dpi=100, metadata=made_by[suffix])
     return content.getvalue()
 
 
 def fonts(labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the fonts that labels need, of those installed, and the letters that none of them has."""
+    """Return the installed fonts that labels need, and the letters that no installed font has."""
     families, lacking = [FONT], _not_in(findfont(FONT), set("".join(labels)))
     for font in fontManager.ttflist:
-        if lacking and not font.name.startswith("Last Resort"):  # whose letters are boxes
+        if lacking and not font.name.startswith("Last Resort"):  # its letters are boxes
             left = _not_in(font.fname, lacking)
             if left != lacking:
                 families.append(font.name)
@@ -111,8 +111,8 @@ class _Drawing:
     def _arrange(self, stages: dict[str, list[Node]]) -> float:
         """Find a place for each node; return the number of columns."""
         column, below = 0.0, -self._n * ROW + 0.1
-        middle = -((self._n - 1) // 2) * ROW  # on a row: an edge that leans a little has no room for its numbers
-        aside = max(0.68, 0.27 * self._n)  # so that lines from and to all rows pass by the circles of others
+        middle = -((self._n - 1) // 2) * ROW  # a row's height: a slightly sloping edge has no room for its numbers
+        aside = max(0.68, 0.27 * self._n)  # wide enough that edges to other rows do not touch circles
         for name, nodes in stages.items():
             column += {
                 "sum": aside - 1,
@@ -133,7 +133,7 @@ class _Drawing:
         if down == 0:
             self._numbers((start[0] + end[0]) / 2, start[1], value, gradient)
             return
-        # half a row from the end that this edge does not share with others, and beside it, where nothing else is
+        # numbers stand beside the edge, half a row from the end that no other edge has: there is room
         apart, together = (end, start) if source.kind == "reciprocal" else (start, end)
         share = min(0.5, 0.5 * ROW / abs(together[1] - apart[1]))
         x, y = (a + share * (b - a) for a, b in zip(apart, together, strict=True))
@@ -175,7 +175,7 @@ class _Drawing:
         self._axes.text(x + 0.94, height, "loss", ha="left", va="center", fontweight="bold")
 
     def _name(self, x: float, y: float, label: str) -> None:
-        """Write the label, or as much of it as fits."""
+        """Write the label, cut off if it does not fit."""
         name = self._axes.text(x, y, label[:40], ha="right", va="center", fontweight="bold")
         end = len(label)
         while name.get_window_extent().width > NAME_WIDTH * self.figure.dpi:
@@ -201,14 +201,14 @@ class _Drawing:
 
 
 def _share(t: float) -> str:
-    """Return a part of 1 in few enough characters for a circle."""
+    """Return a number from 0 to 1 with few enough characters for a circle."""
     if t in {0.0, 1.0}:
         return f"{t:.0f}"
     return f"{t:.2f}" if t >= 0.005 else f"{t:.0e}".replace("e-0", "e−")
 
 
 def written(value: float) -> str:
-    """Return a number with three digits after the point, or fewer where it is large."""
+    """Return a number with three digits after the point, or fewer if it is large."""
     if abs(value) >= 1e4 or 0 < abs(value) < 5e-4:
         text = re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", f"{value:.1e}")
     else:

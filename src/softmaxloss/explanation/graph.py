@@ -1,7 +1,8 @@
 """The computational graph of softmax with loss, one node per step and class.
 
-A node knows its own rule only: how its value comes from those of its inputs, and what it passes back to each of them
-when told how the loss changes with its value. That the gradients which arrive at the logits are y - t is nowhere said.
+A node knows only its own rule. The rule computes the value of the node from those of its inputs. From the derivative of
+the loss with respect to this value, it computes the derivatives that the node passes back to its inputs. The formula
+y - t stands nowhere here: it comes out at the logits.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """What a kind of node does, given its constant, if it has one, and its inputs."""
+    """The two functions of a kind of node. Both get the constant of the node, if it has one, and its inputs."""
 
     forward: Callable[..., float]
-    backward: Callable[..., tuple[float, ...]]  # given the gradient that arrives and its own value, too
+    backward: Callable[..., tuple[float, ...]]  # gets first the gradient that arrives and the value of the node
 
 
 RULES = {
@@ -30,24 +31,24 @@ RULES = {
     "reciprocal": Rule(lambda x: 1 / x, lambda g, y, _x: (-g * y * y,)),
     "times": Rule(lambda a, b: a * b, lambda g, _y, a, b: (g * b, g * a)),
     "log": Rule(lambda x: math.log(x) if x > 0 else -math.inf, lambda g, _y, x: (_over(g, x),)),
-    "times t": Rule(lambda t, x: _times(t, x), lambda g, _y, t, _x: (g * t,)),  # noqa: PLW0108 - is below
+    "times t": Rule(lambda t, x: _times(t, x), lambda g, _y, t, _x: (g * t,)),  # noqa: PLW0108 - it is below
     "minus": Rule(lambda x: -x, lambda g, _y, _x: (-g,)),
 }
 
 
 def _times(t: float, x: float) -> float:
-    """Return t x, and 0 for what is not wanted, even where its logarithm is -inf."""
+    """Return t x. It is 0 for t = 0, even if x, a logarithm, is -inf."""
     return t * x if t != 0 else 0.0
 
 
 def _over(g: float, x: float) -> float:
-    """Return g / x, and 0 where nothing arrives."""
+    """Return g / x. It is 0 for g = 0, even if x is 0."""
     return g / x if g != 0 else 0.0
 
 
 @dataclass(eq=False)
 class Node:
-    """One step: its kind, its inputs, the class it belongs to (None if to all), and what flows through it."""
+    """One step: its kind, inputs and class (None if it belongs to all classes), its value and gradients."""
 
     kind: str
     inputs: tuple[Node, ...] = ()
@@ -55,9 +56,9 @@ class Node:
     constant: float | None = None
     value: float = math.nan
     gradient: float = 0.0
-    """How the loss changes with the value."""
+    """The derivative of the loss with respect to the value."""
     passed: tuple[float, ...] = field(default=())
-    """What it passes back to each input."""
+    """The gradient that it passes back to each input."""
 
     def run(self) -> None:
         """Compute the value."""
@@ -65,7 +66,7 @@ class Node:
             self.value = RULES[self.kind].forward(*self._arguments())
 
     def run_back(self) -> None:
-        """Compute what the inputs get, and give it to them."""
+        """Compute the gradients of the inputs, and add them there."""
         if self.inputs:
             self.passed = RULES[self.kind].backward(self.gradient, self.value, *self._arguments())
             for node, gradient in zip(self.inputs, self.passed, strict=True):
@@ -84,7 +85,7 @@ class Graph:
     nodes : list of Node
         In the order of the forward pass; the first ones are the logits, the last one is the loss.
     stages : dict of str to list of Node
-        The same, by step.
+        The same nodes, by step.
     """
 
     def __init__(self, logits: Sequence[float], t: Sequence[float], temperature: float = 1.0) -> None:
@@ -113,7 +114,7 @@ class Graph:
         return nodes
 
     def _each(self, name: str, kind: str, row: list[Node], constants: Sequence[float] | None = None) -> list[Node]:
-        """Add a step that each class takes by itself."""
+        """Add a step with one node per class."""
         every = constants if constants is not None else [None] * len(row)
         nodes = [Node(kind, (node,), node.index, c) for node, c in zip(row, every, strict=True)]
         return self._stage(name, nodes)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 COLUMNS = ("logit", "shifted", "exp", "y", "t", "-t log y", "dx = y - t")
 PICTURES = (".svg", ".png", ".pdf")
 TEXTS = (".md", ".txt")
-# A table of more classes shows the most probable ones, and the target's.
+# A table of more classes than this shows the most probable classes, and those of the target.
 MOST_CLASSES = 12
-# 1 / exp(x), and its square, are numbers down to here.
+# Down to this x, 1 / exp(x) and its square are finite.
 _LOWEST = -350.0
 
 
@@ -46,11 +46,11 @@ def explain(
     Parameters
     ----------
     logits : array_like of float, shape (V,)
-        Finite.
+        Finite numbers.
     target : int or str, or array_like of float, shape (V,)
-        The right class, by number or by label, or how probable each class is in truth.
+        The right class, as a number or a label. Or the true probability of each class.
     labels : sequence of str, length V, optional
-        What the classes are called; by default by their numbers.
+        The names of the classes; by default their numbers.
     label_smoothing, temperature : float
         As in `cross_entropy`.
 
@@ -85,12 +85,13 @@ class Explanation:
     ----------
     labels : list of str, length V
     logits, shifted, exponentials, y, t, terms, dx : float64 arrays, shape (V,)
-        ``logits - max(logits)``, over the temperature; its exponential; the softmax; the target, smoothed;
-        ``-t * log(y)``; the gradient of the loss by the logits, ``(y - t) / temperature``.
+        shifted is ``(logits - max(logits)) / temperature``. exponentials are ``exp(shifted)``. y is the softmax, t the
+        smoothed target. terms are ``-t * log(y)``. dx is the gradient of the loss with respect to the logits,
+        ``(y - t) / temperature``.
     loss : float
     temperature : float
     graph : Graph
-        The steps as nodes, each with its value and its gradient, by backpropagation.
+        The steps as nodes, each with its value and the gradient that backpropagation gives it.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Explanation:
 
     @cached_property
     def graph(self) -> Graph:
-        """The steps as nodes; ValueError where backpropagation in such steps is beyond the range of numbers."""
+        """The steps as nodes. Reading it raises ValueError if a step is beyond the range of numbers."""
         lowest = self.shifted[self.t > 0].min()
         if lowest < _LOWEST:
             label = self.labels[int(np.argmin(np.where(self.t > 0, self.shifted, np.inf)))]
@@ -138,16 +139,16 @@ class Explanation:
 
     @property
     def shown(self) -> NDArray[np.intp]:
-        """The classes that a table has rows for: all, or the most probable ones and those wanted most."""
+        """The classes that a table shows: all, or the most probable ones and those with the highest t."""
         if len(self.y) <= MOST_CLASSES:
             return np.arange(len(self.y))
-        # the three that are wanted more than smoothing wants all, or else the most probable, and then the most probable
+        # first up to three classes with a higher t than smoothing gives to all, then the most probable
         first = np.lexsort((-self.y, -self.t * (self.t > self.t.min())))[:3]
         others = [j for j in np.argsort(-self.y, kind="stable") if j not in first]
         return np.sort([*first, *others[: MOST_CLASSES - 3]])
 
     def table(self, digits: int = 3) -> str:
-        """Return the numbers as text, a line for each class, with so many digits after the point."""
+        """Return the numbers as text: a line for each class, numbers with `digits` digits after the point."""
         cells = self._cells(digits)
         widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
         lines = [
@@ -164,7 +165,7 @@ class Explanation:
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + f"\n\n{self.summary(digits)}\n"
 
     def summary(self, digits: int = 3) -> str:
-        """Return the loss in words."""
+        """Return one line about the loss."""
         at = "" if self.temperature == 1.0 else f"; dx = (y - t) / T with T = {self.temperature:g}"
         return f"loss = -sum(t log y) = {_number(self.loss, digits)} nats{at}"
 
@@ -175,12 +176,12 @@ class Explanation:
         return draw(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the graph (.svg, .png or .pdf) or the table (.md or .txt), as the name ends."""
+        """Write the graph (.svg, .png or .pdf) or the table (.md or .txt). The end of the name decides which."""
         path = Path(path)
         path.write_bytes(self.content(path.suffix.lower()))
 
     def content(self, suffix: str) -> bytes:
-        """Return what a file that ends so holds."""
+        """Return the content of a file whose name ends in `suffix`."""
         if suffix in PICTURES:
             from softmaxloss.explanation.drawing import picture  # noqa: PLC0415 - loads matplotlib
 
@@ -220,7 +221,7 @@ class Explanation:
 
 
 def _distribution(target: ArrayLike | str, labels: list[str]) -> Float64s:
-    """Return how probable each class is, of a class by label or number or of a distribution."""
+    """Return the true probability of each class, given a class as label or number, or a distribution."""
     n_classes = len(labels)
     if isinstance(target, str):
         name = _printable(target)
@@ -250,7 +251,7 @@ def _distribution(target: ArrayLike | str, labels: list[str]) -> Float64s:
 
 
 def _column(values: Float64s, digits: int, *, exact: bool) -> list[str]:
-    """Write numbers with as many digits; those that come from the caller with no more than they need."""
+    """Write numbers with `digits` digits after the point; those of the caller (`exact`) with no more than they need."""
     if not exact:
         return [_number(float(v), digits) for v in values]
     if any(abs(v) >= 1e6 or 0 < abs(v) < 0.5 * 10**-digits for v in values):
@@ -260,7 +261,7 @@ def _column(values: Float64s, digits: int, *, exact: bool) -> list[str]:
 
 
 def _number(value: float, digits: int) -> str:
-    """Write a number; 0 and 1 plainly if that is what they are, and what rounds to 0 as a power of ten."""
+    """Write a number: exact 0 and 1 without digits after the point, and a number that rounds to 0 as a power of ten."""
     if value in (0.0, 1.0):
         return f"{value:.0f}"
     if abs(value) < 0.5 * 10**-digits:
@@ -269,12 +270,12 @@ def _number(value: float, digits: int) -> str:
 
 
 def _printable(label: object) -> str:
-    """Return a label on one line, without what no terminal and no file shows."""
+    """Return a label on one line, without characters that cannot be printed."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(label)).split()) or "(blank)"
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for letters such as Chinese ones."""
+    """Return the width of a text on a terminal: two columns for letters such as Chinese ones, one for others."""
     return sum(1 + (east_asian_width(c) in "WF") for c in text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def explore() -> ExplorerPage:
-    """Return a page to play with softmax and its loss; a notebook shows it, and `save` writes it to a file.
+    """Return a page to play with softmax and its loss. A notebook shows it, and `save` writes it to a file.
 
     Returns
     -------
@@ -33,7 +33,7 @@ class ExplorerPage:
     Attributes
     ----------
     html : str
-        All of it, with its style and scripts; it asks for nothing else.
+        The whole page, with its style and scripts. It loads nothing else.
     """
 
     def __init__(self, html: str) -> None:

@@ -30,27 +30,28 @@ if TYPE_CHECKING:
 
 INPUTS = ("features", "weight", "bias")
 
-# The cost of a chunk of rows beyond its products, relative to their time, as measured with heads of 49,152 x 576 and
-# 18,710 x 120. Each chunk reads and writes all of d_weight and reads the weights twice, which counts more with fewer
-# rows. Logits that do not fit in a last-level cache come from memory for each of four steps, which counts more with
-# fewer features:
+# How much time a chunk of rows takes besides its matrix products, as a fraction of the time of these products:
 #
 #     16 / rows + (16 / features if logits are too large for the cache else 0)
 #
-# A chunk has as many rows as fit in that cache, or SPILLED_ROWS, whichever is estimated to cost less.
+# This was measured with heads of 49,152 x 576 and 18,710 x 120. Each chunk reads and writes all of d_weight and reads
+# the weights twice: this is a larger fraction with fewer rows. Logits that do not fit in the last-level cache come from
+# memory for each of four steps: this is a larger fraction with fewer features.
+#
+# A chunk has as many rows as fit in that cache, or SPILLED_ROWS: the number for which the estimate is lower.
 _ACCUMULATION = _SPILL = 16
 CACHED_BYTES = 24 * 2**20
 SPILLED_ROWS = 512
 # BLAS computes whole blocks of rows: 384 rows take 4 % less time per row than 342.
 SMOOTH_ROWS = 32
-# For the label, weight, loss and position of a row.
+# Bytes for the label, weight, loss and position of a row.
 _BYTES_PER_ROW = 128
 _CLASSES_CHECKED = 256
 _ROWS_ADDED = 64
 
 
 class LinearGradients(NamedTuple):
-    """Gradients of the loss of a linear layer, each of the shape of its input; None where not asked for."""
+    """Gradients of the loss of a linear layer, each of the shape of its input; None if it was not asked for."""
 
     features: Array | None
     weight: Array | None
@@ -58,7 +59,7 @@ class LinearGradients(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some of the rows: where they are in the batch, their features (n, D), logits (n, V) and descriptor."""
+    """Some of the rows: their places in the batch, features (n, D), logits (n, V), and their targets as `Rows`."""
 
     part: Part
     x: Array
@@ -69,8 +70,8 @@ class Chunk(NamedTuple):
 class Layer:
     """Checked inputs of a linear layer, in the dtype they are computed in, and their logits chunk by chunk.
 
-    Chunks are computed one after the other: BLAS spreads each product over its threads, then kernels spread each chunk
-    over ours. One thread for each chunk, with products of its own, took 1.0 to 1.2 times as long.
+    Chunks are computed one after the other. BLAS shares each product among its threads, then kernels share each chunk
+    among ours. The other way, chunks at the same time in one thread each, took 1.0 to 1.2 times as long.
     """
 
     def __init__(
@@ -96,19 +97,19 @@ class Layer:
         self.max_memory = None if max_memory is None else checks.memory("max_memory", max_memory)
 
     def parameter(self, array: Array) -> Array:
-        """Return an array of the weights' shape as products take it; one in C or Fortran order keeps its order."""
+        """Return an array of the shape of the weights, in the dtype of products, and in C or Fortran order."""
         contiguous = array.flags.c_contiguous or array.flags.f_contiguous
         return array.astype(self.computed, copy=False) if contiguous else np.ascontiguousarray(array, self.computed)
 
     def flat(self, features: Array) -> Array:
-        """Return features as (N, D) where that needs no copy."""
+        """Return features in shape (N, D) if that needs no copy, else as they are."""
         return _flat(features, self.n_rows)
 
     def rows_of(self, features: Array, part: Part) -> Array:
-        """Return some of the rows of features, (n, D), as products take them."""
+        """Return some rows of features, (n, D), in the dtype and the order that products take."""
         if checks.is_sparse(features):
             return features[part].astype(self.computed, copy=False)
-        with np.errstate(all="ignore"):  # a vector may have to be rounded
+        with np.errstate(all="ignore"):  # features of the vector of `linear_hvp` may have to be rounded
             return np.ascontiguousarray(_taken(features, part), self.computed)
 
     def write_logits(self, logits: Array, terms: Sequence[tuple[Array, Array]], bias: Array | None) -> None:
@@ -118,10 +119,11 @@ class Layer:
             multiply(x, weight.T, logits, add=True)
 
     def chunks(self, rows: Rows, *, buffers: int = 1, pieces: int = 0, more: int = 0) -> Iterator[Chunk]:
-        """Yield chunks of the rows that take part.
+        """Yield chunks of the rows whose weight is not 0.
 
-        The caller may need for a chunk: `buffers` arrays of the size of its logits, these included; in each thread
-        `pieces` float64 arrays as long as the pieces of logits that threads copy; and `more` bytes per row.
+        The parameters say how much memory the caller needs for a chunk. `buffers` is the number of arrays of the size
+        of its logits, the logits included. `pieces` is the number of float64 arrays that each thread needs, each of the
+        size of a piece of logits that a thread copies. `more` is the number of further bytes per row.
         """
         dense = None if rows.dense is None else _flat(rows.dense, self.n_rows)
         self.weight = forget_masked(self.weight, rows.class_mask)
@@ -140,21 +142,21 @@ class Layer:
             yield Chunk(part, x, logits, rows.part(part, None if dense is None else _taken(dense, part)))
 
     def _rows_at_once(self, n_live: int, rows: Rows, *, buffers: int, pieces: int, more: int) -> int:
-        """Return the number of rows of a chunk: as many as memory allows, and all chunks about alike."""
+        """Return the number of rows of a chunk: as many as memory allows, but about the same in all chunks."""
         itemsize, n_classes = self.computed.itemsize, self.n_classes
         threads = os.cpu_count() or 1  # not get_num_threads(): its value must change no bit of a result
         per_row = max(1, buffers * n_classes * itemsize + 3 * self.features_per_row * itemsize + more)
         pieces += 4 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
-            per_row += n_classes * (rows.dense.itemsize + itemsize)  # they may have to be gathered and converted
+            per_row += n_classes * (rows.dense.itemsize + itemsize)  # dense targets may be copied, then converted
         if self.max_memory is None:
             most = usual_rows(per_row, self.features_per_row)
         else:
             free = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
             columns = prod(columns_shape(min(n_classes, FEW_CLASSES), transposed=True))
             free -= threads * max(n_classes, WAITING_ELEMENTS, columns) * itemsize
-            # a piece is at most what a thread takes at a time, and all of them are at most the chunk
+            # a piece is no larger than what a thread takes at a time; all pieces together are no larger than the chunk
             all_pieces = threads * pieces * max(n_classes, PIECE_ELEMENTS) * 8
             most = max(1, (free - all_pieces) // per_row, free // (per_row + pieces * n_classes * 8))
         most -= most % SMOOTH_ROWS if most > SMOOTH_ROWS else 0
@@ -164,14 +166,14 @@ class Layer:
 
 
 def usual_rows(bytes_per_row: int, n_features: int) -> int:
-    """Return how many rows a chunk has where memory is no limit, by the estimate above."""
+    """Return how many rows a chunk has without a limit of memory, by the estimate at the top of this file."""
     fit = max(1, CACHED_BYTES // bytes_per_row)
     spilled_cost = _ACCUMULATION / SPILLED_ROWS + _SPILL / max(n_features, 1)
     return fit if fit >= SPILLED_ROWS or _ACCUMULATION / fit <= spilled_cost else SPILLED_ROWS
 
 
 def forget_masked(weight: Array, class_mask: NDArray[np.bool_]) -> Array:
-    """Return weights with 0 in the place of NaN and inf of classes that do not exist: 0 * NaN is NaN."""
+    """Return weights, with 0 for NaN and inf of classes that do not exist. NaN would spread: 0 * NaN is NaN."""
     for start in range(0, class_mask.size, _CLASSES_CHECKED):
         some = slice(start, start + _CLASSES_CHECKED)
         if not np.isfinite(weight[some][~class_mask[some]]).all():
@@ -191,13 +193,13 @@ class Accumulated:
             )
         self._layer = layer
         self.features = np.zeros((layer.n_rows, layer.n_features), layer.dtype) if "features" in wanted else None
-        # empty, as its first contribution is written, not added: 20 instead of 100 ms for a hundred megabytes
+        # not zeros: its first contribution is written, not added, which takes 20 instead of 100 ms for 100 MB
         self.weight = np.empty(layer.weight.shape, layer.computed) if "weight" in wanted else None
         self._begun = False
         self.bias = np.zeros(layer.n_classes) if "bias" in wanted and layer.bias is not None else None
 
-    def bytes_per_row(self, rows: Rows) -> int:  # noqa: ARG002 - of others it depends on them
-        """Return how many bytes this takes for each row of a chunk besides its logits."""
+    def bytes_per_row(self, rows: Rows) -> int:  # noqa: ARG002 - SampledSum uses `rows`
+        """Return how many bytes `backward` needs for each row of a chunk besides its logits."""
         return 0
 
     def backward(self, chunk: Chunk, d_loss: Float64s) -> Float64s:
@@ -209,7 +211,7 @@ class Accumulated:
         return losses
 
     def add_products(self, part: Part, terms: Sequence[tuple[Array, Array | None, Array | None]]) -> None:
-        """Add d_logits @ weight to the features' gradient and d_logits.T @ x to the weights', where they are given."""
+        """For each term (d_logits, x, weight), add d_logits @ weight to d_features and d_logits.T @ x to d_weight."""
         if self.features is not None:
             place = self.features[part]
             direct = isinstance(part, slice) and place.dtype == self._layer.computed
@@ -227,7 +229,7 @@ class Accumulated:
                     self._begun = True
 
     def add_to_bias(self, d_logits: Array) -> None:
-        """Add the sum of the rows, so few of them at a time that little is rounded."""
+        """Add the sum of the rows to d_bias. Few rows are added at a time in single precision, so little is rounded."""
         if self.bias is None:
             return
         whole = len(d_logits) // _ROWS_ADDED * _ROWS_ADDED
@@ -247,12 +249,12 @@ class Accumulated:
     def _rounded(self, gradient: Array | None) -> Array | None:
         if gradient is None:
             return None
-        with np.errstate(all="ignore"):  # beyond the range of float16 it is inf or 0
+        with np.errstate(all="ignore"):  # a gradient beyond the range of float16 becomes inf or 0
             return gradient.astype(self._layer.dtype, copy=False)
 
 
 def _flat(array: Array, n_rows: int) -> Array:
-    """Return an array (..., K) as (N, K) where that needs no copy."""
+    """Return an array (..., K) in shape (N, K) if that needs no copy, else as it is."""
     return array.reshape(n_rows, array.shape[-1]) if array.flags.c_contiguous or array.ndim < 2 else array
 
 

@@ -1,6 +1,6 @@
 """Cross-entropy of `features @ weight.T + bias`, its gradients and metrics, one chunk of rows at a time.
 
-The file has over 300 lines, because half of them are the documentation of these functions.
+The file has over 300 lines: half of them are the documentation of these functions.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def linear_cross_entropy(
         One number per class.
     max_memory : int or str, optional
         Memory for everything besides inputs and results, in bytes or as text such as "64MiB". It limits how many rows
-        of logits are computed at a time; at least one is. The default is 24 MiB, which fit in a cache, or the memory of
-        512 rows where that is estimated to be faster. With fewer than 256 rows of many classes the products become
-        slow. The number of rows may change the last bits of the products.
+        of logits are computed at a time, but at least one row is. The default is 24 MiB, which fit in a cache, or the
+        memory of 512 rows where that is estimated to be faster. With fewer than 256 rows of many classes the products
+        become slow. The number of rows may change the last bits of the products.
         The limit does not count the memory of BLAS, a gradient before it is rounded, and copies of weights or vectors.
-        Those are copied that are in half precision, in another dtype than the features, strided, or NaN for a masked
-        class.
+        Weights or vectors are copied if they are in half precision, have another dtype than the features, or are
+        strided. They are also copied if they hold NaN or inf for a masked class.
 
     Returns
     -------
@@ -111,10 +111,10 @@ def linear_cross_entropy_and_grad(
     upstream : float, or array_like of shape (...) for reduction "none", optional
         The gradient that arrives from above; 1 by default.
     wrt : collection of {"features", "weight", "bias"}, default all
-        The gradients to compute. The others are None, and so is that of a bias that is not given. Sparse features have
-        no gradient: leave them out.
+        The gradients to compute. The others are None. The gradient of the bias is None if no bias is given. Gradients
+        of sparse features are not computed: leave "features" out.
     backward : "exact" or Sampled, default "exact"
-        With ``Sampled(threshold, seed)`` the gradients are random and cost less where there are many classes. Their
+        With ``Sampled(threshold, seed)`` the gradients are random, and take less time if there are many classes. Their
         mean is the exact gradient.
 
     Returns
@@ -149,14 +149,14 @@ def loss_and_gradients(
 ) -> tuple[Any, LinearGradients]:
     """Return the loss of a layer, and the gradients that `total` adds up."""
     losses = np.zeros(layer.n_rows)
-    with np.errstate(all="ignore"):  # what is beyond the range of numbers becomes inf, 0 or NaN
+    with np.errstate(all="ignore"):  # results beyond the range of numbers become inf, 0 or NaN
         for chunk in layer.chunks(rows, more=total.bytes_per_row(rows)):
             losses[chunk.part] = total.backward(chunk, d_loss if len(d_loss) == 1 else d_loss[chunk.part])
         return reduction.result(losses, layer.dtype), total.gradients()
 
 
 def is_sampled(backward: object) -> TypeGuard[Sampled]:
-    """Return whether a backward pass is sampled, else exact; refuse what is neither."""
+    """Return True for a sampled backward pass and False for "exact"; refuse everything else."""
     if isinstance(backward, Sampled):
         return True
     if not isinstance(backward, str) or backward != "exact":
@@ -235,16 +235,16 @@ def linear_hvp(
 ) -> LinearGradients:
     """Return the product of the Hessian of a linear layer's cross-entropy with a vector, without storing all logits.
 
-    The Hessian is with respect to features, weight and bias. With ``d_z = d_logits`` of `cross_entropy_and_grad`,
-    ``u = v_features @ weight.T + features @ v_weight.T + v_bias``, the change of the logits along the vector, and
-    ``h = hvp(logits, targets, u)``, the product is
+    The Hessian is with respect to features, weight and bias. Let ``d_z`` be ``d_logits`` of `cross_entropy_and_grad`.
+    Let ``u = v_features @ weight.T + features @ v_weight.T + v_bias``. This is the change of the logits along the
+    vector. With ``h = hvp(logits, targets, u)`` the product is
 
         h @ weight + d_z @ v_weight,    h.T @ features + d_z.T @ v_features,    h.sum(0)
 
     Parameters
     ----------
     features, weight, targets, bias, max_memory, **options
-        As in `linear_cross_entropy`; reduction "none" and "sum" give the same.
+        As in `linear_cross_entropy`. Reduction "none" gives the same as "sum".
     vector : LinearGradients, or a tuple of three
         (features, weight, bias), each of the shape of that input, or None for zeros.
     wrt : collection of {"features", "weight", "bias"}, default all
@@ -253,7 +253,7 @@ def linear_hvp(
     Returns
     -------
     LinearGradients
-        The parts of the product. Those that `wrt` leaves out are None, and so is that of a bias that is not given.
+        The parts of the product. Those that `wrt` leaves out are None. So is that of the bias if no bias is given.
 
     Raises
     ------
@@ -296,7 +296,7 @@ def linear_hvp(
 
 
 def _direction(layer: Layer, vector: Any) -> LinearGradients:
-    """Check a vector in the space of the inputs, and return it as products take it."""
+    """Check a vector in the space of the inputs, and return it in the dtype and the order that products take."""
     if not isinstance(vector, tuple | list) or len(vector) != len(INPUTS):
         raise TypeError(
             f"vector must be a tuple (features, weight, bias) of arrays or None, got {checks.shown(vector)}"

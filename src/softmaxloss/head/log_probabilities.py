@@ -91,7 +91,7 @@ def linear_log_probs_and_grad(
     d_log_prob, d_entropy : float, or array_like of shape (...)
         As in `log_probs_and_grad`.
     wrt : collection of {"features", "weight", "bias"}, default all
-        Gradients to compute. The others are None, and so is that of a missing bias.
+        Gradients to compute. The others are None. The gradient of the bias is None if no bias is given.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def linear_log_probs_and_grad(
     rows = describe_labels(targets, layer.layout, options, NOT_TAKEN)
     d_rows = derivatives(layer.layout, d_log_prob, d_entropy)
     found = LogProbs(np.zeros(layer.n_rows), np.zeros(layer.n_rows))
-    with np.errstate(all="ignore"):  # what is beyond the range of numbers becomes inf, 0 or NaN
+    with np.errstate(all="ignore"):  # results beyond the range of numbers become inf, 0 or NaN
         for part, x, logits, some in layer.chunks(rows):
             d_some = [d if len(d) == 1 else d[part] for d in d_rows]
             of_chunk = rowwise.log_probs(logits, some, layout_of(logits.shape), d_some, logits)

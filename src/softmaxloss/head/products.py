@@ -1,6 +1,7 @@
 """Matrix products, written or added to a given array.
 
-BLAS computes them without a temporary, or a hosting library does. Those of sparse matrices are SciPy's.
+BLAS computes them without a temporary array. If another library, such as PyTorch, is the host (`core/hosts.py`), that
+library computes them. SciPy computes products of sparse matrices.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ _COLUMN_ELEMENTS = 2**19
 
 
 def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
-    """Write a @ b to the C-contiguous `out`, or add it there; the three share a dtype, float32 or float64.
+    """Write a @ b to the C-contiguous `out`, or add it to `out`. All three have the same dtype, float32 or float64.
 
     One of the operands may be sparse. Operands that are C- or Fortran-contiguous are not copied.
     """
@@ -55,14 +56,14 @@ def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
 
 
 def _columns(matrix: Array) -> tuple[Array, bool]:
-    """Return the matrix in Fortran order, or its transpose and True where that needs no copy."""
+    """Return an array in Fortran order, and whether it is the transpose of the matrix, which saves a copy."""
     if matrix.flags.c_contiguous and not matrix.flags.f_contiguous:
         return matrix.T, True
     return np.asfortranarray(matrix), False
 
 
 def _multiply_sparse(a: Any, b: Array, out: Array, *, add: bool) -> None:
-    """Do the same for a sparse matrix a. A thread takes a few columns at a time: SciPy copies them."""
+    """Multiply by a sparse matrix a. A thread takes few columns of b at a time, because SciPy copies them."""
     columns_in_cache = max(1, _COLUMN_ELEMENTS // (a.shape[0] + a.shape[1]))
     size = min(columns_in_cache, -(-b.shape[1] // get_num_threads()))
 

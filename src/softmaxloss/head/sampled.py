@@ -1,21 +1,26 @@
 """A backward pass through a linear layer from an unbiased random sample of the gradient of its logits.
 
-In a large vocabulary nearly all classes are improbable, but each costs the two backward products as much as the target.
-With p the softmax of a row, q its target and f, d the row's factors, the gradient is g = f p - d q. Here each entry of
-f p below t = f * threshold is replaced by
+In a large vocabulary nearly all classes are improbable. But in the two matrix products of the backward pass, each of
+them takes as much time as the target does. The gradient of a row is
 
-    t with probability f p / t,  0 otherwise:    mean  t * f p / t = f p,    variance  f p (t - f p) < t * f p
+    g = s p - d q,    s = a d,    d = w / T
+
+with its softmax p and effective target q, and with a, w and T as in `kernels/row.py`. Here each entry of s p below
+t = s * threshold is replaced by
+
+    t with probability s p / t,  0 otherwise:    mean  t * s p / t = s p,    variance  s p (t - s p) < t * s p
 
 and entries of at least t, or with q > 0, stay as they are. The products d_features = g @ weight and d_weight = g.T @ x
-are linear in g, so their means are right as well. As draws are independent, their variances add up: for a row
+are linear in g, so their means are right as well. Draws are independent, so their variances add up: for a row
 
-    E |error of d_features|**2 = sum_j f p_j (t - f p_j) |weight_j|**2    over the classes below the threshold
+    E |error of d_features|**2 = sum_j s p_j (t - s p_j) |weight_j|**2    over the classes below the threshold
 
-and the same with |x|**2 for d_weight. At most 1 / threshold entries of a row are kept as they are, and about as
-many others at most: their expected number is the sum of p / threshold.
+and the same with |x|**2 for d_weight. At most 1 / threshold entries of p reach the threshold and stay as they are. The
+expected number of other entries that become t is the sum of p / threshold, so it is at most 1 / threshold too.
 
 The part of label smoothing, floor = eps / V for every class, would make g dense. It is the same for all rows except for
-the factor d. So it is taken out of g; its products are those of one row and one column: floor * d outer class_weight.
+the factor d. So it is taken out of g: it is the outer product of d and -floor * class_weight. Its contributions to the
+gradients are products of vectors, which take little time.
 """
 
 from __future__ import annotations
@@ -57,9 +62,9 @@ _TINY, _HUGE = 1e-25, 1e35  # between these, sums of squares in single precision
 class Sampled:
     """The `backward` of `linear_cross_entropy_and_grad` that takes a random sample of the gradient of the logits.
 
-    The loss is exact. The gradients are random, and their mean is the exact gradient. They cost a fraction of the time
-    where there are many classes, most of them improbable. With dense targets nothing is saved, and weights in Fortran
-    order take longer.
+    The loss is exact. The gradients are random, and their mean is the exact gradient. They take a fraction of the time
+    if there are many classes and most of them are improbable. If targets are soft rows, no time is saved. With weights
+    in Fortran order they take longer.
 
     Parameters
     ----------
@@ -67,7 +72,8 @@ class Sampled:
         Above 0, at most 1. A probability p of at least the threshold is kept. A smaller p becomes the threshold with
         probability p / threshold, else 0.
     seed : int, default 0
-        From 0 to 2**63 - 1. Random numbers depend only on seed, row and class, so take another seed for each step.
+        From 0 to 2**63 - 1. Random numbers depend only on seed, row and class: take another seed for each training
+        step.
 
     Raises
     ------
@@ -94,10 +100,10 @@ class Sampled:
 
 
 class SamplingError(NamedTuple):
-    """The expected size of the error of each gradient, relative to the gradient; None where not asked for.
+    """The expected size of the error of each gradient, relative to the gradient; None for a gradient not asked for.
 
-    It is sqrt(E |error|**2), summed over all entries and known without sampling, divided by the estimated size of the
-    exact gradient.
+    It is sqrt(sum of E |error|**2 over all entries), divided by the estimated size of the exact gradient. The sum is
+    computed without sampling.
     """
 
     features: float | None
@@ -106,7 +112,7 @@ class SamplingError(NamedTuple):
 
 
 class SampledGradients(LinearGradients):
-    """LinearGradients of a sampled backward pass, with a `sampling_error` besides."""
+    """LinearGradients of a sampled backward pass, with the attribute `sampling_error`."""
 
     sampling_error: SamplingError
 
@@ -115,7 +121,7 @@ class SampledGradients(LinearGradients):
         replaced.sampling_error = self.sampling_error
         return replaced
 
-    __replace__ = _replace  # of copy.replace
+    __replace__ = _replace  # called by copy.replace
 
 
 class SampledSum(Accumulated):
@@ -132,7 +138,7 @@ class SampledSum(Accumulated):
         self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
 
     def bytes_per_row(self, rows: Rows) -> int:
-        """Return the bytes of the expected entries: stored by rows, stored by columns, and for sorting them."""
+        """Return the bytes of the expected entries of a row: stored by rows, stored by columns, and while sorted."""
         n_classes, itemsize = self._layer.n_classes, self._layer.computed.itemsize
         entries = n_classes if rows.dense is not None else min(n_classes, 2 / self._options.threshold)
         return int(3 * entries * (4 + itemsize))
@@ -144,7 +150,7 @@ class SampledSum(Accumulated):
         if self.features is not None and not self._norms.size:
             self._norms = np.einsum("ij,ij->i", weight, weight)
         d = np.broadcast_to(d_loss * rows.weight / rows.temperature, len(logits))
-        # under a soft cap the part of smoothing differs from logit to logit: it is sampled like the rest
+        # under a soft cap the part of label smoothing depends on the logit: it is sampled like the rest
         apart = rows.floor > 0.0 and rows.softcap == 0.0
         slope = rows.mass
         if rows.z_loss > 0.0:
@@ -173,13 +179,13 @@ class SampledSum(Accumulated):
         return losses
 
     def _smoothing(self, rows: Rows) -> Array:
-        """Return the part of label smoothing in the gradient of each class, without the factor d of a row."""
+        """Return what label smoothing adds to the gradient of each class, before the factor d of a row."""
         r: Array = rows.class_weight if rows.class_weight.size else np.ones(self._layer.n_classes)
         taken: Array = (-rows.floor * r).astype(self._layer.computed)
         return taken
 
     def _sample(self, gradient: Array, rows: Rows, threshold: Float64s, x: Array, part: Part) -> Any:
-        """Return a sample of the gradient as a sparse array, and note its variance."""
+        """Return a sample of the gradient as a sparse array, and add up its variance."""
         n_rows = len(gradient)
         position = np.arange(part.start, part.stop) if isinstance(part, slice) else part
         size = -(-n_rows // (4 * get_num_threads()))
@@ -201,13 +207,13 @@ class SampledSum(Accumulated):
         return sparse.csr_array((values, columns, begins), shape=gradient.shape)
 
     def _entries(self, rows: tuple[Any, ...], variances: Array) -> tuple[Array, Array, Array]:
-        """Return how many entries each of some rows has, their columns and values; the arrays grow until they fit."""
+        """Return three arrays for some rows: the number of entries of each row, and the entries' columns and values."""
         gradient = rows[0]
         n_rows, n_classes = gradient.shape
         capacity = n_rows * int(min(n_classes, 0.5 / self._options.threshold)) + max(n_classes, BLOCK)
         columns, values = np.empty(capacity, np.int32), np.empty(capacity, gradient.dtype)
         ends, first, begin, seed = np.zeros(n_rows, np.int64), 0, 0, self._options.seed
-        while True:
+        while True:  # the arrays grow until all entries fit
             first = sampling.sample(*rows, seed, self._norms, first, begin, columns, values, ends, variances)
             begin = int(ends[first - 1]) if first > 0 else 0
             if first == n_rows:
@@ -228,7 +234,7 @@ class SampledSum(Accumulated):
         variance = self._variance[name]
         if variance == 0.0:
             return 0.0
-        exact = _square(gradient) - variance  # unbiased
+        exact = _square(gradient) - variance  # an unbiased estimate
         return math.inf if exact <= 0.0 else math.sqrt(variance / exact)
 
 
@@ -238,9 +244,8 @@ def _square(array: Array) -> float:
     with np.errstate(all="ignore"):
         for start in range(0, flat.size, _NORM_BLOCK):
             block = computed(flat[start : start + _NORM_BLOCK])
-            square = float(
-                np.einsum("i,i->", block, block)
-            )  # not by NumPy's BLAS, whose threads would spin beside SciPy's
+            # not by NumPy's BLAS, whose threads would compete with those of SciPy's
+            square = float(np.einsum("i,i->", block, block))
             if not _TINY < square < _HUGE:
                 square = float(np.einsum("i,i->", block, block, dtype=np.float64))
             total += square
@@ -248,7 +253,7 @@ def _square(array: Array) -> float:
 
 
 def _product(sample: Any, matrix: Array, *, size: int, out: Array | None = None, add: bool = False) -> Array:
-    """Return a sparse array times a matrix, added to `out` if asked; threads take shares of `size` rows."""
+    """Return a sparse array times a matrix. `out` gets it, or has it added. Threads take `size` rows at a time."""
     if out is None:
         out = np.empty((sample.shape[0], matrix.shape[1]), matrix.dtype)
     result, taken, matrix = out, none_taken(), matrix.view()

@@ -1,8 +1,8 @@
 """Softmax with loss for JAX: exact losses with every option, under jit, grad, vmap and the other transformations.
 
-On one CPU, the kernels of the NumPy functions compute losses and gradients. Everything else is operations on JAX
-arrays, which run wherever JAX runs. The gradient is the formula y - t (probabilities minus targets): JAX does not
-differentiate each operation.
+On a single CPU, the kernels of the NumPy functions compute losses and gradients. Everything else is computed by
+operations on JAX arrays, which run wherever JAX runs. The gradient is the formula y - t (probabilities minus targets):
+JAX does not differentiate each operation.
 """
 
 from importlib.util import find_spec

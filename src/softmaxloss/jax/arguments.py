@@ -1,6 +1,6 @@
-"""Check the arguments of the functions: shapes and dtypes always, values only where JAX knows them.
+"""The checks of arguments: of shapes and dtypes always, of values only when JAX knows them.
 
-While JAX traces a function, for example under `jax.jit`, arrays have no values. A label that is not a class then makes
+While JAX traces a function, for example under `jax.jit`, arrays have no values. Then a label that is not a class makes
 its row NaN, and `jax.experimental.checkify` reports the label.
 """
 
@@ -38,7 +38,7 @@ def as_array(name: str, value: Any) -> Array:
 
 
 def known(name: str, value: Any) -> NumPyArray:
-    """Return a value as a NumPy array; a traced value gives an array that only has its shape and dtype."""
+    """Return a value as a NumPy array. For a traced value, only the shape and dtype of this array are right."""
     if not isinstance(value, jax.Array):
         return checks.as_array(name, value)
     if is_traced(value):
@@ -47,7 +47,7 @@ def known(name: str, value: Any) -> NumPyArray:
 
 
 def is_traced(value: Any) -> bool:
-    """Return whether the values of an array cannot be read: it is traced, or parts of it lie on other computers."""
+    """Return whether the values of an array cannot be read, because it is traced, or in part on other computers."""
     return isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
 
 
@@ -73,7 +73,7 @@ def request(
     *,
     log_probs: bool = False,
 ) -> tuple[Asked, Others]:
-    """Return what to compute and the arrays that it depends on; ValueError or TypeError if that makes no sense."""
+    """Check all arguments but the logits. Return what to compute, and the arrays that it depends on."""
     checks.no_options(options.keys() - RowOptions.__annotations__, RowOptions.__annotations__)
     given = {name: value for name, value in options.items() if value is not None or name not in _OPTIONAL}
     static(axis=axis, **{name: value for name, value in given.items() if name not in _ARRAYS})
@@ -124,7 +124,7 @@ def _check_arrays(arrays: Mapping[str, Any], n_classes: int, batch: tuple[int, .
 
 
 def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any], n_classes: int) -> None:
-    """Raise for labels that are not classes; if labels cannot be read now, let `checkify` report them later."""
+    """Raise ValueError for labels that are no classes. If they cannot be read yet, let `checkify` report them later."""
     weight, ignore_index = options.get("sample_weight"), options.get("ignore_index")
     if not (is_traced(targets) or is_traced(weight) or is_traced(options.get("class_mask"))):
         live = np.ones(labels.size, bool) if ignore_index is None else labels.reshape(-1) != ignore_index
@@ -149,7 +149,7 @@ def _check_labels(targets: Array, labels: NumPyArray, options: Mapping[str, Any]
 
 
 def _report(wrong: Array, targets: Array, message: str) -> None:
-    """Let `checkify` report the first wrong label, and its position where there are several."""
+    """Let `checkify` report the first wrong label and, if there is more than one label, its position."""
     first = jnp.argmax(wrong)
     index = dict(zip("ijklmnop", jnp.unravel_index(first, targets.shape), strict=False))
     place = ", ".join(f"{{{name}}}" for name in index)

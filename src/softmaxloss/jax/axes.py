@@ -1,4 +1,4 @@
-"""The arguments `axis` and `where` as in optax and `jax.nn`: classes on several axes, masks of logits or rows."""
+"""The arguments `axis` and `where` of optax and `jax.nn`: classes on several axes, masks of logits or of rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def axes_of(axes: Axes, logits: Array) -> tuple[int, ...]:
-    """Return the axes of the classes as numbers from 0 on; None means all axes."""
+    """Return the axes of the classes, counted from 0. None stands for all axes."""
     checked = checks.logits(form(logits.shape, logits.dtype))
     if axes is None:
         return tuple(range(logits.ndim))
@@ -51,7 +51,7 @@ def parted(array: Array, along: tuple[int, ...], shape: tuple[int, ...]) -> Arra
 
 
 def broadcast(name: str, array: Array, shape: tuple[int, ...], given: tuple[int, ...] | None = None) -> Array:
-    """Return an array broadcast to the shape of the logits; `given` is its shape in the error, if it had another."""
+    """Return an array broadcast to the shape of the logits. An error shows `given`, its shape without added axes."""
     try:
         return jnp.broadcast_to(array, shape)
     except ValueError:
@@ -61,7 +61,7 @@ def broadcast(name: str, array: Array, shape: tuple[int, ...], given: tuple[int,
 
 
 def mask_of(where: ArrayLike, shape: tuple[int, ...], along: tuple[int, ...] = ()) -> Array:
-    """Return a mask of the logits that count; a `where` without the axes of the classes is a mask of rows."""
+    """Return a mask of the logits that count. If `where` lacks the axes of the classes, it is a mask of rows."""
     mask = as_array("where", where)
     if mask.dtype != bool:
         raise TypeError(f"where must be bool, True for logits that count, got {mask.dtype}; pass where.astype(bool)")

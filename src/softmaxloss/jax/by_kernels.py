@@ -1,11 +1,12 @@
-"""The losses of rows and their gradients by the kernels, where JAX computes on one CPU.
+"""Losses of rows and their gradients, computed by the kernels if JAX computes on a single CPU.
 
-One primitive of JAX stands for both. JAX chooses how to compute it when it lowers a function for its devices:
+A primitive is an operation that JAX does not look into. Ours returns the losses and, if wanted, the gradients. How it
+is computed is decided when JAX compiles (lowers) a function for its devices:
 
-- For one CPU, XLA calls Python, where the kernels read and write XLA's memory: nothing is copied.
-- For other devices, several devices, and export, it becomes the operations of `softmaxloss.array`.
+- On a single CPU, XLA calls Python, and the kernels read and write XLA's memory: nothing is copied.
+- On other or several devices, and in an export, the operations of `softmaxloss.array` replace the primitive.
 
-Its derivatives are those of `softmaxloss.array`, too. `jax.vmap` makes it one call for a larger batch.
+Its derivatives are also those of `softmaxloss.array`. `jax.vmap` turns it into one call with a larger batch.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _XLA_CALLS_PYTHON = find_spec("jax.experimental.buffer_callback") is not None  #
 
 
 class Work(NamedTuple):
-    """What the primitive computes."""
+    """The static parameters of the primitive."""
 
-    axis: int  # of the classes, counted from the end, so that batches can be stacked in front
+    axis: int  # the axis of the classes, counted from the end, so that `vmap` can add an axis in front
     numbers: tuple[tuple[str, Any], ...]  # the options that are numbers
-    names: tuple[str, ...]  # of the options that are arrays with one entry per class
-    gradient: bool  # whether it returns gradients, too
+    names: tuple[str, ...]  # the names of the options that are arrays with one entry per class
+    gradient: bool  # whether it also returns gradients
 
     def options(self, arrays: Sequence[Any]) -> dict[str, Any]:
         """Return all options but the weights of the rows."""
@@ -50,19 +51,19 @@ class Work(NamedTuple):
 
 
 def suits(asked: Asked, rows: Wanted, logits: Array) -> bool:
-    """Return whether the primitive can stand for the results of these rows."""
+    """Return whether the primitive can compute the results of these rows, and is faster."""
     exists, mesh = rows.options.class_mask, jax.typeof(logits).sharding.mesh
     has_losses = not asked.log_probs and 0 not in logits.shape and (exists is None or exists.ndim == 1)
-    # half precision would be rounded twice; with a soft cap, XLA's loops take a third of the time
+    # gradients in half precision would be rounded twice; with a soft cap, XLA takes a third of the kernels' time
     is_faster = logits.dtype == rows.frame.dtype and rows.options.softcap is None
-    # axes that are not automatic, as in jax.shard_map, make each operation say how its results are split
+    # on mesh axes that are not automatic, as in jax.shard_map, each operation must say how its results are split
     return has_losses and is_faster and all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
 
 
 def losses(rows: Wanted, logits: Array, targets: Array, *, gradient: bool) -> tuple[Array, ...]:
     """Return the losses of rows, and their gradients with respect to the logits if wanted."""
     axis, options = rows.frame.axis, rows.options._asdict()
-    if rows.p is None:  # a label that is no class is 0 here, and the weight of its row NaN
+    if rows.p is None:  # a label that is no class has become 0, and the weight of its row NaN
         targets = jnp.squeeze(rows.t if rows.label is None else rows.label, axis=axis)
     names = tuple(name for name in _OF_CLASSES if options[name] is not None)
     work = Work(axis - logits.ndim, tuple((name, options[name]) for name in NUMBERS), names, gradient)
@@ -90,11 +91,11 @@ def _compute(work: Work, _context: Any, results: Sequence[Any], *arguments: Any)
     logits, targets, weight, *arrays = map(np.asarray, arguments)
     options = work.options(arrays)
     if arrays or targets.ndim == logits.ndim:
-        options["sample_weight"] = weight != 0  # the targets of other rows may make no sense
+        options["sample_weight"] = weight != 0  # `request` must not check the targets of rows of weight 0
     with np.errstate(all="ignore"):
         try:
             z, layout, rows, _ = request(logits, targets, options.pop("axis"), options)  # type: ignore[arg-type]
-        except ValueError:  # some values make no sense, such as negative class weights, but have a formula
+        except ValueError:  # values that `request` refuses, such as negative class weights: the formula still holds
             found = _by_arrays(work, logits, targets, weight, *arrays)
             for result, place in zip(found, (loss, *gradient), strict=True):
                 place[...] = result
@@ -141,4 +142,4 @@ def _lowered(context: Any, *arguments: Any, work: Work) -> Any:
 
 ad.primitive_jvps[_losses] = _change
 batching.primitive_batchers[_losses] = _mapped
-mlir.register_lowering(_losses, _lowered)  # one rule for all platforms, as JAX fails to combine several in an export
+mlir.register_lowering(_losses, _lowered)  # one rule for all platforms: JAX fails to combine several in an export

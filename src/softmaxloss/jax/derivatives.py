@@ -1,10 +1,10 @@
 """The results for each row (losses, or log-probabilities and entropies), and their derivatives.
 
-For the logits, the derivatives use the formula y - t, computed by the kernels (see by_kernels.py) or by
-`softmaxloss.array`. A custom JVP tells JAX how a small change of the logits changes a result: by the sum of gradient
-times change. This sum is linear in the change. So JAX can turn it around (transpose it) to get the gradient. For second
-derivatives JAX differentiates the formula of the gradient. Derivatives with respect to targets and weights are left to
-JAX.
+The gradient with respect to logits is the formula y - t, computed by the kernels (see by_kernels.py) or by
+`softmaxloss.array`. JAX gets it as a custom JVP, a rule that says how a small change of the logits changes a result: by
+the sum of gradient times change. This sum is linear in the change. So JAX can transpose it, which gives the gradient
+again. For second derivatives JAX differentiates the formula of the gradient. Derivatives with respect to targets and
+weights need no rule: JAX finds them by itself.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Others = tuple[Array, dict[str, Array]]  # the targets, and the options that are arrays
-Numbers = tuple[Array, ...]  # per row: the losses, or log-probabilities and entropies
+Numbers = tuple[Array, ...]  # results of rows: the losses, or log-probabilities and entropies
 
 
 class Asked(NamedTuple):
-    """The static part of what is asked: it decides what is computed."""
+    """The static part of the arguments: it decides what is computed."""
 
     numbers: tuple[tuple[str, Any], ...]  # the options that are not arrays
     log_probs: bool = False  # compute log-probabilities and entropies, not losses
     block: int = 0  # how many classes of a linear layer are computed at once
 
     def of(self, shape: tuple[int, ...], dtype: Any, others: Others) -> Wanted:
-        """Return what targets and options ask of logits of this shape and dtype."""
+        """Return targets and options, for logits of this shape and dtype, as `Wanted`."""
         targets, arrays = others
         options = Options(**{**dict(self.numbers), **arrays}, xp=jnp)
         return wanted(frame_of(jax.ShapeDtypeStruct(shape, dtype), options.axis, jnp), targets, options)  # type: ignore[no-untyped-call]
@@ -109,18 +109,18 @@ _of_logits.defjvp(_change, symbolic_zeros=True)
 
 
 def change_of(rows: Wanted, change: Array) -> Array:
-    """Return the change of a result per row: 0 for a row that takes no part, even if the given change is NaN."""
+    """Return the change of a result per row. It is 0 in a row that does not count, even if the given one is NaN."""
     change = change if rows.live is None else jnp.where(rows.live, change, 0.0)
     return jnp.squeeze(change, axis=rows.frame.axis)
 
 
 def added(a: Numbers, b: Numbers) -> Numbers:
-    """Return the sum of changes; () stands for no changes."""
+    """Return the sum of changes a and b. If `a` is (), which stands for no change, return b."""
     return tuple(x + y for x, y in zip(a, b, strict=True)) if a else b
 
 
 def is_zero(tangent: Any) -> bool:
-    """Return whether a tangent is known to be 0; tangents of integers always are."""
+    """Return whether a tangent is known to be 0, as those of integers are."""
     return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 

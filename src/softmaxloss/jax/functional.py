@@ -45,7 +45,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     """Return the cross-entropy between targets and the softmax of logits, as `softmaxloss.cross_entropy` does.
 
     It can be differentiated with respect to the logits, the targets where they are distributions, `class_weight`,
-    `sample_weight` and `normalizer`. A row of weight 0 is never read, so the derivative by its weight is 0.
+    `sample_weight` and `normalizer`. A row of weight 0 is never read, so the derivative with respect to its weight is
+    0.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, *, axis: int = -1, **op
     Raises
     ------
     ValueError, TypeError
-        If an argument makes no sense. Values of traced arrays cannot be checked. There the loss of a row whose label is
-        not a class is NaN, and `jax.experimental.checkify` reports the label.
+        If an argument is not as described. Values of traced arrays cannot be checked. Then the loss of a row whose
+        label is not a class is NaN, and `jax.experimental.checkify` reports the label.
 
     Examples
     --------
@@ -141,7 +142,7 @@ def softmax_cross_entropy(
     labels : array of float or bool, shape of the logits or broadcast to it
         One-hot or other distributions. A class with probability 0 adds nothing to the loss, even if its logit is -inf.
     axis : int, tuple of int or None, default -1
-        The axis of the classes, or several axes that together hold one distribution; None means all.
+        The axis of the classes, or several axes that together hold one distribution. None means all axes.
     where : array of bool, shape of the logits (or broadcast to it) or of the result, optional
         True for the logits, or the rows, that count. The loss of a row in which nothing counts is 0.
 
@@ -234,9 +235,9 @@ def softmax(logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, 
     ----------
     logits : array of float16, bfloat16, float32 or float64
     axis : int, tuple of int or None, default -1
-        The axis of the classes, or several; None means all.
+        The axis of the classes, or several axes. None means all axes.
     where : array of bool, shape of the logits or broadcast to it, optional
-        True for the logits that count; the others get 0.
+        True for the logits that count. The others get probability 0.
     temperature : float, default 1.0
         The logits are divided by it.
 
@@ -263,7 +264,7 @@ def softmax(logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, 
 def log_softmax(
     logits: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, *, temperature: float = 1.0
 ) -> Array:
-    """Return the logarithms of the softmax; those near 0 keep all their digits.
+    """Return the logarithms of the softmax. Entries near 0 keep all their digits.
 
     Parameters
     ----------

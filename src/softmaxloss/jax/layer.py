@@ -1,8 +1,7 @@
 """The results for each row of a linear layer, whose logits are computed for one block of classes at a time.
 
 The summaries of the blocks merge into the summary of the row. The change of a result (see derivatives.py) is also a sum
-over blocks. No logits are kept: wherever a block's logits are needed, also in the backward pass, they are computed
-again.
+over blocks. No logits are kept. They are computed again whenever they are needed, also in the backward pass.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _of_layer.defjvp(_change, symbolic_zeros=True)
 
 
 def _rows(asked: Asked, layer: Layer, others: Others) -> Wanted:
-    """Return what is asked of the rows; classes that do not exist fill the last block."""
+    """Return the targets and options of the rows. The last block is filled up with classes that do not exist."""
     features, weight, _ = layer
     n_classes, missing = len(weight), -len(weight) % asked.block
     rows = asked.of((*features.shape[:-1], n_classes), dtype_of(layer), others)
@@ -67,7 +66,7 @@ def _rows(asked: Asked, layer: Layer, others: Others) -> Wanted:
 
 
 def _filled(array: Array, missing: int, axis: int = -1) -> Array:
-    """Return an array that is padded with zeros, or False, at the end of an axis."""
+    """Return an array with `missing` zeros, or False, appended along an axis."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, missing)
     return jnp.pad(array, widths) if missing else array
@@ -97,7 +96,7 @@ def _of_block(asked: Asked, rows: Wanted, first: Array) -> Wanted:
 
 
 def _product(rows: Wanted, features: Array, weight: Array) -> Array:
-    """Return features times weight; products of half precision are added up in float32."""
+    """Return features @ weight.T. Products of half precision are added up in float32."""
     dtype = jnp.result_type(features, weight)
     dimensions = (((features.ndim - 1,), (1,)), ((), ()))
     return lax.dot_general(
@@ -106,7 +105,7 @@ def _product(rows: Wanted, features: Array, weight: Array) -> Array:
 
 
 def _read(rows: Wanted, features: Array) -> Array:
-    """Return the features, with 0 in rows that take no part, because these may hold NaN."""
+    """Return the features, with 0 in rows that do not count, because these may hold NaN."""
     return features if rows.live is None else jnp.where(rows.live, features, 0)
 
 
@@ -116,7 +115,7 @@ def _logits(rows: Wanted, features: Array, weight: Array, bias: Array | None) ->
 
 
 def _summary(asked: Asked, layer: Layer, rows: Wanted) -> Summary:
-    """Return the summary of the rows, which grows block by block."""
+    """Return the summary of the rows, merged from those of the blocks."""
     x = _read(rows, layer[0])
 
     @jax.checkpoint

@@ -1,4 +1,4 @@
-"""The public functions that take a linear layer, and never hold all of its logits at once."""
+"""The public functions of a linear layer. They never hold all of its logits at once."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def linear_cross_entropy(
 
     A `jax.lax.scan` goes through blocks of classes. It computes the logits of one block for all rows, and computes them
     again in the backward pass. The rows are not split, so they may be sharded over devices. The loss can be
-    differentiated, also twice, with respect to the features, the weight and the bias, and to what `cross_entropy`
-    allows.
+    differentiated, also twice, with respect to the features, the weight and the bias, and to the same targets and
+    options as `cross_entropy`.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def linear_cross_entropy(
         As in `cross_entropy`, for logits of shape (..., V).
     bias : array, shape (V,), optional
     max_memory : int or str, optional
-        About how much memory to use besides inputs and results, in bytes or as text such as "64MiB". The default is a
+        The approximate memory besides inputs and results, in bytes or as text such as "64MiB". The default is a
         16th of the memory that all logits would take in float32, but at least 16 MiB and at most 256 MiB. If no
         suitable block size divides the number of classes, the weight is copied.
     **options
@@ -130,7 +130,7 @@ def linear_log_probs(
 def _layer(
     features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, max_memory: int | str | None
 ) -> tuple[Layer, tuple[int, ...], int]:
-    """Return the arrays of a layer, the shape of its logits, and how many classes to compute at once."""
+    """Return the arrays of a layer, the shape of its logits, and the number of classes of a block."""
     x, w = as_array("features", features), as_array("weight", weight)
     b = None if bias is None else as_array("bias", bias)
     checks.weight_and_bias(form(w.shape, w.dtype), None if b is None else form(b.shape, b.dtype))
@@ -144,7 +144,7 @@ def _layer(
 
 
 def _block(n_classes: int, most: int) -> int:
-    """Return a block size of at most `most`: the largest that divides n_classes, unless it is below half of `most`."""
+    """Return the largest block size up to `most` that divides n_classes; if it is below most / 2, one that does not."""
     most = min(max(most, 1), max(n_classes, 1))
     n_blocks = -(-n_classes // most)
     for n in range(n_blocks, 2 * n_blocks + 1):

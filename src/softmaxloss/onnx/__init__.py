@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["to_onnx"]
 
-OLDEST_OPSET = 13  # the first whose Softmax works along a single axis
-ML_OPSET = 2  # the first whose LabelEncoder turns texts into integers
+OLDEST_OPSET = 13  # the first version whose Softmax works along a single axis
+ML_OPSET = 2  # the first version whose LabelEncoder turns texts into integers
 
 
 def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, Any] | None = None) -> onnx.ModelProto:
@@ -42,10 +42,10 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     The input ``X`` has shape (samples, features). The outputs are ``label``, shape (samples,), and ``probabilities``,
     shape (samples, classes), with columns in the order of `classes_`.
 
-    A model of `softmaxloss train` that learned from texts or dates has one input for each column of its table instead,
+    A model of `softmaxloss train` that learned from texts or dates has other inputs: one for each column of its table,
     of shape (samples, 1) and with the name of the column. Texts and truth values are texts without spaces around
-    them, "" where they are missing. Numbers are float64, NaN where they are missing. Dates are days since 1970-01-01,
-    float64, NaN where they are missing.
+    them; a missing one is "". Numbers are float64. Dates are days since 1970-01-01, as float64. A missing number or
+    date is NaN.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
         Version of ONNX's operators, from 13 to the newest that the package onnx knows. More runtimes support older
         versions.
     metadata : dict, optional
-        More entries for the model's metadata: texts, or values that JSON can hold.
+        Further entries of the model's metadata: texts, or values that JSON can hold.
 
     Returns
     -------
@@ -65,8 +65,8 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
         ``X`` and the probabilities are float32 if the classifier was fitted on float32 data, else float64. A model of
         `softmaxloss train` takes float64, like the tables, but returns float32. Labels are integers, texts, floats or
         bools. The metadata holds "format", "scikit_learn" and, if the columns have names, "features", in the order of
-        the inputs. An input is named ``label_`` if its column is named ``label``, as an output has this name, and
-        likewise ``probabilities_``.
+        the inputs. The input of a column named ``label`` has the name ``label_``, because an output has the name
+        ``label``. Likewise ``probabilities_``.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
     sklearn.exceptions.NotFittedError
         If the classifier is not fitted.
     ImportError
-        When this module is imported without the package onnx.
+        If the package onnx is missing. This module raises it when it is imported.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def to_onnx(classifier: Any, *, opset: int = OLDEST_OPSET, metadata: dict[str, A
 
 
 def _steps(estimator: Any) -> Iterator[Any]:
-    """Yield the steps of a pipeline and of pipelines in it; anything else is a single step."""
+    """Yield the steps of a pipeline and of the pipelines in it. Any other estimator is a single step."""
     if isinstance(estimator, Pipeline):
         for _, step in estimator.steps:
             yield from _steps(step)

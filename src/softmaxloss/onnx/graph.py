@@ -1,4 +1,4 @@
-"""An ONNX graph in the making."""
+"""An ONNX graph, to which inputs, nodes and constants are added."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Graph:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self._names = {"", *OUTPUTS}  # ONNX reads "" as no value
+        self._names = {"", *OUTPUTS}  # "" means no value in ONNX
 
     def input(self, name: str, dtype: Any, width: int, says: str = "") -> str:
         """Add an input of shape (samples, width), described by `says`, and return its name."""
@@ -46,11 +46,11 @@ class Graph:
         return name
 
     def joined(self, values: Sequence[str]) -> str:
-        """Put the columns of values side by side."""
+        """Add a node that puts the columns of values side by side, and return its name."""
         return values[0] if len(values) == 1 else self.node("Concat", *values, axis=1)
 
     def _unique(self, name: str) -> str:
-        """Return a name that nothing else has: a column of a table may have any name."""
+        """Return a name that is not taken yet. A column of a table may have any name, even one of ours."""
         while name in self._names:
             name += "_"
         self._names.add(name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepared(graph: Graph, preparation: TablePreparation) -> str:
-    """Add the inputs of a table and the nodes that make features of them; return the features, in float64."""
+    """Add the inputs of a table and the nodes that make features of them. Return the name of the features (float64)."""
     check_is_fitted(preparation)
     texts: dict[str, str] = {}
     if preparation.words or preparation.dates:
@@ -61,12 +61,13 @@ def _of_numbers(graph: Graph, numbers: str, imputer: SimpleImputer, scaler: Stan
 def _of_words(graph: Graph, texts: str, features: Sequence[str | None], usual: str) -> str:
     """Add the nodes of a column of words: one feature for each word, and one (None) for all others.
 
-    LabelEncoder looks up a text as it stands, so it is given all spellings of missing and truth values.
+    LabelEncoder looks up a text as it is written. So it gets all spellings, in capitals and small letters, of missing
+    values and of truth values.
     """
     from softmaxloss.columns import MISSING  # noqa: PLC0415 - it needs polars, as the preparation does
 
     places = {word: place for place, word in enumerate(features)}
-    other = places.pop(None, -1)  # no feature is at -1
+    other = places.pop(None, -1)  # -1 is no feature
     spelled = [(text, usual) for text in MISSING] + [(text, text) for text in ("true", "false")]
     words = {word: word for word in places} | {
         "".join(letters): word
@@ -88,13 +89,13 @@ def _of_words(graph: Graph, texts: str, features: Sequence[str | None], usual: s
 def of_date(graph: Graph, days: str) -> list[str]:
     """Add the nodes of a date, given as days since 1970-01-01: these days, the month and the weekday, as numbers.
 
-    The calendar repeats after 146097 days, in 400 years. Counted from a 1st of March, leap days end their years and the
-    lengths of months follow the line (153 * month + 2) / 5.
+    The calendar repeats after 400 years, which are 146097 days. In years that begin on the 1st of March, a leap day is
+    the last day of its year. In them month m, from 0, begins after floor((153 m + 2) / 5) days.
     """
 
     def computed(value: str, *steps: tuple[str, float]) -> str:
         for kind, number in steps:
-            attributes: dict[str, Any] = {"fmod": 1} if kind == "Mod" else {}  # ONNX asks for it with floats
+            attributes: dict[str, Any] = {"fmod": 1} if kind == "Mod" else {}  # ONNX requires it for floats
             value = graph.node(kind, value, graph.constant(float(number)), **attributes)
         return value
 
@@ -102,7 +103,7 @@ def of_date(graph: Graph, days: str) -> list[str]:
         return graph.node("Floor", value)
 
     day = floor(days)
-    march = computed(day, ("Add", 719_468 + 1000 * 146_097))  # since a 1st of March before all years that have a name
+    march = computed(day, ("Add", 719_468 + 1000 * 146_097))  # days since a 1st of March before any date
     day_of_century = floor(computed(march, ("Mul", 4), ("Add", 3), ("Mod", 146_097), ("Div", 4)))
     day_of_year = floor(computed(day_of_century, ("Mul", 4), ("Add", 3), ("Mod", 1461), ("Div", 4)))
     months_since_march = floor(computed(day_of_year, ("Mul", 5), ("Add", 2), ("Div", 153)))

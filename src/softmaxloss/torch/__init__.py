@@ -1,7 +1,7 @@
 """Softmax with loss for PyTorch: the losses of `torch.nn.functional`, exact, faster, and in less memory.
 
-On CPU tensors the kernels run on the memory of the tensors. On other devices, and where PyTorch transforms or traces
-functions, the same formulas run as PyTorch's operations.
+For tensors on the CPU, the kernels work on the memory of the tensors. On other devices, and where PyTorch transforms or
+traces functions, PyTorch's operations compute the same formulas.
 """
 
 from softmaxloss.torch.errors import TensorTypeError, TensorValueError

@@ -1,4 +1,4 @@
-"""The arguments of losses: checked, and with the row options in words of this library."""
+"""The arguments of losses: their checks, and the row options under the names of the NumPy functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IGNORED = -100  # PyTorch's default for class indices
 
 
 def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
-    """Refuse arguments that are not tensors, or lie on different devices, and those of `floats` that are no floats."""
+    """Refuse arguments that are no tensors, tensors on different devices, and tensors in `floats` of another dtype."""
     device = None
     for name, value in (floats | others).items():
         if value is None:
@@ -52,7 +52,7 @@ def check_numbers(**arguments: object) -> None:
 
 
 def row_options(target: Tensor, **options: Any) -> Options:
-    """Return the row options that are given; a negative `ignore_index` beside distributions is left out."""
+    """Return the row options that are given. If targets are distributions, leave a negative `ignore_index` out."""
     check_numbers(**{name: options[name] for name in NUMBERS})
     normalizer, ignored = options["normalizer"], options["ignore_index"]
     if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
@@ -71,7 +71,7 @@ def row_options(target: Tensor, **options: Any) -> Options:
 
 
 def split(options: Options) -> tuple[Options, list[str], list[Tensor]]:
-    """Return the options that are no tensors, and the names and values of those that are; see `joined`."""
+    """Return the options that are no tensors, then the names and the values of those that are; see `joined`."""
     if are_constant(options.values()):
         return options, [], []
     names = [name for name, value in options.items() if isinstance(value, Tensor)]
@@ -84,10 +84,10 @@ def joined(numbers: Options, names: Iterable[str], tensors: Iterable[Tensor]) ->
 
 
 def is_plain(inputs: Iterable[Tensor | None], others: Iterable[Any]) -> bool:
-    """Return whether kernels can take these tensors, as far as their device allows it.
+    """Return whether kernels could take these tensors if they were on the CPU. The device is not checked here.
 
-    All must have memory, none of `others` may require a gradient, and no transform may be active. Tensors in a graph
-    that is being compiled count as having memory.
+    All must have memory, none of `others` may require a gradient, and no transform may be active. In a graph that is
+    being compiled, tensors count as if they had memory.
     """
     compiling, differentiated = torch.compiler.is_compiling(), torch.is_grad_enabled()
     for tensor in inputs:

@@ -1,7 +1,7 @@
-"""Losses of tensors wherever kernels cannot run, by `softmaxloss.array`.
+"""Losses of tensors where kernels cannot run, computed by `softmaxloss.array`.
 
-They are used on other devices, under the transforms of `torch.func`, in traces, and for derivatives with respect to
-targets or weights.
+They are used on devices other than the CPU, under the transforms of `torch.func`, in traces, and for derivatives with
+respect to targets or weights.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) ->
         check(tuple(input.shape), input.dtype, target, axis, options)
     numbers, names, tensors = split(options)
     refuses = torch.compiler.is_compiling() and (is_mapped() or any(t.requires_grad for t in (target, *tensors)))
-    if in_forward_mode() or refuses:  # no Function is supported here: plain operations
+    if in_forward_mode() or refuses:  # PyTorch supports no Function here, only plain operations
         return _loss_of_others(input, axis, numbers, names)(target, *tensors)
     return _CrossEntropy.apply(input, target, axis, numbers, names, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
-    """Refuse shapes, dtypes and numbers that make no sense for logits; what tensors hold is not looked at."""
+    """Refuse shapes, dtypes and numbers that are wrong for logits. The values in tensors are not checked."""
     numbers, _, _ = split(options)
     checks.reduction(numbers["reduction"])
     checked_numbers(**{name: numbers[name] for name in NUMBERS if name in numbers})
@@ -72,7 +72,7 @@ def gradient(input: Tensor, target: Tensor, d_loss: Tensor, axis: int, options: 
 
 
 class _CrossEntropy(Function):
-    """The derivative by the logits is its own formula, `y - t`; those by targets and weights are left to PyTorch."""
+    """The gradient with respect to logits is the formula `y - t`; PyTorch derives those of targets and weights."""
 
     generate_vmap_rule = True
 
@@ -130,7 +130,7 @@ def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def gradients_of_layer(
     layer: Layer, target: Tensor, options: Options, wanted: Sequence[bool], d_loss: Tensor
 ) -> list[Tensor | None]:
-    """Return the gradients of a layer's loss that are wanted, so that they can be differentiated."""
+    """Return the wanted gradients of a layer's loss. PyTorch can differentiate them again."""
     axis = layer[0].dim() - 1
     return pull_back(lambda logits: cross_entropy(logits, target, axis, options), layer, wanted, d_loss)
 

@@ -1,4 +1,4 @@
-"""The loss of a linear layer by operations on arrays, some rows at a time: on devices where kernels do not run."""
+"""The loss of a linear layer where kernels do not run, computed by `softmaxloss.array`, some rows at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from softmaxloss.torch.arguments import Layer, Options
 
-# The default of `max_memory`, and how much of it each logit takes.
+# The default of `max_memory`, and the memory that each logit takes.
 MEMORY = "256MiB"
 _BYTES_PER_LOGIT = 32
 
@@ -69,7 +69,7 @@ def losses_and_gradients(
     for part, (weight_of_rows, _) in zip(parts, weights, strict=True):
         some = {name: values[part] for name, values in of_rows.items()}
         upstream = d_loss.reshape(-1)[part] if d_loss is not None and options["reduction"] == "none" else d_loss
-        x_part = torch.where(weight_of_rows[:, None] != 0, x[part], 0)  # rows that take no part are not read
+        x_part = torch.where(weight_of_rows[:, None] != 0, x[part], 0)  # NaN in rows of weight 0 has no effect
         logits = by_arrays.logits_of(x_part, weight, bias)
         loss, d_logits = array.losses_and_gradients(logits, upstream=upstream, **some, **options)
         losses.append(loss)

@@ -1,7 +1,7 @@
-"""Losses of CPU tensors by the kernels, as nodes of PyTorch's graph of derivatives.
+"""Losses of CPU tensors, computed by the kernels, as nodes of PyTorch's graph of derivatives.
 
 Forward computes the loss and the gradient in one sweep over the logits, and keeps the gradient. Backward multiplies it
-by the gradient from above if that is not 1. If a derivative of the gradient is asked for, backward uses the operations
+by the gradient from above, unless this is 1. If the gradient must be differentiable too, backward uses the operations
 of `softmaxloss.array`, which PyTorch can differentiate again.
 """
 
@@ -46,7 +46,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options, *,
 
 
 def requested(input: Tensor, target: Tensor, axis: int, options: Options) -> Request:
-    """Return what is asked of the kernels; ValueError or TypeError if it makes no sense."""
+    """Return the arguments as `request` of core/options.py returns them; raise ValueError or TypeError if wrong."""
     return request(as_array(input), as_array(target), axis, as_arrays(options))  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def as_arrays(options: Options) -> Options:
 
 
 def loss_and_gradient(asked: Request, place: Any = None, d_loss: Tensor | None = None) -> tuple[Tensor, Any]:
-    """Return the loss and, if `place` is an array for it, the gradient times `d_loss`, the gradient from above."""
+    """Return the loss and `place`. If `place` is an array, it gets the gradient times `d_loss`, the one from above."""
     z, layout, rows, reduction = asked
     with hosted_by(HOST):
         if place is None:
@@ -76,7 +76,7 @@ class _CrossEntropy(Function):
         z = asked[0]
         if inplace:
             torch.autograd.graph.increment_version(input)
-        # large arrays of NumPy lie in huge pages
+        # not a tensor: large arrays of NumPy lie in huge pages, which are faster
         loss, d_z = loss_and_gradient(asked, z if inplace else np.empty(z.shape, z.dtype))
         numbers, names, tensors = split(options)
         if inplace:
@@ -98,7 +98,7 @@ class _CrossEntropy(Function):
                 )
             d_input = by_arrays.gradient(input, target, d_loss, axis, joined(numbers, names, tensors))
         elif d_input.dtype in _HALF and input is not None and needs_product(d_loss):
-            # compute it from the logits again: scaling the stored one would round twice and lose small entries
+            # compute it from the logits again: to scale the stored gradient would round twice and lose small entries
             asked = requested(input, target, axis, joined(numbers, names, tensors))
             place = np.empty(d_input.shape, asked[0].dtype) if keeps_graph() else as_array(d_input)
             d_input = as_tensor(loss_and_gradient(asked, place, d_loss)[1])
@@ -108,12 +108,12 @@ class _CrossEntropy(Function):
 
 
 def needs_product(d_loss: Tensor) -> bool:
-    """Return whether the upstream gradient is other than the number 1; False for a batch of such gradients."""
+    """Return whether the gradient from above is something else than 1. For a batch of such gradients return False."""
     return not is_batched(d_loss) and (d_loss.dim() > 0 or d_loss.item() != 1.0)
 
 
 def times(gradient: Tensor, d_loss: Tensor) -> Tensor:
-    """Return a gradient times the gradient from above; it is overwritten if nobody needs it again."""
+    """Return a gradient times the gradient from above. The product overwrites it unless it is needed again."""
     if keeps_graph() or is_batched(d_loss):
         return gradient * d_loss
     return gradient.mul_(d_loss) if needs_product(d_loss) else gradient
@@ -130,7 +130,7 @@ def log_softmax(input: Tensor, dim: int, temperature: float) -> Tensor:
 
 
 class _Softmax(Function):
-    """The softmax or its logarithms; PyTorch has a function that goes back through each from its result."""
+    """The softmax or its logarithms. For each, PyTorch has a function that computes the gradient from the result."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, dim: int, temperature: float, forward: Any, backward: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """The loss of a vocabulary that is split over processes: each rank has the logits, or the weights, of some classes.
 
-The ranks agree on the summaries of whole rows, see shards.py. Then each rank computes the gradient of its own classes.
-A linear layer also adds up d_input over the ranks.
+The ranks merge their summaries into those of whole rows, see shards.py. Then each rank computes the gradient of its own
+classes. For a linear layer, d_input is also added up over the ranks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def cross_entropy(
 
     Equals ``cross_entropy(torch.cat(inputs_of_all_ranks, 1), target, ...)`` on each rank. All ranks must call it, and
     backward, with the same rows and the same options except `weight` and `class_mask`. Classes are numbered in the
-    order of the ranks, which may have different numbers of them.
+    order of the ranks. Ranks may have different numbers of classes.
 
     Parameters
     ----------
@@ -126,8 +126,8 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of a linear layer whose classes are split over the ranks of a process group.
 
-    Equals ``linear_cross_entropy(input, torch.cat(weights_of_all_ranks), target, ...)`` on each rank, and never holds
-    the logits: the backward pass computes them a second time.
+    Equals ``linear_cross_entropy(input, torch.cat(weights_of_all_ranks), target, ...)`` on each rank. It never holds
+    all logits: they are computed some rows at a time, and the backward pass computes them again.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ normalizer, group
     Returns
     -------
     Tensor
-        The same on all ranks. The gradients of the weight and the bias are those of this rank; that of the input is
-        the sum over all ranks, the same on each. The loss cannot be differentiated twice.
+        The same on all ranks. The gradients of weight and bias are those of this rank's classes. The gradient of the
+        input is the sum over all ranks, and all ranks get it. The loss cannot be differentiated twice.
 
     Raises
     ------
@@ -282,7 +282,7 @@ class _LinearCrossEntropy(Function):
             for of, tensor in zip(total.gradients(), inputs, strict=True)
         ]
         if gradients[0] is not None:
-            total_d_input = gradients[0].to(loss_dtype(gradients[0].dtype))  # sums of half precision would lose digits
+            total_d_input = gradients[0].to(loss_dtype(gradients[0].dtype))  # sums in half precision would lose digits
             dist.all_reduce(total_d_input, group=shard.group)
             gradients[0] = total_d_input.to(gradients[0].dtype)
         return *gradients, None, None

@@ -1,4 +1,4 @@
-"""Errors that use PyTorch's names of arguments, and that code which expects PyTorch's errors can catch."""
+"""Errors that use PyTorch's names of arguments. Code that expects PyTorch's errors can catch them."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def in_words_of_torch(function: Callable[P, T]) -> Callable[P, T]:
 def _translated(message: str, names: dict[str, str]) -> str:
     for ours, theirs in _REMEDIES.items():
         message = re.sub(ours, theirs, message)
-    # not in shapes, such as (classes, features)
+    # names in shapes, such as (classes, features), stay as they are
     return re.sub(rf"\b({'|'.join(names)})\b(?!\))", lambda found: names[found[0]], message)

@@ -1,6 +1,6 @@
-"""The functions of `softmaxloss.torch`, and which way each loss is computed.
+"""The functions of `softmaxloss.torch`, which also choose the way in which a loss is computed.
 
-Kernels compute it, or operators of a graph that is being compiled, or operations on arrays.
+It is computed by kernels, by operators in a graph that is being compiled, or by `softmaxloss.array`.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def cross_entropy(
     ------
     ValueError, TypeError
         If an argument is not as described. Each error is also a RuntimeError, and a ValueError is also an IndexError,
-        because these are what PyTorch raises. Values are not checked on other devices than the CPU, nor wherever else
-        the kernels do not run. There the loss of a row whose label is not a class is NaN.
+        because these are what PyTorch raises. Values are checked only where the kernels run. Elsewhere, as on other
+        devices than the CPU, the loss of a row whose label is not a class is NaN.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def cross_entropy(
 def cross_entropy_of(
     input: Tensor, target: Tensor, axis: int, options: Options, *, inplace_backward: bool = False
 ) -> Tensor:
-    """Return the loss of logits whose classes lie on an axis, with options in this library's words."""
+    """Return the loss of logits whose classes lie on an axis, with options under the names of the NumPy functions."""
     if not (input.is_cpu and is_plain((input,), (target, *split(options)[2]))):
         return by_arrays.cross_entropy(input, target, axis, options)
     if torch.compiler.is_compiling():
@@ -198,7 +198,7 @@ def softmax(
 def log_softmax(
     input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None, *, temperature: float = 1.0
 ) -> Tensor:
-    """Return the logarithms of the softmax over a dimension; those near 0 keep all their digits.
+    """Return the logarithms of the softmax over a dimension. Entries near 0 keep all their digits.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""The loss of any language model without its logits: the head returns logits that exist only if somebody looks.
+"""The loss of a causal language model without its logits: they are computed only if something else uses them.
 
-`fuse_head` lets the linear layers of a model's head return `HeadLogits`: hidden states and weights, not yet multiplied.
-What models do to logits on the way to their loss is noted: rows are taken or reshaped, logits are scaled, capped, or
-those of an adapter are added. At `torch.nn.functional.cross_entropy` the notes become one call of
-`linear_cross_entropy`, at our `log_probs` one of `linear_log_probs`. Any other use, such as sampling the next token,
-computes the logits as the model would have.
+`fuse_head` makes the linear layers of a model's head return `HeadLogits`: hidden states and weights, not yet
+multiplied. Operations of the model on the way to its loss are noted, not computed: it takes or reshapes rows, scales or
+caps logits, or adds those of an adapter. A call of `torch.nn.functional.cross_entropy` becomes a call of
+`linear_cross_entropy` with the noted operations, and a call of our `log_probs` becomes one of `linear_log_probs`. Any
+other use, such as sampling the next token, computes the logits as the model would have computed them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
 
 
 def unfuse_head(model: Model) -> Model:
-    """Let the head of a model return logits again, as before `fuse_head`; return the model."""
+    """Make the head of a model return ordinary logits again, as before `fuse_head`. Return the model."""
     for layer in _layers(model):
         for name in ("forward", "max_memory_of_loss"):
             layer.__dict__.pop(name, None)
@@ -74,7 +74,7 @@ def unfuse_head(model: Model) -> Model:
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers of a model's head that have one output per class: more than one if it has adapters."""
+    """Return the linear layers of a model's head that have one output per class. With adapters there are several."""
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if get_head is not None else None
     found = [m for m in head.modules() if isinstance(m, nn.Linear)] if isinstance(head, nn.Module) else []
@@ -94,15 +94,15 @@ def _fused_forward(layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 
 class _Notes(NamedTuple):
-    """How logits are made: the sum of hidden @ weight.T over the terms, plus bias; then capped * tanh of all that."""
+    """How logits are made: z is the sum of hidden @ weight.T over the terms, plus bias. Then capped * tanh(z)."""
 
     terms: tuple[tuple[Tensor, Tensor], ...]
     bias: Tensor | None
-    capped: float | None  # None where there is no tanh
+    capped: float | None  # None if logits are z, without tanh
     max_memory: int | str | None
 
     def of_rows(self, function: Callable[[Tensor], Tensor]) -> _Notes:
-        """Return the notes of rows that are taken or reshaped: the function does that to the hidden states."""
+        """Return the notes after rows are taken or reshaped, given a function that does so with hidden states."""
         return self._replace(terms=tuple((function(hidden), weight) for hidden, weight in self.terms))
 
     def times(self, factor: float) -> _Notes:
@@ -120,7 +120,7 @@ class _Notes(NamedTuple):
         return self._replace(terms=self.terms + other.terms, bias=biases[0] if biases else None)
 
     def pass_to(self, function: Callable[..., T], target: Tensor, temperature: float = 1.0, **options: Any) -> T:
-        """Return what a function of a linear layer gives for such logits."""
+        """Return the result of a function of a linear layer for these logits."""
         hidden, weight = self.terms[0]
         if len(self.terms) > 1:
             hidden = torch.cat([hidden for hidden, _ in self.terms], -1)
@@ -132,17 +132,17 @@ class _Notes(NamedTuple):
 
 
 class HeadLogits(Tensor):
-    """Logits that are computed when they are first used, other than for a loss."""
+    """Lazy logits. They are computed at their first use other than in a loss."""
 
     notes: _Notes
     make: Callable[[], Tensor]
     made: Tensor | None
-    version: int | None  # of `made` when it was made; None if PyTorch does not count the changes
+    version: int | None  # the version of `made` when it was made; None if PyTorch does not count changes
     derived: list[weakref.ref[HeadLogits]]  # lazy logits that were made from these
-    sources: list[tuple[Tensor, int | None]]  # what the logits are made from, with versions
+    sources: list[tuple[Tensor, int | None]]  # the tensors that the logits are made from, with their versions
 
     def __new__(cls, notes: _Notes, make: Callable[[], Tensor], dtype: torch.dtype) -> Self:
-        """Return lazy logits, given the notes of how they are made and the function that computes them."""
+        """Return lazy logits, given the notes about them and the function that computes them."""
         hidden, weight = notes.terms[0]
         logits = new_without_memory(cls, (*hidden.shape[:-1], len(weight)), dtype, hidden.device)
         logits.notes, logits.make, logits.made, logits.version, logits.derived = notes, make, None, None, []
@@ -156,7 +156,8 @@ class HeadLogits(Tensor):
             self.refuse_if_outdated()
             self.made = self.make()
             self.version = version_of(self.made)
-            for reference in self.derived:  # before somebody changes these: they are views of them, or copies
+            # views or copies of `made` are computed now, before `made` can be changed in place
+            for reference in self.derived:
                 if (logits := reference()) is not None:
                     logits.value()
         return self.made
@@ -166,7 +167,7 @@ class HeadLogits(Tensor):
         return self.made is None or (self.version is not None and self.version == version_of(self.made))
 
     def refuse_if_outdated(self) -> None:
-        """Raise where the weights have changed since the model returned these logits."""
+        """Raise RuntimeError if a source of these logits, such as the weights, has changed since they were returned."""
         if any(version is not None and version != version_of(tensor) for tensor, version in self.sources):
             raise RuntimeError(
                 "the head of the model, or its input, has changed since these logits were returned, so they can no "
@@ -175,7 +176,7 @@ class HeadLogits(Tensor):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer what a function asks of the logits without computing them, where that can be done."""
+        """Compute a function of lazy logits without computing the logits, if this is possible."""
         kwargs = kwargs or {}
         if function in _OF_SHAPE_AND_DTYPE:
             with without_torch_function():
@@ -218,7 +219,7 @@ _OF_SHAPE_AND_DTYPE |= {getattr(Tensor, name).__get__ for name in ("shape", "ndi
 
 
 def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
-    """Return lazy logits for the result of a function; None if notes cannot express it."""
+    """Return the result of a function as lazy logits; None if notes cannot express it."""
     note = _NOTES_OF.get(function)
     if note is None or not isinstance(args[0], HeadLogits) or args[0].made is not None:
         return None

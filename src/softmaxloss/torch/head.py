@@ -65,7 +65,7 @@ class _LinearCrossEntropy(Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         input, weight, bias, target, options, more = arguments
         layer = (input, weight, bias)
-        # without a reduction the gradients of parameters depend on those of all losses: backward makes them
+        # with reduction "none", gradients of parameters depend on d_loss of each row: backward computes them
         wanted = (False,) * 3 if options["reduction"] == "none" else ctx.needs_input_grad[:3]
         loss, gradients = losses_and_gradients(layer, target, options, more, wanted)
         numbers, names, tensors = split(options)
@@ -79,7 +79,8 @@ class _LinearCrossEntropy(Function):
         numbers, names, more = ctx.more
         layer, gradients, wanted = (input, weight, bias), saved[:3], ctx.needs_input_grad[:3]
         options = joined(numbers, names, saved[3:])
-        per_row, is_half = options["reduction"] == "none", input.dtype is torch.float16  # small products would be lost
+        # float16 gradients are computed again: stored ones would lose small entries in the product with d_loss
+        per_row, is_half = options["reduction"] == "none", input.dtype is torch.float16
         if torch.is_grad_enabled() or ((per_row or is_half) and is_batched(d_loss)):
             gradients = by_arrays.gradients_of_layer(layer, target, options, wanted, d_loss)
         elif per_row or (is_half and needs_product(d_loss)):

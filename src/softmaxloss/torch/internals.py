@@ -19,8 +19,8 @@ T = TypeVar("T", bound=torch.Tensor)
 reduction_of_old_arguments = _reduction.legacy_get_string
 softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
 log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
-TRACED: set[type] = {FakeTensor, FunctionalTensor}  # what exporting puts in the place of tensors
-# Whether the graph outlives the backward pass that is under way. Without this function it may.
+TRACED: set[type] = {FakeTensor, FunctionalTensor}  # types that take the place of tensors in an export
+# Whether the graph outlives the backward pass that is under way. If PyTorch has no such function, we assume it does.
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 without_torch_function = torch._C.DisableTorchFunctionSubclass
 
@@ -32,7 +32,7 @@ def new_without_memory(cls: type[T], shape: tuple[int, ...], dtype: torch.dtype,
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """Return how often a tensor has been changed in place; None where PyTorch does not count."""
+    """Return how often a tensor has been changed in place; None for inference tensors, which do not count changes."""
     return None if tensor.is_inference() else tensor._version
 
 
@@ -43,7 +43,7 @@ def may_be_overwritten(tensor: Tensor) -> bool:
 
 
 def in_forward_mode() -> bool:
-    """Return whether derivatives are computed along with values, as by `torch.func.jvp`."""
+    """Return whether derivatives are computed together with values, as by `torch.func.jvp`."""
     return forward_ad._current_level >= 0
 
 
@@ -53,11 +53,11 @@ def is_mapped() -> bool:
 
 
 def is_transformed() -> bool:
-    """Return whether tensors may stand for others: in transforms of `torch.func`, traces, and forward mode."""
+    """Return whether tensors may be placeholders, as in transforms of `torch.func`, traces, and forward mode."""
     return bool(is_mapped() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing() or in_forward_mode())
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Return whether a tensor stands for a batch of them, as the gradient that arrives with `is_grads_batched`."""
+    """Return whether a tensor stands for a batch of tensors, like a gradient from above with `is_grads_batched`."""
     kinds: Any = torch._C._functorch
     return bool(kinds.is_batchedtensor(tensor) or kinds.is_legacy_batchedtensor(tensor))

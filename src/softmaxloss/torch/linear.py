@@ -65,8 +65,8 @@ normalizer
         Memory for everything besides inputs and results, in bytes or as text such as "64MiB". By default the function
         chooses it on a CPU, and takes 256 MiB elsewhere.
     backward : "exact" or softmaxloss.Sampled, default "exact"
-        With ``Sampled(threshold, seed)`` the gradients are random and cost less; their mean is the exact gradient. It
-        has an effect only on a CPU.
+        With ``Sampled(threshold, seed)`` the gradients are random and take less time. Their mean is the exact gradient.
+        This has an effect only on a CPU.
 
     Returns
     -------
@@ -142,7 +142,7 @@ normalizer
 
 
 def check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Refuse an input, a weight and a bias that are no linear layer."""
+    """Refuse input, weight and bias if their shapes do not fit together as a linear layer."""
     if weight.dim() < 2:
         raise TensorValueError(
             f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {checks.of_shape(weight)}"

@@ -61,7 +61,7 @@ def log_probs(
     dim : int, default -1
         The dimension of the classes. PyTorch's losses use dimension 1.
     ignore_index : int, default -100
-        Rows with this class index are not read: both of their numbers are 0.
+        Rows with this class index are not read: their log-probability and entropy are 0.
     class_mask, softcap, temperature
         As in `cross_entropy`.
 
@@ -197,7 +197,7 @@ def _options(
 
 
 def _check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
-    if not torch.compiler.is_compiling():  # the compiler cannot trace it
+    if not torch.compiler.is_compiling():  # the compiler cannot trace the checks
         by_arrays.check(shape, dtype, target, axis, {"reduction": "none", **options})
 
 
@@ -206,7 +206,7 @@ def _by_arrays(input: Tensor, target: Tensor, axis: int, options: Options) -> Lo
 
 
 def _by_chunks(layer: Layer, target: Tensor, options: Options, max_memory: int | str | None) -> LogProbs:
-    """Return the numbers of a layer on another device: each chunk's logits are computed again by the backward pass."""
+    """Return the results of a layer on another device. The backward pass computes the logits of each chunk again."""
 
     def of_part(x: Tensor, weight: Tensor, bias: Tensor | None, t: Tensor) -> LogProbs:
         return _by_arrays(by_arrays.logits_of(x, weight, bias), t, 1, options)
@@ -291,5 +291,5 @@ def _derivatives(d_rows: Sequence[Tensor]) -> Options:
 
 
 def _asks_for_more(d_rows: Sequence[Tensor]) -> bool:
-    """Return whether a backward pass must be differentiable, or gets a batch of gradients at once, as under `vmap`."""
+    """Return whether a backward pass must be differentiable itself, or gets a batch of gradients, as under `vmap`."""
     return torch.is_grad_enabled() or any(map(is_batched, d_rows))

@@ -52,7 +52,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         inplace_backward: bool = False,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.register_buffer("class_mask", class_mask, persistent=False)  # so states are those of PyTorch's module
+        self.register_buffer("class_mask", class_mask, persistent=False)  # so state_dict() is that of PyTorch
         self.z_loss, self.softcap, self.temperature = z_loss, softcap, temperature
         self.inplace_backward = inplace_backward
 
@@ -93,11 +93,12 @@ class LinearCrossEntropyLoss(nn.Module):
         The dimensions d1, ..., dK of a loss in K dimensions.
     bias : bool, default False
     device, dtype
-        Of the parameters `linear.weight` and `linear.bias`.
+        Device and dtype of the parameters `linear.weight` and `linear.bias`.
     reduction, weight, ignore_index, label_smoothing, options, class_mask, z_loss, softcap, temperature, max_memory
         As in `linear_cross_entropy`.
     backward : "exact" or softmaxloss.Sampled, default "exact"
-        Before each step you may set this attribute to a `Sampled` with another seed.
+        As in `linear_cross_entropy`. Before each training step you may set this attribute to a `Sampled` with another
+        seed.
 
     Examples
     --------
@@ -173,7 +174,7 @@ class LinearCrossEntropyLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows beside the linear layer."""
+        """Return the settings that `repr` shows besides the linear layer."""
         names = ("in_features", "num_classes", "out_features", "reduction", "ignore_index", "label_smoothing")
         shown = {name: getattr(self, name) for name in names}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())

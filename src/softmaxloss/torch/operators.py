@@ -1,11 +1,11 @@
-"""Operators of compiled and exported graphs: on CPU tensors they are opaque to the compiler, and run the kernels.
+"""Operators for compiled and exported graphs of CPU tensors. They run the kernels; the compiler does not look inside.
 
-An operator returns the gradients besides the loss, and backward multiplies them by the gradient from above. If an
-operator runs outside of a compiled graph, and a derivative of the gradient is asked for, backward uses operations on
-arrays, as in `by_kernels`.
+An operator returns the loss and the gradients, and backward multiplies them by the gradient from above. If an operator
+runs outside of a compiled graph, and the gradient must be differentiable too, backward uses `softmaxloss.array`, as in
+`by_kernels.py`.
 """
 
-# An operator's schema is made of its annotations. PyTorch 2.6 does not know collections.abc.Sequence.
+# PyTorch makes the schema of an operator from its annotations. PyTorch 2.6 does not know collections.abc.Sequence.
 from typing import Any, Sequence  # noqa: UP035
 
 import numpy as np
@@ -24,7 +24,7 @@ _NUMBERS = ("reduction", "ignore_index", "label_smoothing", "z_loss", "softcap",
 
 
 def _given(options: Options) -> list[Any]:
-    """Return row options as operators take them."""
+    """Return row options in the order of the parameters of operators, with a normalizer as a tensor."""
     if not isinstance(options.get("normalizer"), Tensor | None):
         options = options | {"normalizer": torch.as_tensor(options["normalizer"], dtype=torch.float64)}
     return [options.get(name) for name in _TENSORS + _NUMBERS]

@@ -1,13 +1,14 @@
-"""What the ranks of a process group agree on, where each has some of the classes.
+"""How the ranks of a process group, each with some of the classes, find the `RowSummary` of each whole row.
 
-Before anything is computed they compare their options, so that all raise or none. Then they agree on the `RowSummary`
-of each whole row by three all-reduces, with a few numbers for each row:
+Before anything is computed they compare their options, so that either all ranks raise or none. Then three all-reduces
+give them the summaries. Each rank sends seven numbers per row:
 
     peak, q_target               maximum, 16 bytes
     target_logit                 maximum over the ranks whose target has this q_target, 8 bytes
     rest, dot, mass, owners      sums, relative to the peak of the whole row, 32 bytes
 
-`owners` counts the ranks that have this target: if there are several, all but one of these classes join `rest`.
+`owners` counts the ranks that have this target. If several have it, one of their classes is the target of the row, and
+the others join `rest`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from softmaxloss.torch.arguments import Options
 
 T = TypeVar("T")
-Group = Any  # dist.ProcessGroup, which builds of PyTorch without torch.distributed lack
+Group = Any  # a dist.ProcessGroup: some builds of PyTorch have no torch.distributed, and so no such class
 
 
 class Shard(NamedTuple):
-    """The classes of this rank: the layout of their logits, and the descriptor made from targets and options."""
+    """The classes of this rank: the layout of their logits, and the descriptor of the rows as this rank sees them."""
 
     layout: Layout
     rows: Rows
@@ -70,14 +71,14 @@ def shard_of(checked: Callable[[], tuple[Layout, Options]], target: Tensor, grou
 
     (rows, local), divisors = _on_all_ranks(described, lambda of: of[1].divisor, group)
     divisor = float(sum(divisors))
-    if kind == "mean":  # all ranks have the same divisor and normalizer: all raise, or none
+    if kind == "mean":  # all ranks have the same divisor and normalizer: either all raise or none
         divisor = checks.divisor(divisor, normalizer, counts=divisor > 0)
         rows = rows._replace(weight=averaged(rows.weight, divisor))
     return Shard(layout, rows, Reduction(kind, local.batch_shape, divisor), group)
 
 
 def checked_options(target: Tensor, given: Options) -> Options:
-    """Return the row options with plain numbers, checked as far as one rank can."""
+    """Return the row options, with the normalizer as a number, after the checks that one rank can do alone."""
     options = row_options(target, **given)
     normalizer = options.get("normalizer")
     checks.reduction(options["reduction"])
@@ -88,7 +89,7 @@ def checked_options(target: Tensor, given: Options) -> Options:
 
 
 def _told(layout: Layout, options: Options) -> Options:
-    """Return what ranks tell each other of their shards: numbers of classes, and what has to be the same for all."""
+    """Return the numbers of classes of this rank, and the values that must be the same on all ranks."""
     mask = options.get("class_mask")
     exists = ALL_CLASSES if mask is None else checks.class_mask(as_array(mask), layout.n_classes)
     same = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
@@ -101,7 +102,7 @@ def _told(layout: Layout, options: Options) -> Options:
 
 
 def _on_all_ranks(function: Callable[[], T], told: Callable[[T], Any], group: Group | None) -> tuple[T, list[Any]]:
-    """Call a function on each rank; return its result, and what all ranks tell of theirs. If one raises, all do."""
+    """Call a function on each rank. Return the result here, and told(result) of all ranks. If one raises, all do."""
     error, mine = None, None
     try:
         result = function()
@@ -120,13 +121,15 @@ def _on_all_ranks(function: Callable[[], T], told: Callable[[T], Any], group: Gr
 
 def whole_rows(part: RowSummary, temperature: float, group: Group | None) -> RowSummary:
     """Return the summaries of whole rows, given those of the classes of this rank."""
-    peak = np.where(np.isnan(part.peak), np.inf, part.peak)  # no row with a peak of inf has a softmax either
+    # NaN would get lost in a maximum; a row with a peak of inf has no softmax either
+    peak = np.where(np.isnan(part.peak), np.inf, part.peak)
     peak, q_target = _reduced(np.stack([peak, part.q_target]), dist.ReduceOp.MAX, group)
     wanted_here = part.q_target == q_target
     (target_logit,) = _reduced(np.where(wanted_here, part.target_logit, -np.inf)[None], dist.ReduceOp.MAX, group)
     owns = wanted_here & (part.target_logit == target_logit)
     nothing = np.zeros_like(peak)
-    # this row has the peak and the target of the whole row and no other classes: merging with it gives this rank's sums
+    # `frame` has the peak and the target of the whole row, and no other class. Merging with it makes the sums of this
+    # rank relative to that peak.
     frame = RowSummary(
         peak, nothing, nothing, nothing, np.where(owns, -np.inf, target_logit), np.where(owns, -1.0, q_target)
     )

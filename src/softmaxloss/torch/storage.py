@@ -1,4 +1,4 @@
-"""The memory of CPU tensors as NumPy arrays, which kernels take, and arrays as tensors."""
+"""CPU tensors as NumPy arrays, which kernels take, and arrays as tensors. Both share their memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _OF_NUMPY[torch.bfloat16] = _BFLOAT16
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """Return NumPy's name of a dtype; complex128 stands for every dtype that is neither real nor bool."""
+    """Return NumPy's dtype for one of PyTorch. It is complex128 for every dtype that is neither real nor bool."""
     return _OF_NUMPY.get(dtype, np.dtype(np.complex128))
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a NumPy array of a CPU tensor: the same memory, bfloat16 included."""
+    """Return a NumPy array that shares the memory of a CPU tensor, bfloat16 included."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
@@ -35,7 +35,7 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return a tensor of a NumPy array: the same memory, bfloat16 included."""
+    """Return a tensor that shares the memory of a NumPy array, bfloat16 included."""
     if array.dtype == _BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -1,7 +1,7 @@
-"""Random numbers that are a function of where they are used: Philox4x32-10, as vector code.
+"""Random numbers that are a function of seed, row and class: Philox4x32-10, as vector code.
 
-Four words of 32 bits come from a counter of four words and a key of two. So the draw for a class of a row depends only
-on class, row and seed, and not on what else is computed, where, or in which order.
+Four random words of 32 bits are computed from a counter of four words and a key of two. The counter is made of row and
+class, the key of the seed. So the draw for a class does not depend on threads, chunks or the order of computation.
 
 Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
 """
@@ -24,7 +24,7 @@ words_for = stack_array(4 * LANES)
 
 @inline
 def philox(a: Any, b: Any, c: Any, d: Any, key: Any, other_key: Any) -> tuple[Any, Any, Any, Any]:
-    """Return four random words for a counter of four, and a key of two, each in the lower half of 64 bits."""
+    """Return four random words for a counter of four words and a key of two. Each word is the lower half of 64 bits."""
     for _ in range(_ROUNDS):
         left, right = _MULTIPLIERS[0] * a, _MULTIPLIERS[1] * c
         a, b, c, d = (right >> _WORD) ^ b ^ key, right & _LOWER, (left >> _WORD) ^ d ^ other_key, left & _LOWER
@@ -34,9 +34,9 @@ def philox(a: Any, b: Any, c: Any, d: Any, key: Any, other_key: Any) -> tuple[An
 
 @inline
 def fill_words(row: int, start: int, seed: int, words: Any) -> None:
-    """Fill in a word for each of 2,048 classes of a row from `start` on, which is a multiple of 2,048.
+    """Fill in a word for each of 2,048 classes of a row, from class `start` on; it is a multiple of 2,048.
 
-    With n = LANES counters for a block, word k of counter c belongs to class c + k n, so the words need no shuffling.
+    A block has n = LANES counters. Word k of counter c belongs to class c + k n, so vectors need no shuffling.
     """
     n = words.size // 4
     u = np.uint64

@@ -1,7 +1,7 @@
 """Gradients of logits as sparse rows, sampled without bias, and products with such rows.
 
-Entry g of a row with threshold t stays as it is where |g| >= t. A smaller one becomes t, with the sign of g, with
-probability |g| / t, and else 0: its mean is g, and its variance |g| (t - |g|).
+Entry g of a row with threshold t stays as it is if |g| >= t. A smaller entry becomes t or -t, with the sign of g, with
+probability |g| / t. Otherwise it becomes 0. So its mean is g, and its variance is |g| (t - |g|).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from softmaxloss.kernels.machine.shares import take
 from softmaxloss.kernels.numerics.lanes import LANES, clear, lane_sum, lanes_of
 from softmaxloss.kernels.row import probability_of
 
-# Entries of a row are looked for in strips of this many classes; most strips hold none.
+# Entries that are not 0 are looked for in strips of this many classes. Most strips have none.
 _STRIP = 64
 
 
@@ -36,11 +36,11 @@ def sample(
     ends: Any,
     variances: Any,
 ) -> int:
-    """Append the sampled entries of rows `first` and on to columns and values; return the first row that does not fit.
+    """Append the sampled entries of rows from `first` on to columns and values; return the first row that did not fit.
 
-    Entries of labels, and of classes that rows of `dense` want, are kept as they are. `position` is where rows are in
-    the batch, `ends` where their entries end. The two `variances` of a row are the sum of the variances, and the sum of
-    variance times `norm`; `norm` has a number for each class or is empty.
+    Entries of labels, and of classes with P > 0 in rows of `dense`, are kept as they are. `position` holds the places
+    of rows in the batch, and `ends` gets the places where their entries end. The two `variances` of a row are the sum
+    of the variances, and the sum of variance times `norm`. `norm` has a number for each class or is empty.
     """
     number = zero_in(gradient)
     block, words, lanes = block_for(number), words_for(np.uint32(0)), (lanes_of(number), lanes_of(number))
@@ -67,9 +67,9 @@ def sample(
 def choose(
     gradient: Any, words: Any, t: Any, norm: Any, dense: Any, i: int, start: int, label: int, kept: Any, lanes: Any
 ) -> tuple[float, float]:
-    """Fill in the kept entries of a block, 0 for others, and return the sums of variance, and of variance * norm.
+    """Fill in the sampled entries of a block; return the sum of their variances, and of variance times `norm`.
 
-    NaN is kept.
+    Both are in units of t**2. An entry that is NaN stays NaN.
     """
     real = gradient.dtype.type
     reciprocal = real(1) / t
@@ -98,7 +98,7 @@ def choose_part(
     kept: Any,
     lanes: Any,
 ) -> None:
-    """Do the same for one entry of each lane."""
+    """Do the same as `choose` for one entry per lane."""
     real = gradient.dtype.type
     for lane in range(kept.size):
         g = gradient[lane]
@@ -115,7 +115,7 @@ def choose_part(
 
 @inline
 def append(kept: Any, start: int, columns: Any, values: Any, end: int) -> int:
-    """Append the entries of a block that are not 0, and return where they end."""
+    """Append the entries of a block that are not 0, and return the place where they end."""
     for begin in range(0, kept.size, _STRIP):
         strip = kept[begin : begin + _STRIP]
         if count(strip) == 0:
