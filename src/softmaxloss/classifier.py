@@ -36,7 +36,7 @@ from softmaxloss.objective import (
     refuse_too_large,
     scores,
 )
-from softmaxloss.stream_fit import Learned, Past, learn
+from softmaxloss.stream_fit import Learned, Past, begin, learn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,8 +129,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS. With more than 1,024 features and a finite C, `partial_fit` learns each batch after the
-        first by dual coordinate ascent, sample by sample. Such a batch counts as one iteration.
+        Iterations of L-BFGS. With more than 1,024 features, `partial_fit` learns by dual coordinate ascent, sample by
+        sample. For each batch this counts as one iteration.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
@@ -303,7 +303,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             objective = self._objective(samples, class_weight)
             if not past:
                 with _blas_threads_for(X, known):
-                    self._minimise(objective, known)
+                    self._minimise(objective, known, stream=True)
                 return self
             loss_curve, dtype = list(self.loss_curve_), self.coef_.dtype
             with _blas_threads_for(X, known):
@@ -394,6 +394,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         tasks: Iterations | None = None,
         *,
         validation: Validation | None = None,
+        stream: bool = False,
     ) -> None:
         """Minimise an objective and store the result.
 
@@ -403,7 +404,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         coef, intercept = self._start(classes, self.n_features_in_)
         features = objective.features_with_values()
         if features is not None:
-            coef[:, np.delete(np.arange(coef.shape[1]), features)] *= objective.penalty == 0
+            if self.warm_start:  # else they are 0 already
+                coef[:, np.delete(np.arange(coef.shape[1]), features)] *= objective.penalty == 0
             objective = objective.of_features(features)
         observers = [observer for observer in (tasks, callback, validation) if observer]
         loss_curve: list[float] = []
@@ -428,6 +430,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         tol = max(self.tol, 0.1 * np.finfo(objective.dtype).eps)
         try:
             with np.errstate(all="ignore"), tasks.watched() if tasks else nullcontext():
+                tol = max(tol, begin(descent)) if stream else tol
                 descent.run(tol, self.max_iter)
                 keep()
         finally:
@@ -440,7 +443,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             self.validation_curve_ = validation.curve
             self.coef_, self.intercept_ = validation.best or (self.coef_, self.intercept_)
             del self._past  # it approximates the loss around other coefficients
-        if descent.excess > tol and not descent.stopped:
+        if not descent.converged and not descent.stopped:
             self._warn(descent, objective.dtype)
 
     def _reporter(self, loss_curve: list[float], before: int | None = None) -> Callable[[int, float], None]:

@@ -96,12 +96,13 @@ class Descent:
         self.fit_intercept = fit_intercept
         self.n_iter = 0
         self.excess = np.inf  # the estimate of (objective - minimum) / objective
+        self.tol = 0.0  # the excess that is small enough
         self.moments_at_start: Moments | None = None
         self.stopped = False  # by a StopIteration of `report`
 
     def run(self, tol: float, max_iter: int) -> None:
         """Descend until the excess is at most `tol`, progress stalls, `max_iter` is reached, or `report` stops it."""
-        best = np.inf
+        self.tol, best = tol, np.inf
         fine, coarse = self.objective, self.objective.in_single()
         while True:
             self.objective, self.unit = fine, 1.0
@@ -140,6 +141,11 @@ class Descent:
             if began <= ROUND and self.excess <= tol and self.objective is fine:
                 self.value = float(result.fun)  # near the minimum the curvature hardly changes
                 return
+
+    @property
+    def converged(self) -> bool:
+        """Whether the excess is small enough."""
+        return self.excess <= self.tol
 
     def reached(self) -> tuple[Float64s, Float64s]:
         """Return coef and intercept after the latest iteration."""

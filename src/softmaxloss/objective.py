@@ -137,11 +137,16 @@ class Objective:
         """Return the moments of the features, with rows weighted by their curvature."""
         return moments_of(self.features, self.row_curvature(coef, intercept), centred=centred)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether features are sparse, and so many that they are not whitened."""
+        return is_sparse(self.features) and self.features.shape[1] > MAX_WHITENED
+
     def features_with_values(self) -> NDArray[np.intp] | None:
         """Return which of more than MAX_WHITENED sparse features have values; None if all have or there are fewer."""
-        if not is_sparse(self.features) or self.features.shape[1] <= MAX_WHITENED:
+        if not self.is_wide:
             return None
-        present = np.unique(self.features.indices)
+        present = np.flatnonzero(np.bincount(self.features.indices, minlength=self.features.shape[1]))
         return None if len(present) == self.features.shape[1] else present
 
     def of_features(self, features: NDArray[np.intp]) -> Objective:

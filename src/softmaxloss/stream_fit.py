@@ -6,23 +6,24 @@ the features, with rows weighted by the curvature of their loss. It is the same 
 with the stream, because nothing but the quadratic is kept.
 
 L-BFGS finds the minimum. With very many features the quadratic ignores how they are correlated. Then dual coordinate
-ascent is faster: it changes only the coefficients of a row's features at a time.
+ascent is faster: it changes only the coefficients of a row's features at a time. It visits the rows in random order, in
+case they are sorted by class.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from softmaxloss.kernels.dual_ascent import ascend
 from softmaxloss.linear_fit import Descent
-from softmaxloss.moments import Moments, moments_of
+from softmaxloss.moments import Moments, chunks, moments_of
 from softmaxloss.objective import Objective, penalty_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -37,7 +38,11 @@ ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
 # hardly any, because no sample is in doubt.
 START = 0.05
 TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
-VISITS = 2  # of each row of a batch, where features are very many
+VISITS, VISITS_OF_FIRST = 2, 8  # of each row of a later batch and of the first one, where features are very many
+TOLERANCE_OF_FIRST = 1e-4  # the relative excess at which visits to the first batch are enough
+# A row's loss may be so many times as curved along a feature as the quadratic is. Beyond it, `ascend` would lose too
+# many digits, so the quadratic gets more curvature.
+STEEPEST = 1e10
 
 
 class Past(NamedTuple):
@@ -56,10 +61,10 @@ class Past(NamedTuple):
         """Return what is kept of the samples of an objective, after a descent has ended."""
         start, end = descent.moments_at_start, descent.coordinates.moments
         moments = end if start is None else start.scaled(START).merge(end.scaled(1 - START))
-        if moments.covariance.ndim == 1:
-            moments = moments.about_zero()
         loss = descent.value - objective.penalty / 2 * float(np.vdot(descent.coef, descent.coef))
         d_coef, d_intercept = descent.slopes
+        if moments.covariance.ndim == 1:
+            moments, d_coef = moments.about_zero(), np.zeros(()) if descent.converged else d_coef
         return cls(objective.weight, loss, objective.penalty, d_coef, d_intercept, moments, descent.fit_intercept)
 
     def among(self, features: NDArray[np.intp] | None, n_features: int) -> Past:
@@ -70,8 +75,11 @@ class Past(NamedTuple):
         if features is None:
             return self
         total, _, curvature = self.moments.about_zero()
-        all_d_coef, all_curvature = np.zeros((len(self.d_coef), n_features)), np.zeros(n_features)
-        all_d_coef[:, features], all_curvature[features] = self.d_coef, curvature
+        all_d_coef, all_curvature = self.d_coef, np.zeros(n_features)
+        all_curvature[features] = curvature
+        if self.d_coef.ndim:
+            all_d_coef = np.zeros((len(self.d_coef), n_features))
+            all_d_coef[:, features] = self.d_coef
         return self._replace(d_coef=all_d_coef, moments=Moments(total, np.zeros(n_features), all_curvature))
 
     @property
@@ -142,31 +150,101 @@ def learn(
         return Learned(descent.coef, descent.intercept, Past.of(update, descent))
 
 
+def begin(descent: Descent) -> float:
+    """Bring the descent of a first batch near its minimum, and return the tolerance that is enough for this batch.
+
+    Of a batch with very many sparse features it visits the rows. It does nothing with others. There is no quadratic
+    yet, so the penalty alone holds the coefficients. Nothing holds the intercept. So each visit gets a new quadratic,
+    around the intercept that the previous visit led to.
+    """
+    batch = descent.objective
+    if not (batch.is_wide and batch.penalty > 0):
+        return 0.0
+    descent.report(0, float(batch.row_weight.sum() * np.log(batch.n_classes)))  # all coefficients are 0
+    at_start = batch.weighted(np.full(batch.n_rows, 1 - 1 / batch.n_classes))
+    descent.moments_at_start = moments_of(batch.features, at_start, centred=descent.fit_intercept)
+    coef, intercept = np.zeros(descent.coef.shape[::-1]), np.zeros_like(descent.intercept)
+    inverse = np.append(np.full(len(coef), 1 / batch.penalty), descent.fit_intercept / at_start.sum())
+    X = _without_duplicates(batch.features)  # noqa: N806  scikit-learn's name
+    random = np.random.default_rng(0)
+    orders = (random.permutation(batch.n_rows) for _ in range(VISITS_OF_FIRST))
+    for visit in _visits(orders, X, batch, scale=1.0, coef=coef, intercept=intercept, inverse=inverse):
+        descent.intercept = intercept.copy()
+        curvature = START * at_start + (1 - START) * batch.weighted(visit.curvatures)
+        inverse[-1] = descent.fit_intercept / curvature.sum()
+        intercept -= inverse[-1] * visit.dual.sum(axis=0)
+    descent.coef, descent.n_iter = np.ascontiguousarray(coef.T), 1
+    descent.report(1, float(visit.losses.sum() + batch.penalty / 2 * np.vdot(coef, coef)))
+    return TOLERANCE_OF_FIRST
+
+
 def _visited(update: _Update, report: Callable[[int, float], object]) -> Learned:
-    """Return what is known after visits to the rows of a batch, one after the other.
+    """Return what is known after visits to the rows of a batch.
 
     The quadratic must be without correlations. Then a visit reads and changes only the coefficients of the features
     that have a value in the row. It takes two visits to come near the minimum.
     """
     batch, past, penalty, share, kept = update.batch, update.past, update.penalty, update.share, 1 - update.share
-    X = sparse.csr_array(batch.features, dtype=np.float64, copy=True)  # noqa: N806  scikit-learn's name
-    X.sum_duplicates()
+    X = _without_duplicates(batch.features)  # noqa: N806  scikit-learn's name
     steepness = np.append(kept * past.moments.covariance + penalty, kept * past.moments.total * past.fit_intercept)
     inverse = np.divide(1, steepness, out=np.zeros_like(steepness), where=steepness > 0)
-    # begin where quadratic and penalty are least, and lay out the coefficients so that those of a feature are together
-    by_feature = inverse[:-1, np.newaxis]
-    coef = np.multiply(update.coef.T, 1 - by_feature * (penalty - kept * past.penalty), order="C")
+    # begin where quadratic and penalty are least
+    coef = update.coef * (1 - inverse[:-1] * (penalty - kept * past.penalty))
     if past.d_coef.any():
-        coef -= kept * by_feature * past.d_coef.T
+        coef -= kept * inverse[:-1] * past.d_coef
     intercept = update.intercept - kept * inverse[-1] * past.d_intercept
-    dual, seen = np.zeros((batch.n_rows, len(intercept))), np.empty((VISITS, 2, batch.n_rows))
-    places, scratch = [array.astype(np.intp) for array in (X.indptr, X.indices)], np.empty((5, batch.n_classes))
-    for of_visit in seen:  # losses and curvatures
-        ascend(*places, X.data, batch.rows.fields(), share, coef, intercept, inverse, dual, *of_visit, scratch)
-    loss = share * float(seen[-1, 0].sum()) + kept * past.loss
+    features = batch.features_with_values()
+    part: Any = slice(None) if features is None else features
+    # lay out the coefficients so that those of a feature are together
+    by_feature, inverse = np.ascontiguousarray(coef[:, part].T), np.append(inverse[:-1][part], inverse[-1])
+    point = {"coef": by_feature, "intercept": intercept, "inverse": inverse}
+    orders = [np.random.default_rng(0).permutation(batch.n_rows)] * VISITS  # a new order left more after one pass
+    first, *_, last = _visits(orders, X[:, part], batch, scale=share, **point)
+    coef[:, part] = by_feature.T
+    loss = share * float(last.losses.sum()) + kept * past.loss
     report(1, loss + penalty / 2 * float(np.vdot(coef, coef)))
-    moments = moments_of(X, batch.weighted(seen[0, 1]), centred=False).scaled(share).merge(past.moments.scaled(kept))
-    d_coef, d_intercept = np.zeros(()), np.zeros_like(intercept)
-    return Learned(
-        coef.T, intercept, Past(update.weight, loss, penalty, d_coef, d_intercept, moments, past.fit_intercept)
-    )
+    moments = moments_of(X, batch.weighted(first.curvatures), centred=False).scaled(share)
+    moments, nothing = moments.merge(past.moments.scaled(kept)), np.zeros(())
+    past = Past(update.weight, loss, penalty, nothing, np.zeros_like(intercept), moments, past.fit_intercept)
+    return Learned(coef, intercept, past)
+
+
+class _Visit(NamedTuple):
+    """What a visit to all rows of a batch found."""
+
+    losses: Float64s  # of the rows, each before it was learned
+    curvatures: Float64s  # the sums of p (1 - p) over classes, at the same time
+    dual: Float64s  # the gradients of the losses with respect to the logits, as far as they are known
+
+
+def _without_duplicates(features: Any) -> sparse.csr_array:
+    """Return a copy of the features in float64 and CSR format, with at most one number for each row and feature."""
+    X = sparse.csr_array(features, dtype=np.float64, copy=True)  # noqa: N806  scikit-learn's name
+    X.sum_duplicates()
+    return X
+
+
+def _visits(
+    orders: Iterable[NDArray[np.intp]],
+    X: sparse.csr_array,  # noqa: N803  scikit-learn's name
+    batch: Objective,
+    *,
+    scale: float,
+    coef: Float64s,
+    intercept: Float64s,
+    inverse: Float64s,
+) -> Iterator[_Visit]:
+    """Visit all rows, once in each order: see `ascend`.
+
+    Coefficients and intercept change in place. So does `inverse`, where a feature has very large values.
+    """
+    largest = np.append(np.zeros(len(coef)), 1)
+    np.maximum.at(largest, X.indices, np.abs(X.data))
+    np.minimum(inverse, STEEPEST / (scale * batch.row_weight.max()) / largest**2, out=inverse)
+    places, fields = [array.astype(np.intp) for array in (X.indptr, X.indices)], batch.rows.fields()
+    dual, scratch = np.zeros((batch.n_rows, len(intercept))), np.empty((5, batch.n_classes))
+    for order in orders:
+        visit = _Visit(np.empty(batch.n_rows), np.empty(batch.n_rows), dual)
+        for rows in chunks(batch.n_rows, batch.n_classes * X.nnz // batch.n_rows):  # between them Ctrl-C is heard
+            ascend(order[rows], *places, X.data, fields, scale, coef, intercept, inverse, dual, *visit[:2], scratch)
+        yield visit

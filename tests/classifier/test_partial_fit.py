@@ -41,7 +41,10 @@ def words():
 
 def objective(model, X, y):
     targets = np.searchsorted(model.classes_, y)
-    loss = linear_cross_entropy(X, model.coef_, targets, model.intercept_, reduction="sum")
+    coef, intercept = model.coef_, model.intercept_
+    if len(coef) == 1:
+        coef, intercept = np.vstack([0 * coef, coef]), np.append(0, intercept)
+    loss = linear_cross_entropy(X, coef, targets, intercept, reduction="sum")
     return model.C * loss + np.vdot(model.coef_, model.coef_) / 2
 
 
@@ -162,6 +165,115 @@ def test_visits_of_rows_lead_to_the_minimum_of_batch_quadratic_and_penalty(monke
         np.testing.assert_array_equal(result.intercept, learned.intercept)
     np.testing.assert_array_equal(result.past.d_coef, 0)  # as the next batch is told
     assert len(report) == 1
+
+
+def rare_words(n_classes=5):
+    """Return 300 rows of unit length with 30 of 3,000 features each, sorted by class."""
+    random = np.random.default_rng(0)
+    columns = random.integers(3000, size=(300, 30))
+    counts = sparse.csr_array((np.ones(columns.size), (np.repeat(np.arange(300), 30), columns.ravel())), (300, 3000))
+    X = sparse.csr_array(counts.multiply(1 / np.sqrt(counts.multiply(counts).sum(axis=1))[:, None]))
+    y = drawn(3 * X, n_classes)
+    order = np.argsort(y, kind="stable")
+    return X[order], y[order]
+
+
+@pytest.mark.parametrize("C", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_visits_nearly_learn_a_first_batch_with_more_features_than_rows(C, fit_intercept, n_classes):
+    X, y = rare_words(n_classes=n_classes)
+    best = SoftmaxClassifier(C=C, fit_intercept=fit_intercept, tol=1e-9).fit(X, y)
+    model = SoftmaxClassifier(C=C, fit_intercept=fit_intercept).partial_fit(X, y, classes=np.arange(n_classes))
+    assert objective(model, X, y) < 1.0005 * objective(best, X, y)
+    assert model.n_iter_ < 5
+    assert fit_intercept or not model.intercept_.any()
+    assert model.loss_curve_[0] == pytest.approx(np.log(n_classes))
+    assert model.loss_curve_[-1] == pytest.approx(objective(best, X, y) / (C * len(y)), rel=0.02)
+
+
+def test_a_first_batch_that_visits_do_not_learn_is_left_to_iterations():
+    X, y = words()
+    X = sparse.csr_array(np.round(8 * X.toarray()[:1200]))
+    y, options = y[:1200], {"C": 10.0, "max_iter": 5000}
+    best = SoftmaxClassifier(tol=1e-8, **options).fit(X, y)
+    model = SoftmaxClassifier(**options).partial_fit(X, y, classes=np.arange(10))
+    assert model.n_iter_ > 1
+    assert objective(model, X, y) < 1.002 * objective(best, X, y)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_visits_to_a_first_batch_lead_to_its_minimum(monkeypatch, soft, fit_intercept):
+    monkeypatch.setattr(stream_fit, "VISITS_OF_FIRST", 300)
+    monkeypatch.setattr(stream_fit, "TOLERANCE_OF_FIRST", 1e-8)
+    X, y = rare_words()
+    random = np.random.default_rng(0)
+    targets = random.dirichlet(np.ones(5), len(y)) if soft else y
+    weight = random.integers(3, size=len(y))
+    options = {"label_smoothing": 0.1, "class_weight": {1: 2.0, 3: 0.5}, "fit_intercept": fit_intercept}
+    best = SoftmaxClassifier(tol=1e-10, **options).fit(X, targets, weight)
+    model = SoftmaxClassifier(**options).partial_fit(X, targets, np.arange(5), weight)
+    assert model.n_iter_ == 1
+    np.testing.assert_allclose(model.predict_proba(X), best.predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(model.loss_curve_, [best.loss_curve_[0], best.loss_curve_[-1]], rtol=1e-5)
+
+
+def test_the_order_of_rows_in_a_batch_of_very_many_features_hardly_matters():
+    X, y = rare_words()
+    streams = []
+    for reverse in (1, -1):
+        model = SoftmaxClassifier()
+        for batch in (slice(0, None, 2), slice(1, None, 2)):
+            model.partial_fit(X[batch][::reverse], y[batch][::reverse], classes=np.arange(5))
+        streams.append(model)
+    first, second = (objective(model, X, y) for model in streams)
+    assert first == pytest.approx(second, rel=0.01)
+    assert first < 1.1 * objective(SoftmaxClassifier().fit(X, y), X, y)
+
+
+def test_coefficients_of_very_many_features_have_the_order_of_all_others():
+    X, y = rare_words()
+    model = SoftmaxClassifier()
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        model.partial_fit(X[part], y[part], classes=np.arange(5))
+        assert model.coef_.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("n_large", "precision"), [(10, 0.05), (100, 1.0)])
+def test_a_stream_learns_from_features_whose_squares_nearly_overflow(n_large, precision):
+    X, y = rare_words()
+
+    def loss_of_all(scale):
+        """Return the loss of a stream with some features multiplied by a scale, at which the penalty hardly counts."""
+        scaled = sparse.csr_array(X.multiply(np.where(np.arange(3000) < n_large, scale, 1.0)))
+        model = SoftmaxClassifier()
+        for start in range(3):
+            model.partial_fit(scaled[start::3], y[start::3], classes=np.arange(5))
+        return -model.predict_log_proba(scaled)[np.arange(len(y)), y].mean()
+
+    assert loss_of_all(1e152) == pytest.approx(loss_of_all(1e5), rel=precision)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_visits_to_rows_can_be_interrupted(monkeypatch, first):
+    X, y = rare_words()
+    model = SoftmaxClassifier()
+    if not first:
+        model.partial_fit(X, y, classes=np.arange(5))
+    before, calls = pickle.dumps(model), []
+
+    def interrupted(*arguments):
+        calls.append(arguments[0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(moments, "CHUNK", 30 * 5 * 100)
+    monkeypatch.setattr(stream_fit, "ascend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(X, y, classes=np.arange(5))
+    assert len(calls[0]) < 150  # of 300 rows
+    assert pickle.dumps(model) == before
 
 
 def test_a_row_that_is_far_from_its_class_does_not_throw_coefficients_too_far():

@@ -29,6 +29,7 @@ TURNED = 0.25
 
 @kernel
 def ascend(
+    order: Any,
     starts: Any,
     columns: Any,
     values: Any,
@@ -42,7 +43,9 @@ def ascend(
     curvatures: Any,
     scratch: Any,
 ) -> None:
-    """Change the dual of each row in turn. Fill in its loss, and the sum of p (1 - p) over classes, before the change.
+    """Change the duals of rows, one after the other in the given order.
+
+    Fill in the loss of each of these rows, and the sum of p (1 - p) over classes, before the change.
 
     Features are sparse rows. `scale` multiplies the losses, but not in the result. `coef` has a row for each feature.
     With two classes it has one column: the first class has the logit 0. The last number of `inverse` is that of the
@@ -51,7 +54,7 @@ def ascend(
     rows, n_features = rows_of(rows), coef.shape[0]
     first = 1 if intercept.size == 1 else 0  # class with coefficients
     z, p, e, moved, p_moved = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-    for i in range(starts.size - 1):
+    for i in order:
         label, weight, mass = rows.label[i], of_row(rows.weight, i), of_row(rows.mass, i)
         losses[i] = curvatures[i] = 0.0
         if weight == 0.0:
@@ -61,7 +64,7 @@ def ascend(
         length = inverse[n_features]
         for a in range(starts[i], starts[i + 1]):
             add(z[first:], values[a], coef[columns[a]])
-            length += inverse[columns[a]] * values[a] ** 2
+            length += inverse[columns[a]] * values[a] * values[a]
         lse, square = fill_softmax(z, p), 0.0
         for j in range(z.size):
             q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
@@ -84,7 +87,7 @@ def ascend(
         add(dual[i], step, e[first:])
         add(intercept, -step * inverse[n_features], e[first:])
         for a in range(starts[i], starts[i + 1]):
-            add(coef[columns[a]], -step * inverse[columns[a]] * values[a], e[first:])
+            add(coef[columns[a]], -step * (inverse[columns[a]] * values[a]), e[first:])
 
 
 @fused

@@ -44,7 +44,7 @@ def _take_higher(column: Any, peak: Any) -> None:
 
 @inline
 def _take_highest(z: Any, peak: Any) -> None:
-    """Raise peaks to the highest logit of four classes where this is higher; NaN is ignored."""
+    """Raise peaks to the highest logit of four classes where this is higher; NaN may be ignored."""
     for c in range(peak.size):
         a, b = z[0][c] if z[0][c] > z[1][c] else z[1][c], z[2][c] if z[2][c] > z[3][c] else z[3][c]
         top = a if a > b else b
