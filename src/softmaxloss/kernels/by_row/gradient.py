@@ -10,7 +10,7 @@ from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline
 from softmaxloss.kernels.machine.half import encoded
 from softmaxloss.kernels.machine.intrinsics import CACHE_LINE
-from softmaxloss.kernels.row import class_weight_of, gradient_of, has_dense_q, probability_of, q_of
+from softmaxloss.kernels.row import gradient_of, has_dense_q, q_of_class
 from softmaxloss.kernels.tile import Tile, TileFactors
 
 
@@ -82,8 +82,7 @@ def _subtract_dense_q(
     label, second, d, real = tile.label[c], factors.second[c], factors.d[c], exponentials.dtype.type
     for k in range(out.size):
         j = start + k
-        q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
-        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q)), out[k])
+        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q_of_class(rows, 0, i, j, label))), out[k])
 
 
 @inline
