@@ -126,11 +126,7 @@ def write_gradients(
     rows: Any, columns: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
 ) -> None:
     """Turn exponentials into gradients: 0 in rows of weight 0 and for classes that do not exist."""
-    n_classes, far = columns.shape[0], 0
-    for c in range(size):
-        far += factors.first[c] != 1
-    for j in range(n_classes if far > 0 else 0):
-        _multiply_by_first(columns[j][:size], factors)
+    n_classes = columns.shape[0]
     for j in range(n_classes):
         _scale(columns[j][:size], rows, tile, factors, group, j, start)
     filled = 0
@@ -151,18 +147,11 @@ def _fill(column: Any, tile: Tile, factors: TileFactors) -> None:
         column[c] = value if tile.weight[c] != 0.0 else 0
 
 
-@inline
-def _multiply_by_first(column: Any, factors: TileFactors) -> None:
-    """Multiply one class by the first factors of rows."""
-    for c in range(column.size):
-        column[c] *= factors.first[c]
-
-
 @fused
 def _scale(column: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
-    """Turn exponentials of class j, times the first factors, into gradients."""
+    """Turn exponentials of class j into gradients."""
     real, is_dense = column.dtype.type, has_dense_q(rows)
     for c in range(column.size):
         of_q = real(factors.d[c] * q_of_class(rows, group, start + c, j, tile.label[c])) if is_dense else real(0)
-        gradient = gradient_of(column[c], factors.second[c], of_q)
+        gradient = gradient_of(column[c] * factors.first[c], factors.second[c], of_q)
         column[c] = factors.at_target[c] if tile.target[c] == np.int32(j) else gradient
