@@ -32,7 +32,7 @@ def highest_of_row(logits: Any, class_mask: Any, block: Any) -> tuple[Any, int]:
 
 
 @inline
-def _sweep(
+def sweep(
     logits: Any, block: Any, out: Any, lanes: Any, rows: Any, i: int, tile: Tile, c: int, given: Any, is_given: bool
 ) -> bool:
     """Put the sums of row i in a tile; its exponentials, 0 for the target, go to `out`, which is a row or a block long.
@@ -74,7 +74,7 @@ def _sweep(
 def summarize_row(
     logits: Any, block: Any, out: Any, lanes: Any, rows: Any, i: int, tile: Tile, c: int, needs_lse: bool
 ) -> None:
-    """Put the sums of row i in a tile, and its exponentials in `out`, a row or a block long; see `_sweep`.
+    """Put the sums of row i in a tile, and its exponentials in `out`, a row or a block long; see `sweep`.
 
     The rare row that rises far above its first block is swept once more, with the reference of its peak. In a row
     without a wanted class whose lse is needed, the winner becomes the target, so that a tiny rest keeps its digits.
@@ -89,7 +89,7 @@ def summarize_row(
             reference = reference_of(peak, rows.temperature)
             tile.target[c] = winner if from_winner else tile.target[c]
         if math.isfinite(peak):
-            is_done = _sweep(logits, block, out, lanes, rows, i, tile, c, reference, is_given)
+            is_done = sweep(logits, block, out, lanes, rows, i, tile, c, reference, is_given)
         else:
             set_sums(tile, c, peak, reference, 0.0, 0.0, 0.0, 0.0)
             is_done = True

@@ -41,11 +41,8 @@ def zero_in(logits: Any) -> Any:
 @intrinsic
 def encoded(context: Any, number: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a number in the stored format of `like`, rounded to the nearest, ties to even."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return encode(builder, arguments[0], like)
-
-    return (like if like in _ENCODERS else number)(number, like), generate
+    encoded_type = like if like in _ENCODERS else number
+    return encoded_type(number, like), lambda _, builder, __, arguments: encode(builder, arguments[0], like)
 
 
 def encode(builder: Any, number: Any, stored: Any) -> Any:

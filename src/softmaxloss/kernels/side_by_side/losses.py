@@ -17,7 +17,6 @@ from softmaxloss.kernels.side_by_side.columns import (
     prefetch_shared,
     read_tile,
     rows_before_cache_line,
-    rows_of_share,
     write_tile,
 )
 from softmaxloss.kernels.side_by_side.sums import (
@@ -65,7 +64,7 @@ def losses_and_gradients(
     skew = rows_before_cache_line(out) if has_gradients else rows_before_cache_line(logits)
     begin = take(taken, share)
     while begin < n_rows:
-        row, end = rows_of_share(begin, share, skew, n_rows)
+        row, end = begin + skew if begin > 0 else 0, min(begin + share + skew, n_rows)
         while row < end:
             group, start, size = next_tile(logits, columns, skew, row, end)
             if streamed:
