@@ -97,12 +97,12 @@ class Seen(NamedTuple):
 def seen_from_winner(row: Any, rows: Any, block: Any, lanes: Any) -> Seen:
     """Look at a row from its winner, in two passes; rest and mean are NaN if its logits define no softmax."""
     t = rows.temperature
-    peak, winner = highest_of_row(row, rows.class_mask, block, lanes.run)
+    peak, winner = highest_of_row(row, rows.class_mask, block)
     reference, unit = reference_of(peak, t), 2.0 ** math.frexp(t.value)[1]
     rest = low_rest = moment = low_moment = 0.0
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
-        z, _ = load(row[start:stop], rows.class_mask[start:stop], block, lanes.run)
+        z, _ = load(row[start:stop], rows.class_mask[start:stop], block)
         more_rest, more_moment = _sums_below(z, winner - start, peak, reference, t, block.dtype.type(1.0 / unit), lanes)
         rest, error = two_sum(rest, more_rest)
         low_rest += error
@@ -184,7 +184,7 @@ def _write_gradients(
     """Write the gradient of a row, as if none of its classes were the label."""
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
-        z, _ = load(row[start:stop], rows.class_mask[start:stop], block, lanes.run)
+        z, _ = load(row[start:stop], rows.class_mask[start:stop], block)
         _write_block(z, seen, slopes, rows.temperature, results[: stop - start])
         store(results[: stop - start], block.dtype.type(1), out[start:stop], False)
         for j in range(start, min(stop, rows.class_mask.size)):

@@ -70,7 +70,7 @@ def rows_of(fields: Any) -> RowFields:
 @inline
 def of_row(values: Any, i: int) -> float:
     """Return the number of row i, of an array that has one for each row, or one for all."""
-    return values[i] if values.size > 1 else values[0]
+    return values[_UNSIGNED(i)] if values.size > 1 else values[0]
 
 
 @inline
@@ -81,7 +81,7 @@ def class_weight_of(class_weight: Any, j: int) -> float:
 
 @by_type
 def probability_of(dense: Any, group: int, i: int, j: int, label: int) -> Any:
-    """Return P_j of row i, which is counted within its group where rows are side by side."""
+    """Return P_j of row i of a group; see `q_of_class`."""
     if isinstance(dense, types.NoneType):
         return lambda dense, group, i, j, label: 1.0 if j == label else 0.0
     if isinstance(dense, types.Array):
@@ -102,11 +102,21 @@ def q_of(rows: Any, class_weight: float, probability: float) -> Any:
 
 
 @inline
+def q_of_class(rows: Any, group: int, i: int, j: int, label: int) -> Any:
+    """Return q_j of row i, which is counted within its group where rows are side by side."""
+    probability = probability_of(rows.dense, group, i, j, label)
+    return q_of(rows, class_weight_of(rows.class_weight, j), probability)
+
+
+@inline
 def target_of(rows: Any, label: int) -> int:
-    """Return the target t of a row with a label: the favourite class if smoothing gives it a larger q, or the label."""
-    favourite = int(rows.favourite)
-    of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
-    return favourite if of_favourite > q_of(rows, class_weight_of(rows.class_weight, label), 1.0) else label
+    """Return the target t of a row; with a label it is the favourite class if smoothing gives that a larger q."""
+    target, favourite = label if label >= 0 else -1 - label, int(rows.favourite)
+    if favourite >= 0 and label >= 0:
+        of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
+        of_label = q_of(rows, class_weight_of(rows.class_weight, label), 1.0)
+        target = favourite if of_favourite > of_label else label
+    return target
 
 
 @inline
@@ -182,28 +192,23 @@ def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float
     return near if is_near else gradient_of(y_target, f, d * q_target)
 
 
-@inline
-def split(f: Any, below: Any, like: Any) -> tuple[float, float]:
+@by_type
+def split(f: Any, below: Any, like: Any) -> Any:
     """Return two numbers whose product is f below / SCALE. Exponentials times one, then the other, keep their bits.
 
     The first is 1, unless the product is no normal number in the precision of the array `like`, or too large for it.
     """
-    is_single = like.itemsize == 4
-    smallest, largest = (_SINGLE.tiny, _SINGLE.max) if is_single else (_DOUBLE.tiny, _DOUBLE.max)
-    least, most = (2.0**-124, 2.0**127) if is_single else (2.0**-1020, 2.0**1023)
-    size = abs(rounded(f)) * rounded(below) * UNSCALE
-    first = least if size < smallest else most if size > largest else 1.0
-    second = rounded(times(times(f, UNSCALE / first), below))
-    # inf would turn exponentials of 0 into NaN
-    return first, math.copysign(largest, second) if abs(second) > largest else second
+    limits = np.finfo(np.float32 if like.dtype == types.float32 else np.float64)
+    smallest, largest, most = float(limits.tiny), float(limits.max), 2.0 ** (limits.maxexp - 1)
 
+    def implementation(f: Any, below: Any, like: Any) -> tuple[float, float]:
+        size = abs(rounded(f)) * rounded(below) * UNSCALE
+        first = 4.0 * smallest if size < smallest else most if size > largest else 1.0
+        second = rounded(times(times(f, UNSCALE / first), below))
+        # inf would turn exponentials of 0 into NaN
+        return first, math.copysign(largest, second) if abs(second) > largest else second
 
-class _Limits(NamedTuple):
-    tiny: float
-    max: float
-
-
-_SINGLE, _DOUBLE = (_Limits(float(np.finfo(real).tiny), float(np.finfo(real).max)) for real in (np.float32, np.float64))
+    return implementation
 
 
 @inline

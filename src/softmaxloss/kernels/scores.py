@@ -25,17 +25,17 @@ def score(logits: Any, uncapped: Any, rows: Any, scores: Any) -> None:
         if of_row(rows.weight, i) == 0.0 or math.isnan(scores.log_probability[i]):
             continue
         scores.entropy[i] = entropy_of(seen_from_winner(logits[i], rows, block, lanes), rows.temperature)
-        _, scores.argmax[i] = highest_of_row(uncapped[i], rows.class_mask, block, lanes.run)
-        scores.rank[i] = _rank(uncapped[i], rows.label[i], rows.class_mask, block, lanes.run)
+        _, scores.argmax[i] = highest_of_row(uncapped[i], rows.class_mask, block)
+        scores.rank[i] = _rank(uncapped[i], rows.label[i], rows.class_mask, block)
 
 
 @inline
-def _rank(logits: Any, label: int, class_mask: Any, block: Any, scratch: Any) -> int:
+def _rank(logits: Any, label: int, class_mask: Any, block: Any) -> int:
     """Return the rank of the label among the classes that exist; of equal logits the first ranks first."""
     rank, logit = 1, decoded(logits[label])
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        z, _ = load(logits[start:stop], class_mask[start:stop], block, scratch)
+        z, _ = load(logits[start:stop], class_mask[start:stop], block)
         for j in range(z.size):
             rank += z[j] > logit or (z[j] == logit and start + j < label)
         for j in range(start, min(stop, label, class_mask.size) if logit == -math.inf else 0):

@@ -21,7 +21,7 @@ from softmaxloss.kernels.numerics.exponential import (
     reduced,
 )
 from softmaxloss.kernels.numerics.lanes import LANES, clear, fold, lane_sum
-from softmaxloss.kernels.row import class_weight_of, half_gap, probability_of, q_of
+from softmaxloss.kernels.row import half_gap, q_of_class
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -34,26 +34,26 @@ block_for, strip_for = stack_array(BLOCK), stack_array(STRIP)
 
 
 @by_type
-def load(logits: Any, class_mask: Any, block: Any, scratch: Any) -> Any:
+def load(logits: Any, class_mask: Any, block: Any) -> Any:
     """Return logits in the precision they are computed in, -inf for classes that do not exist, and their maximum.
 
     They are copied to the block unless they can be read in place. The maximum may ignore a NaN, but sums of
-    exponentials do not. The scratch array is a quarter as long as the logits.
+    exponentials do not.
     """
 
-    def unless_masked(logits: Any, class_mask: Any, block: Any, scratch: Any) -> Any:
+    def copied(logits: Any, class_mask: Any, block: Any) -> Any:
+        z = block[: logits.size]
+        _copy_masked(logits, class_mask, z)
+        return z, highest(z)
+
+    def copied_if_masked(logits: Any, class_mask: Any, block: Any) -> Any:
         z = logits
         if class_mask.size > 0:
             z = block[: logits.size]
             _copy_masked(logits, class_mask, z)
-        return z, _peak_of(z, scratch)
+        return z, highest(z)
 
-    def always(logits: Any, class_mask: Any, block: Any, scratch: Any) -> Any:
-        z = block[: logits.size]
-        _copy_masked(logits, class_mask, z)
-        return z, _peak_of(z, scratch)
-
-    return unless_masked if logits.dtype == block.dtype else always
+    return copied_if_masked if logits.dtype == block.dtype else copied
 
 
 @inline
@@ -63,26 +63,6 @@ def _copy_masked(logits: Any, class_mask: Any, block: Any) -> None:
         block[j] = decoded(logits[j])
     for j in range(class_mask.size):
         block[j] = block[j] if class_mask[j] else -math.inf
-
-
-@inline
-def _peak_of(z: Any, scratch: Any) -> Any:
-    """Return the maximum, which may ignore a NaN. The scratch array is a quarter as long as z."""
-    q = -(-z.size // _FOUR_VECTORS) * _VECTOR
-    if 3 * q > z.size:
-        return highest(z)
-    _highest_of_four((z[:q], z[q : 2 * q], z[2 * q : 3 * q], z[z.size - q :]), scratch[:q])
-    return highest(scratch[:q])
-
-
-@inline
-def _highest_of_four(z: Any, most: Any) -> None:
-    """Write the maximum of each four logits: unlike one running maximum, maxima in an array become vector code."""
-    for lane in range(most.size):
-        a, b, c, d = z[0][lane], z[1][lane], z[2][lane], z[3][lane]
-        left = a if a > b else b
-        right = c if c > d else d
-        most[lane] = left if left > right else right
 
 
 @inline
@@ -104,21 +84,11 @@ def count_nan(z: Any) -> int:
 
 
 @inline
-def first_index(block: Any, value: Any) -> int:
-    """Return the first index of a value; 0 for NaN. A strip is searched to its end, and so by vector code."""
-    for start in range(0, block.size, STRIP):
-        first = _first_of(block[start : start + STRIP], value)
-        if first < STRIP:
-            return start + first
-    return 0
-
-
-@inline
-def _first_of(part: Any, value: Any) -> Any:
-    """Return the first index of a value, or STRIP."""
-    first = np.int32(STRIP)
-    for j in range(part.size):
-        first = min(first, np.int32(j) if part[j] == value else np.int32(STRIP))
+def first_index(block: Any, value: Any) -> Any:
+    """Return the first index of a value that is in the block. The whole block is searched, and so by vector code."""
+    first = np.int32(block.size)
+    for j in range(block.size):
+        first = min(first, np.int32(j) if block[j] == value else np.int32(block.size))
     return first
 
 
@@ -210,8 +180,7 @@ def moments(
         part = z[begin : begin + LANES]
         for lane in range(part.size):
             j = start + begin + lane
-            q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
-            q = 0.0 if j == target else q
+            q = 0.0 if j == target else q_of_class(rows, 0, i, j, label)
             lanes.first[lane] += q * half_gap(np.float64(part[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
     return lane_sum(lanes.first), lane_sum(lanes.second)

@@ -10,7 +10,7 @@ from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline
 from softmaxloss.kernels.machine.half import encoded
 from softmaxloss.kernels.machine.intrinsics import CACHE_LINE
-from softmaxloss.kernels.row import class_weight_of, gradient_of, has_dense_q, probability_of, q_of
+from softmaxloss.kernels.row import gradient_of, has_dense_q, q_of_class
 from softmaxloss.kernels.tile import Tile, TileFactors
 
 
@@ -42,22 +42,15 @@ def write_gradient(
         stop = min(start + BLOCK - beyond, out.size)
         part, place = exponentials[start:stop], out[start:stop]
         in_place = part.ctypes.data == place.ctypes.data
-        apart = in_place or (streamed and not _is_scaled_alone(rows, tile, c, start, stop))
+        # Streaming stores must write each number just once. Only exponentials times a factor are gradients in one pass.
+        are_scaled_alone = not has_dense_q(rows) and rows.class_mask.size == 0 and not start <= tile.target[c] < stop
+        apart = in_place or (streamed and not are_scaled_alone)
         if apart:
             d_z = block[: stop - start]
             _write_block(part, rows, tile, factors, i, c, start, d_z, not apart)
             store(d_z, d_z.dtype.type(1), place, streamed)
         else:
             _write_block(part, rows, tile, factors, i, c, start, place, streamed)
-
-
-@inline
-def _is_scaled_alone(rows: Any, tile: Tile, c: int, start: int, stop: int) -> bool:
-    """Return whether the gradients of some classes are exponentials times a factor: none of them is wanted or masked.
-
-    Streaming stores must write each number just once, and only such gradients are complete in one pass.
-    """
-    return not has_dense_q(rows) and rows.class_mask.size == 0 and not start <= tile.target[c] < stop
 
 
 @inline
@@ -82,8 +75,7 @@ def _subtract_dense_q(
     label, second, d, real = tile.label[c], factors.second[c], factors.d[c], exponentials.dtype.type
     for k in range(out.size):
         j = start + k
-        q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
-        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q)), out[k])
+        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q_of_class(rows, 0, i, j, label))), out[k])
 
 
 @inline

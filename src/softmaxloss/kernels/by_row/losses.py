@@ -18,16 +18,7 @@ from softmaxloss.kernels.machine.shares import take
 from softmaxloss.kernels.numerics.double_double import double_double, rounded
 from softmaxloss.kernels.numerics.lanes import lanes_for
 from softmaxloss.kernels.row import cost_of, rows_of
-from softmaxloss.kernels.tile import (
-    MOST_ROWS,
-    begin_tile,
-    factors_for,
-    find_below,
-    finish_slice,
-    finish_sums,
-    finish_tile,
-    tile_for,
-)
+from softmaxloss.kernels.tile import MOST_ROWS, begin_tile, factors_for, find_below, finish_sums, finish_tile, tile_for
 
 # Exponentials of several rows wait until the rows are finished together: 32 or 64 KiB of a second-level cache.
 WAITING_ELEMENTS = 1 << 13
@@ -80,11 +71,8 @@ def losses_and_gradients(
                     prefetch(out, (i + 1) * out.shape[1] - 1)
                 exponentials = scratch[i % scratch.shape[0]] if has_gradients else dropped
                 summarize_row(logits, block, exponentials, lanes, rows, i, tile, c, needs_lse)
-            if whole is not None:
-                finish_slice(rows, d_loss, tile, factors, whole, first, size, loss)
-            else:
-                find_below(rows, tile, size)
-                finish_tile(rows, d_loss, tile, factors, first, size, loss, has_gradients, summary)
+            find_below(tile, size, rows.temperature)
+            finish_tile(rows, d_loss, tile, factors, first, size, loss, has_gradients, summary, whole)
             if has_gradients:
                 for c in range(size):
                     i = first + c
@@ -105,13 +93,13 @@ def log_softmax(logits: Any, rows: Any, taken: Any, share: int, out: Any) -> Non
         for i in range(begin, end):
             begin_tile(rows, tile, 0, i, i, 1)
             summarize_row(logits, block, dropped, lanes, rows, i, tile, 0, True)
-            find_below(rows, tile, 1)
+            find_below(tile, 1, rows.temperature)
             finish_sums(rows, tile, 1)
             peak, rest = tile.peak[0], rounded(double_double(tile.rest[0], tile.low_rest[0], 0.0))
             cost = rounded(cost_of(rest, tile.y_target[0], 0.0)) if math.isfinite(peak) else math.nan
             for start in range(0, logits.shape[1], BLOCK):
                 stop = min(start + BLOCK, logits.shape[1])
-                z, _ = load(logits[i][start:stop], rows.class_mask[start:stop], block, lanes.run)
+                z, _ = load(logits[i][start:stop], rows.class_mask[start:stop], block)
                 log_probabilities(z, peak, real(cost), real(1.0 / rows.temperature.value), results[: stop - start])
                 store(results[: stop - start], real(1), out[i][start:stop], False)
         begin = take(taken, share)

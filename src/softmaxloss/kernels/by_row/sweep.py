@@ -1,27 +1,27 @@
 """One row, block by block: its peak, and the sums of all classes but the target."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from softmaxloss.kernels.by_row.blocks import BLOCK, count_nan, exponentials, first_index, load, moments
 from softmaxloss.kernels.machine.compilation import inline
 from softmaxloss.kernels.machine.half import decoded
-from softmaxloss.kernels.numerics.double_double import double_double, high_of, low_of, two_sum
+from softmaxloss.kernels.numerics.double_double import high_of, low_of, two_sum
 from softmaxloss.kernels.numerics.exponential import Reference, reference_of, rises_above
 from softmaxloss.kernels.numerics.lanes import clear, sum_of
 from softmaxloss.kernels.row import half_gap, has_dense_q
-from softmaxloss.kernels.tile import Tile, set_reference
+from softmaxloss.kernels.tile import Tile, set_sums
 
 
 @inline
-def highest_of_row(logits: Any, class_mask: Any, block: Any, scratch: Any) -> tuple[Any, int]:
+def highest_of_row(logits: Any, class_mask: Any, block: Any) -> tuple[Any, int]:
     """Return the highest logit of a row, and the first class that has it; NaN if the row holds one."""
     top, winner = block.dtype.type(-math.inf), 0
     for start in range(0, logits.size, BLOCK):
         stop = min(start + BLOCK, logits.size)
-        z, peak = load(logits[start:stop], class_mask[start:stop], block, scratch)
+        z, peak = load(logits[start:stop], class_mask[start:stop], block)
         if peak > top:
             top, winner = peak, start + first_index(z, peak)
         if count_nan(z) > 0:
@@ -31,24 +31,14 @@ def highest_of_row(logits: Any, class_mask: Any, block: Any, scratch: Any) -> tu
     return top, winner
 
 
-class Sums(NamedTuple):
-    """The results of a sweep over a row."""
-
-    peak: Any  # in the precision of the logits
-    reference: Reference
-    rose: bool  # a logit is so high above the reference that the sweep ended there
-    total: Any  # the sum of SCALE * exp((z - R) / T) without the target
-    dot: float  # T / 2 times the sum of q (peak - z) / T without the target
-    low_dot: float
-
-
 @inline
 def sweep(
     logits: Any, block: Any, out: Any, lanes: Any, rows: Any, i: int, tile: Tile, c: int, given: Any, is_given: bool
-) -> Sums:
-    """Go over row i block by block; its exponentials, 0 for the target, go to `out`, which is a row or a block long.
+) -> bool:
+    """Put the sums of row i in a tile; its exponentials, 0 for the target, go to `out`, which is a row or a block long.
 
-    They are relative to the given reference, or else to that of the first block that is not all -inf.
+    They are relative to the given reference, or else to that of the first block that is not all -inf. If a logit is too
+    high above that, the sweep ends there, without sums, and returns False.
     """
     row, class_mask, t, lowest = logits[i], rows.class_mask, rows.temperature, block.dtype.type(-math.inf)
     label, target = tile.label[c], tile.target[c]
@@ -57,11 +47,11 @@ def sweep(
     clear(lanes.low)
     for start in range(0, row.size, BLOCK):
         stop = min(start + BLOCK, row.size)
-        z, top = load(row[start:stop], class_mask[start:stop], block, lanes.run)
+        z, top = load(row[start:stop], class_mask[start:stop], block)
         if peak == lowest and not is_given:
             reference = reference_of(top, t)
         if rises_above(top, reference, t):
-            return Sums(lowest, reference, True, double_double(0.0, 0.0, lowest), 0.0, 0.0)
+            return False
         if top > peak:
             if has_dense_q(rows) and mass > 0.0:
                 dot, error = two_sum(dot, mass * half_gap(np.float64(peak), np.float64(top)))
@@ -75,7 +65,9 @@ def sweep(
         next_row, next_start = (i, stop) if stop < row.size else (min(i + 1, logits.shape[0] - 1), 0)
         ahead = logits[next_row][next_start : next_start + BLOCK]
         exponentials(z, target - start, reference, t, lanes, out[start % out.size :][: stop - start], ahead)
-    return Sums(peak, reference, False, sum_of(lanes.total, lanes.low, lowest), dot, low_dot)
+    total = sum_of(lanes.total, lanes.low, lowest)
+    set_sums(tile, c, peak, reference, high_of(total), low_of(total), dot, low_dot)
+    return True
 
 
 @inline
@@ -87,34 +79,29 @@ def summarize_row(
     The rare row that rises far above its first block is swept once more, with the reference of its peak. In a row
     without a wanted class whose lse is needed, the winner becomes the target, so that a tiny rest keeps its digits.
     """
-    lowest, t = block.dtype.type(-math.inf), rows.temperature
     from_winner = needs_lse and tile.q_target[c] == 0.0
-    reference, peak, is_given = reference_of(block.dtype.type(0), t), lowest, from_winner
-    sums = Sums(lowest, reference, False, double_double(0.0, 0.0, lowest), 0.0, 0.0)
-    while True:
+    reference = reference_of(block.dtype.type(0), rows.temperature)
+    is_given, is_done = from_winner, False
+    while not is_done:
+        peak = block.dtype.type(0)
         if is_given:
-            peak, winner = highest_of_row(logits[i], rows.class_mask, block, lanes.run)
-            reference = reference_of(peak, t)
+            peak, winner = highest_of_row(logits[i], rows.class_mask, block)
+            reference = reference_of(peak, rows.temperature)
             tile.target[c] = winner if from_winner else tile.target[c]
-            if not math.isfinite(peak):
-                break
-        sums = sweep(logits, block, out, lanes, rows, i, tile, c, reference, is_given)
-        if not sums.rose:
-            peak = sums.peak
-            break
+        if math.isfinite(peak):
+            is_done = sweep(logits, block, out, lanes, rows, i, tile, c, reference, is_given)
+        else:
+            set_sums(tile, c, peak, reference, 0.0, 0.0, 0.0, 0.0)
+            is_done = True
         is_given = True
     tile.target_logit[c] = decoded(logits[i][tile.target[c]])
-    set_reference(tile, c, sums.reference)
-    is_number = high_of(sums.total) >= 0.0 and not math.isnan(tile.target_logit[c])
-    tile.peak[c] = peak if is_number else math.nan
-    tile.rest[c], tile.low_rest[c] = high_of(sums.total), low_of(sums.total)
-    tile.dot[c], tile.low_dot[c] = sums.dot, sums.low_dot
+    if not tile.rest[c] >= 0.0 or math.isnan(tile.target_logit[c]):
+        tile.peak[c] = math.nan
 
 
 @inline
 def leave_out(tile: Tile, c: int) -> None:
     """Treat a row of weight 0, which is never read, as if its logits were all -inf."""
     zero = tile.peak.dtype.type(0)
-    set_reference(tile, c, Reference(zero, zero, zero, 0.0))
-    tile.peak[c], tile.target_logit[c] = -math.inf, -math.inf
-    tile.rest[c], tile.low_rest[c], tile.dot[c], tile.low_dot[c] = 0.0, 0.0, 0.0, 0.0
+    set_sums(tile, c, -math.inf, Reference(zero, zero, zero, 0.0), 0.0, 0.0, 0.0, 0.0)
+    tile.target_logit[c] = -math.inf

@@ -38,22 +38,20 @@ def fused(function: Callable[..., Any]) -> Compiled:
     return numba.njit(**_SEPARATE_ARRAYS | {"fastmath": {"contract"}})(function)
 
 
-def by_type(
-    choose: Callable[..., Any] | None = None, *, jit_options: Mapping[str, Any] = STEP_OPTIONS, inline: str = "never"
-) -> Any:
+def by_type(choose: Callable[..., Any] | None = None, *, jit_options: Mapping[str, Any] = STEP_OPTIONS) -> Any:
     """Make a step whose code depends on the types of its arguments.
 
     The decorated function takes the Numba types of the arguments and returns the Python function to compile for them.
     Only compiled code can call that function, by the name of the decorated one.
     """
     if choose is None:
-        return partial(by_type, jit_options=jit_options, inline=inline)
+        return partial(by_type, jit_options=jit_options)
 
     @wraps(choose)
     def only_compiled(*arguments: Any) -> Any:
         raise NotImplementedError(f"{only_compiled.__qualname__} can only be called by compiled code")
 
-    numba.extending.overload(only_compiled, jit_options=jit_options, strict=False, inline=inline)(choose)
+    numba.extending.overload(only_compiled, jit_options=jit_options, strict=False)(choose)
     return only_compiled
 
 

@@ -10,18 +10,25 @@ from numba.extending import intrinsic
 
 from softmaxloss.kernels.machine.compilation import by_type
 
+_WORD = ir.IntType(32)
 
-@by_type(inline="always")
-def decoded(stored: Any) -> Any:
+
+@intrinsic
+def decoded(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a stored number in the precision it is computed in.
 
     Float16 comes as the int16 of its bits, bfloat16 as uint16: Numba knows no numbers of half width.
     """
-    if stored == types.int16:
-        return lambda stored: _of_float16(stored)
-    if stored == types.uint16:
-        return lambda stored: _of_bfloat16(stored)
-    return lambda stored: stored
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (number,) = arguments
+        if stored == types.int16:
+            return builder.fpext(builder.bitcast(number, ir.HalfType()), ir.FloatType())
+        if stored == types.uint16:
+            return builder.bitcast(builder.shl(builder.zext(number, _WORD), _WORD(16)), ir.FloatType())
+        return number
+
+    return (types.float32 if stored in _ENCODERS else stored)(stored), generate
 
 
 @by_type
@@ -34,33 +41,13 @@ def zero_in(logits: Any) -> Any:
 @intrinsic
 def encoded(context: Any, number: Any, like: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a number in the stored format of `like`, rounded to the nearest, ties to even."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return encode(builder, arguments[0], like)
-
-    return (like if like in _ENCODERS else number)(number, like), generate
+    encoded_type = like if like in _ENCODERS else number
+    return encoded_type(number, like), lambda _, builder, __, arguments: encode(builder, arguments[0], like)
 
 
 def encode(builder: Any, number: Any, stored: Any) -> Any:
     """Generate the code that encodes a number, or a vector of numbers, as a stored type."""
     return _ENCODERS[stored](builder, number) if stored in _ENCODERS else number
-
-
-@intrinsic
-def _of_float16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(stored), generate
-
-
-@intrinsic
-def _of_bfloat16(context: Any, stored: Any) -> tuple[Any, Callable[..., Any]]:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
-        return builder.bitcast(bits, ir.FloatType())
-
-    return types.float32(stored), generate
 
 
 def _to_float16(builder: Any, number: Any) -> Any:
@@ -69,7 +56,7 @@ def _to_float16(builder: Any, number: Any) -> Any:
 
 
 def _to_bfloat16(builder: Any, number: Any) -> Any:
-    kind = _as_many(number, ir.IntType(32))
+    kind = _as_many(number, _WORD)
 
     def word(value: int) -> Any:
         return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)

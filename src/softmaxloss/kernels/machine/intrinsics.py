@@ -60,11 +60,7 @@ def binary_exponent(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]
 @intrinsic
 def multiply_add(context: Any, a: Any, b: Any, c: Any) -> tuple[Any, Callable[..., Any]]:
     """Return a * b + c, rounded once: one instruction on processors since 2013, a slow function on others."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return a(a, a, a), generate
+    return a(a, a, a), lambda _, builder, __, arguments: builder.fma(*arguments)
 
 
 @intrinsic

@@ -52,16 +52,11 @@ def rows_before_cache_line(array: Any) -> int:
 
 
 @inline
-def rows_of_share(begin: int, share: int, skew: int, n_rows: int) -> tuple[int, int]:
-    """Return the first row of a thread's share and the row after its last; `skew` is from rows_before_cache_line."""
-    return begin + skew if begin > 0 else 0, min(begin + share + skew, n_rows)
-
-
-@inline
 def next_tile(logits: Any, columns: Any, skew: int, row: int, end: int) -> tuple[int, int, int]:
     """Return the group, the place in it, and the size of the tile that begins with a row.
 
-    The last rows of a group or a share are one tile if they fit. Gradients have the format of the logits.
+    The last rows of a group or a share are one tile if they fit. `skew` is from rows_before_cache_line; gradients have
+    the format of the logits.
     """
     group, start = row // logits.width, row % logits.width
     left, size = min(logits.width - start, end - row), columns.shape[1]
@@ -81,7 +76,7 @@ def read_tile(logits: Any, class_mask: Any, columns: Any, scratch: Any, group: i
         place = place_of(logits, group, 0, start)
         rows = _computed(logits.flat[place : place + size * logits.row_stride], scratch)
         flat = columns.reshape(columns.size)
-        transpose(rows, logits.row_stride, size, flat, MOST_ROWS, logits.n_classes, True)
+        transpose(rows, logits.row_stride, size, flat, MOST_ROWS, logits.n_classes)
     for j in range(class_mask.size):
         if not class_mask[j]:
             columns[j][:size] = -math.inf
@@ -147,7 +142,7 @@ def write_tile(columns: Any, scratch: Any, out: Any, group: int, start: int, siz
         rows = out.flat[first : first + size * out.row_stride]
         transposed = _transposed_to(rows, scratch, streamed)
         flat = columns.reshape(columns.size)
-        transpose(flat, MOST_ROWS, columns.shape[0], transposed, columns.shape[0], size, False)
+        transpose(flat, MOST_ROWS, columns.shape[0], transposed, columns.shape[0], size)
         if streamed or scratch.itemsize != rows.itemsize:
             store(transposed[: rows.size], one, rows, streamed)
 

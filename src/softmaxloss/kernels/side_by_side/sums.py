@@ -10,21 +10,19 @@ import numpy as np
 
 from softmaxloss.kernels.by_row.blocks import multiply
 from softmaxloss.kernels.machine.compilation import fused, inline
-from softmaxloss.kernels.machine.intrinsics import stack_array
+from softmaxloss.kernels.machine.intrinsics import higher, stack_array
 from softmaxloss.kernels.numerics.double_double import two_sum
 from softmaxloss.kernels.numerics.exponential import (
     Reference,
     Temperature,
-    below_own_peak,
     constants_in,
     exponential,
     reduced,
-    reference_of,
 )
 from softmaxloss.kernels.numerics.lanes import fold
-from softmaxloss.kernels.row import class_weight_of, half_gap, probability_of, q_of
+from softmaxloss.kernels.row import half_gap, q_of_class
 from softmaxloss.kernels.side_by_side.columns import prefetch_next
-from softmaxloss.kernels.tile import MOST_ROWS, Tile, set_below, set_reference
+from softmaxloss.kernels.tile import MOST_ROWS, Tile
 
 _five_columns = stack_array(5 * MOST_ROWS)
 
@@ -46,9 +44,7 @@ def _take_higher(column: Any, peak: Any) -> None:
 def _take_highest(z: Any, peak: Any) -> None:
     """Raise peaks to the highest logit of four classes where this is higher; NaN may be ignored."""
     for c in range(peak.size):
-        a, b = z[0][c] if z[0][c] > z[1][c] else z[1][c], z[2][c] if z[2][c] > z[3][c] else z[3][c]
-        top = a if a > b else b
-        peak[c] = top if top > peak[c] else peak[c]
+        peak[c] = higher(peak[c], higher(higher(z[0][c], z[1][c]), higher(z[2][c], z[3][c])))
 
 
 @inline
@@ -78,16 +74,6 @@ def see_from_winners(columns: Any, tile: Tile, n_classes: int, size: int) -> Non
         column, j = columns[n_classes - 1 - k][:size], n_classes - 1 - k
         for c in range(size):
             tile.target[c] = j if tile.q_target[c] == 0.0 and column[c] == tile.peak[c] else tile.target[c]
-
-
-@inline
-def refer(size: int, tile: Tile, temperature: Temperature) -> None:
-    """Give rows the references of their peaks."""
-    for c in range(size):
-        reference = reference_of(tile.peak[c], temperature)
-        set_reference(tile, c, reference)
-        peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
-        set_below(tile, c, below_own_peak(peak, reference, temperature))
 
 
 @inline
@@ -163,10 +149,8 @@ def _exponentiate_one(r: Any, powers: Any) -> None:
 @fused
 def add_gaps(column: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -> None:
     """Add q (peak - z) / 2 of class j to dot, except for targets."""
-    r = class_weight_of(rows.class_weight, j)
     for c in range(column.size):
-        q = q_of(rows, r, probability_of(rows.dense, group, start + c, j, tile.label[c]))
-        q = 0.0 if tile.target[c] == j else q
+        q = 0.0 if tile.target[c] == j else q_of_class(rows, group, start + c, j, tile.label[c])
         term = q * half_gap(np.float64(column[c]), np.float64(tile.peak[c])) if q > 0.0 else 0.0
         tile.dot[c], error = two_sum(tile.dot[c], term)
         tile.low_dot[c] += error
