@@ -1,6 +1,7 @@
 """The entry point for a linear layer that learns from one row after another: dual coordinate ascent.
 
-It minimises a sum of losses and of quadratics, one around a vector V_j over the classes for each feature j:
+It minimises a sum of losses and of quadratics. Each feature j has one quadratic, whose minimum is at W_j = V_j. W_j and
+V_j are vectors with one number per class:
 
     sum_i loss_i(z_i) + sum_j |W_j - V_j|**2 / (2 inverse_j),    z_i = sum_j x_ij W_j
 

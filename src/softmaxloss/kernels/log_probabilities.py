@@ -52,7 +52,7 @@ def log_probs(
     entropy: Any,
     out: Any,
 ) -> None:
-    """Fill the log-probabilities of labels and the entropies of rows, taking a share of them at a time.
+    """Fill the log-probabilities of labels and the entropies of rows. Rows are taken a share at a time.
 
     `out` gets d_log_prob times the gradient of the log-probability plus d_entropy times that of the entropy. It may be
     `logits`, or empty if no gradient is wanted. All results are 0 in rows of weight 0, and NaN in rows without a
@@ -87,7 +87,7 @@ class Seen(NamedTuple):
     peak: Any
     winner: int
     reference: Reference
-    unit: float  # the smallest power of two above T: dividing a gap by it rounds nothing
+    unit: float  # the smallest power of two above T: to divide a gap, peak - z, by it rounds nothing
     below: Any  # exp((R - peak) / T)
     rest: Any
     mean: Any  # m T / unit, to be compared with gaps / unit
@@ -151,8 +151,8 @@ class Slopes(NamedTuple):
     """The numbers in the gradient exp((z - R) / T) (a x - b) of classes other than the label, with x = gap / unit."""
 
     a: float  # d_H below unit / (T**2 total)
-    b: float  # a mean + d_p below / (T total)
-    of_entropy: float  # a mean
+    b: float  # a * mean + d_p * below / (T * total)
+    of_entropy: float  # a * mean
 
 
 @inline

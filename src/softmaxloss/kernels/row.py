@@ -179,7 +179,7 @@ def factors_of(rows: Any, mass: float, weight: float, d_loss: float, peak: Any, 
 
 @fused
 def gradient_of(exponential: Any, factor: Any, wanted: Any) -> Any:
-    """Return the gradient of the loss with respect to one logit, y - t: a softmax times a w / T, less q w / T."""
+    """Return the gradient of the loss with respect to one logit: y - t in general, softmax * (a w / T) - q w / T."""
     return exponential * factor - wanted
 
 
@@ -194,7 +194,7 @@ def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float
 
 @by_type
 def split(f: Any, below: Any, like: Any) -> Any:
-    """Return two numbers whose product is f below / SCALE. Exponentials times one, then the other, keep their bits.
+    """Return two numbers whose product is f * below / SCALE. Exponentials times one, then the other, keep their bits.
 
     The first is 1, unless the product is no normal number in the precision of the array `like`, or too large for it.
     """
@@ -205,7 +205,7 @@ def split(f: Any, below: Any, like: Any) -> Any:
         size = abs(rounded(f)) * rounded(below) * UNSCALE
         first = 4.0 * smallest if size < smallest else most if size > largest else 1.0
         second = rounded(times(times(f, UNSCALE / first), below))
-        # inf would turn exponentials of 0 into NaN
+        # inf times an exponential that is 0 would be NaN
         return first, math.copysign(largest, second) if abs(second) > largest else second
 
     return implementation

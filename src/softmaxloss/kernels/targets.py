@@ -1,4 +1,4 @@
-"""The only pass over one-hot and soft targets: it finds one-hot rows, how much rows weigh, and wrong values."""
+"""The pass that checks one-hot and soft targets: it finds one-hot rows, how much rows weigh, and wrong values."""
 
 import math
 from typing import Any

@@ -115,7 +115,7 @@ def set_below(tile: Tile, c: int, below: Any) -> None:
 
 @inline
 def find_below(tile: Tile, size: int, temperature: Temperature) -> None:
-    """Find exp((R - peak) / T) of rows whose peak may be above that of their reference."""
+    """Find exp((R - peak) / T) of rows whose peak may be above the logit that their R was chosen for."""
     for c in range(size):
         reference = reference_in(tile, c)
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base

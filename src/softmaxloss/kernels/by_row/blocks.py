@@ -96,7 +96,7 @@ def first_index(block: Any, value: Any) -> Any:
 def exponentials(
     z: Any, target: int, reference: Reference, temperature: Temperature, lanes: Any, out: Any, ahead: Any
 ) -> None:
-    """Write SCALE * exp((z - R) / T) of each logit to `out`, 0 at the target, and add them to the folded lanes.
+    """Write SCALE * exp((z - R) / T) of each logit to `out`, 0 at the target, and add them to the lanes.
 
     Meanwhile it prefetches `ahead`, the logits to be read next. The work is split into two loops, as a processor
     overlaps two short chains of dependent instructions better than a long one: 0.28 instead of 0.36 ns. The last
@@ -152,7 +152,7 @@ def multiply(values: Any, factor: Any) -> None:
 
 @inline
 def _reduce(z: Any, reference: Reference, temperature: Temperature, r: Any, powers: Any) -> None:
-    """Fill in r, still times T, and the powers of two, given z - base."""
+    """Fill in r * T and the powers of two, given z - base."""
     for j in range(z.size):
         r[j], powers[j] = reduced(z[j], reference, temperature)
 

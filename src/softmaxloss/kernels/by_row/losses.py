@@ -43,7 +43,7 @@ def losses_and_gradients(
     summary: Any,
     whole: Any,
 ) -> None:
-    """Fill the losses of rows, taking a share of them at a time, their gradients times d_loss, and their summaries.
+    """Fill the losses of rows, their gradients times d_loss, and their summaries. Rows are taken a share at a time.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
     are only a part of all, `whole` holds the summaries of whole rows, else None. Exponentials wait for their sum in the
@@ -82,7 +82,7 @@ def losses_and_gradients(
 
 @kernel
 def log_softmax(logits: Any, rows: Any, taken: Any, share: int, out: Any) -> None:
-    """Fill (z - peak) / T - cost of rows, taking a share of them at a time; `out` may be `logits`."""
+    """Fill (z - peak) / T - cost of rows, a share of them at a time; `out` may be `logits`."""
     number, rows = zero_in(logits), rows_of(rows)
     block, dropped, lanes, tile = block_for(number), block_for(number), lanes_for(number), tile_for(number)
     results = block_for(number)

@@ -76,8 +76,8 @@ def summarize_row(
 ) -> None:
     """Put the sums of row i in a tile, and its exponentials in `out`, a row or a block long; see `sweep`.
 
-    The rare row that rises far above its first block is swept once more, with the reference of its peak. In a row
-    without a wanted class whose lse is needed, the winner becomes the target, so that a tiny rest keeps its digits.
+    The rare row that rises far above its first block is swept once more, with the reference of its peak. If a row has
+    no wanted class but its lse is needed, the winner becomes the target. So a tiny rest keeps its digits.
     """
     from_winner = needs_lse and tile.q_target[c] == 0.0
     reference = reference_of(block.dtype.type(0), rows.temperature)

@@ -19,13 +19,13 @@ lanes_of, folded_lanes = stack_array(LANES), stack_array(FOLDED)
 
 
 class Lanes(NamedTuple):
-    """Scratch for sums: lanes in the dtype of the logits, two sets in double precision, and the folded lanes."""
+    """Scratch for sums: arrays whose entries, the lanes, are partial sums."""
 
-    run: Any
-    first: Any
+    run: Any  # LANES sums in the dtype of the logits
+    first: Any  # LANES sums in double precision, as in `second`
     second: Any
-    total: Any
-    low: Any
+    total: Any  # FOLDED sums in double precision, to which `fold` adds those of a block
+    low: Any  # and what they lost by rounding
 
 
 @inline
@@ -63,7 +63,7 @@ def fold(run: Any, total: Any, low: Any) -> Any:
 
 @by_type
 def sum_of(total: Any, low: Any, like: Any) -> Any:
-    """Return the sum of folded lanes, a double-double for rows of double precision; inf if one lane is inf."""
+    """Return the sum of all lanes, a double-double for rows of double precision; inf if one lane is inf."""
 
     def exactly(total: Any, low: Any, like: Any) -> Any:
         _add_quarters_exactly(total, low, FOLDED // 4)

@@ -51,7 +51,7 @@ def losses_and_gradients(
     summary: Any,
     whole: Any,
 ) -> None:
-    """Fill the losses of rows, taking a share of them at a time, their gradients times d_loss, and their summaries.
+    """Fill the losses of rows, their gradients times d_loss, and their summaries. Rows are taken a share at a time.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
     are only a part of all, `whole` holds the summaries of whole rows, else None.
@@ -92,7 +92,7 @@ def summarize_tile(
 ) -> None:
     """Summarise rows of a group; `columns` gets SCALE * exp((z - R) / T), and 0 for the targets.
 
-    Rows without a wanted class whose lse is needed are seen from their winners, so that a tiny rest keeps its digits.
+    If a row has no wanted class but its lse is needed, it is seen from its winner. So a tiny rest keeps its digits.
     """
     begin_tile(rows, tile, group, start, group * logits.width + start, size)
     read_tile(logits, rows.class_mask, columns, scratch, group, start, size)

@@ -106,7 +106,7 @@ def sum_exponentials(
 
 @inline
 def _reduce_four(z: Any, powers: Any, tile: Tile, j: int, temperature: Temperature) -> None:
-    """Turn logits of four classes into r, still times T, and write powers of two, 0 for targets: see `reduced`."""
+    """Turn logits of four classes into r * T, and write powers of two, 0 for targets: see `reduced`."""
     base, rounder, lowest, target, zero = tile.base, tile.rounder, tile.lowest, tile.target, tile.base.dtype.type(0)
     for c in range(z[0].size):
         reference, t = Reference(base[c], rounder[c], lowest[c], 0.0), target[c]
