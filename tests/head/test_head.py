@@ -182,7 +182,8 @@ def test_log_probabilities_of_a_layer_are_those_of_its_logits(chunk):
     for got, of_logits in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(got, of_logits, rtol=0, atol=1e-12 * np.abs(of_logits).max())
     alone = sl.linear_log_probs(features, weight, targets, bias, ignore_index=-1, softcap=3.0, temperature=0.7)
-    assert_same_bits(alone, found)
+    for got, of_both in zip(alone, found, strict=True):  # whose products have other shapes, and so other last bits
+        np.testing.assert_allclose(got, of_both, rtol=1e-12)
     part = sl.linear_log_probs_and_grad(features, weight, targets, bias, wrt=["bias"], **options)[1]
     assert part.features is None
     assert part.weight is None
