@@ -107,8 +107,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         memory-mapped file.
     validation_fraction : float, default=0.1
         Fraction of the samples, between 0 and 1, that early stopping holds back. It is the same fraction of the samples
-        of each class. But samples of any class are drawn if labels are soft, if a class has a single sample, or if a
-        part would have fewer samples than there are classes.
+        of each class. But samples are drawn without regard to their class if labels are soft, if a class has a single
+        sample, or if a part would have fewer samples than there are classes.
     n_iter_no_change : int, default=5
         Number of iterations without a lower loss after which early stopping stops.
     warm_start : bool, default=False

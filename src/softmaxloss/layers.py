@@ -81,8 +81,8 @@ class SoftmaxWithLoss(_LossLayer):
         def backward(self, dout=1):
             return (self.y - self.t) / self.t.shape[0]
 
-    Unlike that class, it applies `dout`. It never guesses whether targets are class indices or rows. And it adds no
-    small constant to probabilities before their logarithm, as `cross_entropy_error` of the textbooks does.
+    Unlike that class, it applies `dout`. It never guesses whether targets are class indices or distributions. And it
+    adds nothing to probabilities before their logarithm. `cross_entropy_error` of the textbooks adds a small constant.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row takes as much
-# time as its elements plus ROW_ELEMENTS more, or plus SIDE_BY_SIDE_ELEMENTS if many rows are computed side by side.
+# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row takes the time
+# of its elements, and of ROW_ELEMENTS more; if many rows are computed side by side, of SIDE_BY_SIDE_ELEMENTS more.
 PIECE_ELEMENTS = 1 << 18
 ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16
@@ -131,8 +131,8 @@ class Layout:
     def arranged(self, part: Array, *, read_only: bool = False) -> Arranged:
         """Return a part as kernels take it: a matrix (rows, classes) or the fields of ClassMajor.
 
-        It is a view if possible, else a copy. With `read_only` it is marked as read-only: Numba compiles kernels that
-        only read an array for such arrays.
+        It is a view if possible, else a copy. With `read_only` it is marked as read-only. If a kernel only reads an
+        array, it is compiled for read-only arrays.
         """
         flags = part.flags
         if part.size == self._size > 0 and flags.c_contiguous and flags.aligned:

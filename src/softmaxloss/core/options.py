@@ -61,7 +61,7 @@ class Slice(NamedTuple):
 
     first: int
     n_classes: int  # of the whole vocabulary: labels are below it
-    n_existing: int  # the number of these classes that exist
+    n_existing: int  # how many classes of the whole vocabulary exist
 
 
 class RowOptions(TypedDict, total=False):
@@ -163,7 +163,7 @@ def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not
 def checked_numbers(
     label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float | None = None, temperature: float = 1.0
 ) -> tuple[float, float, float, float]:
-    """Check the options that are one number each, and return them as Python floats; no soft cap becomes 0."""
+    """Check the options that are one number each, and return them as Python floats; softcap=None becomes 0."""
     return (
         checks.fraction("label_smoothing", label_smoothing),
         checks.non_negative("z_loss", z_loss),
@@ -225,7 +225,8 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     """Return the logits as an array, their layout, rows and reduction; raise ValueError or TypeError if they are wrong.
 
     If targets are class indices and options are constants, then everything except the labels depends only on the
-    options and on the shape and dtype of the logits. It is remembered, because this takes longer than a small loss.
+    options and on the shape and dtype of the logits. It is remembered, because working it out takes longer than
+    computing a small loss.
     """
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int

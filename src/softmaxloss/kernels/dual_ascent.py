@@ -6,8 +6,8 @@ V_j are vectors with one number per class:
     sum_i loss_i(z_i) + sum_j |W_j - V_j|**2 / (2 inverse_j),    z_i = sum_j x_ij W_j
 
 At the minimum W_j = V_j - inverse_j sum_i x_ij dual_i, where dual_i is the gradient of loss i with respect to
-z_i. The kernel keeps this equation true while it changes one dual_i at a time, by a step s from it towards the gradient
-at the current z_i, along e = gradient - dual_i:
+z_i. The kernel changes one dual_i at a time, and keeps this equation true. It moves dual_i towards the gradient at
+the current z_i, by a share s of e = gradient - dual_i:
 
     dual_i += s e,    W_j -= inverse_j x_ij s e,    so z_i -= s length e,    length = sum_j inverse_j x_ij**2
 
@@ -21,10 +21,11 @@ from typing import Any
 
 from softmaxloss.kernels.machine.compilation import fused, inline, kernel
 from softmaxloss.kernels.numerics.lanes import clear
-from softmaxloss.kernels.row import class_weight_of, gradient_of, of_row, probability_of, q_of, rows_of
+from softmaxloss.kernels.row import gradient_of, of_row, q_of_class, rows_of
 
-# The slope along e is -1 where a step starts. Where it ends, the slope must not be above this share of the step.
-# Without a limit, the step of a row that is far from its class would be far too long, because H is 0 there.
+# The objective, divided by e.e, is a function of s. Its slope is -1 at s = 0. At the s that is taken, its slope must
+# not be above this number times s. Without this limit, the step of a row that is far from its class would be far too
+# long, because H is 0 there.
 TURNED = 0.25
 
 
@@ -48,9 +49,9 @@ def ascend(
 
     Fill in the loss of each of these rows, and the sum of p (1 - p) over classes, before the change.
 
-    Features are sparse rows. `scale` multiplies the losses, but not in the result. `coef` has a row for each feature.
-    With two classes it has one column: the first class has the logit 0. The last number of `inverse` is that of the
-    intercept. `scratch` has five rows of logits.
+    Features are sparse rows. In the objective, `scale` multiplies the losses; in `losses` it does not. `coef` has a row
+    for each feature. With two classes it has one column: the first class has the logit 0. The last number of `inverse`
+    is that of the intercept. `scratch` has five rows of logits.
     """
     rows, n_features = rows_of(rows), coef.shape[0]
     first = 1 if intercept.size == 1 else 0  # class with coefficients
@@ -68,7 +69,7 @@ def ascend(
             length += inverse[columns[a]] * values[a] * values[a]
         lse, square = fill_softmax(z, p), 0.0
         for j in range(z.size):
-            q = q_of(rows, class_weight_of(rows.class_weight, j), probability_of(rows.dense, 0, i, j, label))
+            q = q_of_class(rows, 0, i, j, label)
             losses[i] += weight * q * (lse - z[j]) if q > 0.0 else 0.0
             curvatures[i] += p[j] * (1.0 - p[j])
             e[j] = scale * weight * gradient_of(p[j], mass, q) - dual[i, j - first] if j >= first else 0.0

@@ -150,7 +150,7 @@ def entropy_of(seen: Seen, temperature: Temperature) -> float:
 class Slopes(NamedTuple):
     """The numbers in the gradient exp((z - R) / T) (a x - b) of classes other than the label, with x = gap / unit."""
 
-    a: float  # d_H below unit / (T**2 total)
+    a: float  # d_H * below * unit / (T**2 * total)
     b: float  # a * mean + d_p * below / (T * total)
     of_entropy: float  # a * mean
 

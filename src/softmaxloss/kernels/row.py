@@ -185,7 +185,7 @@ def gradient_of(exponential: Any, factor: Any, wanted: Any) -> Any:
 
 @inline
 def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float, q_target: float) -> Any:
-    """Return the gradient at the target: dz_t from above where its terms are the smaller ones, else `gradient_of`."""
+    """Return the gradient at the target: dz_t (see the top) where its terms are smaller, else `gradient_of`."""
     f, d, others = rounded(factors.f), factors.d, rounded(factors.f) * rounded(rest)
     near = d * ((mass - q_target) + factors.extra) - others
     is_near = mass + factors.extra > 0.0 and abs(others) <= abs(d * q_target)

@@ -1,4 +1,4 @@
-"""The entry points on numbers of rows: merged summaries, and the sum of losses."""
+"""The entry points that read no logits, only numbers of each row: they merge summaries, and add up losses."""
 
 import math
 from typing import Any

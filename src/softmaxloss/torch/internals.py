@@ -20,7 +20,8 @@ reduction_of_old_arguments = _reduction.legacy_get_string
 softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
 log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
 TRACED: set[type] = {FakeTensor, FunctionalTensor}  # types that take the place of tensors in an export
-# Whether the graph outlives the backward pass that is under way. If PyTorch has no such function, we assume it does.
+# Whether the graph outlives the backward pass that is under way. If PyTorch has no such function, we assume that it
+# does outlive it.
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 without_torch_function = torch._C.DisableTorchFunctionSubclass
 

@@ -7,8 +7,8 @@ give them the summaries. Each rank sends seven numbers per row:
     target_logit                 maximum over the ranks whose target has this q_target, 8 bytes
     rest, dot, mass, owners      sums, relative to the peak of the whole row, 32 bytes
 
-`owners` counts the ranks that have this target. If several have it, one of their classes is the target of the row, and
-the others join `rest`.
+`owners` counts the ranks that have this target. If there are several, the class of one of them is the target of the
+row, and the others join `rest`.
 """
 
 from __future__ import annotations

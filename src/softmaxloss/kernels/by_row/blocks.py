@@ -85,7 +85,7 @@ def count_nan(z: Any) -> int:
 
 @inline
 def first_index(block: Any, value: Any) -> Any:
-    """Return the first index of a value that is in the block. The whole block is searched, and so by vector code."""
+    """Return the first index of a value that is in the block. Without an early end, it is vector code."""
     first = np.int32(block.size)
     for j in range(block.size):
         first = min(first, np.int32(j) if block[j] == value else np.int32(block.size))
@@ -138,7 +138,7 @@ def exponentials(
 
 @inline
 def _subtract(z: Any, base: Any, out: Any) -> None:
-    """Write the differences to a base, which is nearly always 0."""
+    """Write z - base to `out`; the base is nearly always 0."""
     for j in range(z.size):
         out[j] = z[j] - base
 
@@ -159,7 +159,7 @@ def _reduce(z: Any, reference: Reference, temperature: Temperature, r: Any, powe
 
 @inline
 def _add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
-    """Write exponentials of the four quarters of a strip, and their sums: each takes two additions in a row."""
+    """Write exponentials of the four quarters of a strip, and their sums, each by two additions in turn."""
     for lane in range(run.size):
         a = exponential(r[0][lane], powers[0][lane])
         b = exponential(r[1][lane], powers[1][lane])

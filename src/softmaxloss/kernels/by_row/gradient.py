@@ -42,7 +42,8 @@ def write_gradient(
         stop = min(start + BLOCK - beyond, out.size)
         part, place = exponentials[start:stop], out[start:stop]
         in_place = part.ctypes.data == place.ctypes.data
-        # Streaming stores must write each number just once. Only exponentials times a factor are gradients in one pass.
+        # Streaming stores must write each number just once. One pass suffices only if gradients are exponentials times
+        # a factor.
         are_scaled_alone = not has_dense_q(rows) and rows.class_mask.size == 0 and not start <= tile.target[c] < stop
         apart = in_place or (streamed and not are_scaled_alone)
         if apart:
@@ -60,7 +61,7 @@ def _write_block(
     """Turn exponentials of neighbouring classes of row i, already times the first factor, into gradients."""
     if has_dense_q(rows):
         _subtract_dense_q(exponentials, rows, tile, factors, i, c, start, out)
-    else:  # gradient_of with nothing wanted
+    else:  # gradient_of with wanted = 0
         store(exponentials, factors.second[c], out, streamed)
     target = tile.target[c] - start
     if 0 <= target < out.size:
