@@ -19,7 +19,7 @@ def is_half(dtype: np.dtype[Any]) -> bool:
 
 @cache
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that kernels compute in: float32 if it holds all numbers of the given dtype, else float64."""
+    """Return the dtype that kernels compute in: float32 for bool, half precision and float32, else float64."""
     single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
     return np.dtype(np.float32 if single else np.float64)
 

@@ -160,7 +160,7 @@ class _Job:
 
 
 def _progress() -> ModuleType:
-    """Return a module that is loaded only when needed: `get_num_threads` must not load Numba."""
+    """Return a module that is loaded only when threads share work, because it loads more of Numba."""
     from softmaxloss.kernels.machine import shares  # noqa: PLC0415
 
     return shares
