@@ -1,4 +1,4 @@
-"""Softmax with loss: the last layer of most neural classifiers and language models, exact and fast on CPUs.
+"""Softmax with loss: the last layer of most neural classifiers and language models, accurate and fast on CPUs.
 
 Importing this package loads nothing heavy. Each name below is loaded when it is first used.
 """

@@ -46,9 +46,9 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy between targets and the softmax of logits, as `torch.nn.functional.cross_entropy` does.
 
-    It keeps digits that PyTorch rounds away. For large inputs on a CPU it is mostly two to four times as fast. It allocates one
-    array of the size of the logits, their gradient. For a second derivative it also keeps a reference to the logits
-    until the backward pass.
+    It keeps digits that PyTorch rounds away. For large inputs on a CPU it is mostly two to four times as fast. It
+    allocates one array of the size of the logits, their gradient. For a second derivative it also keeps a reference to
+    the logits until the backward pass.
 
     Parameters
     ----------
