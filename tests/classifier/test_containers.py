@@ -10,7 +10,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from data_sets import data
 from softmaxloss import SoftmaxClassifier, objective
-from thorough import thorough
 
 PROGRAM = """
 import resource, sys
@@ -33,11 +32,10 @@ np.savez(sys.argv[5], coef=model.coef_, intercept=model.intercept_)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux limits the memory of a process")
-@pytest.mark.parametrize(  # with 64 classes or more, float64 features in memory get a copy
-    ("dtype", "n_classes"),
-    [(np.float64, 70), thorough(np.float64, 10), thorough(np.float32, 70), thorough(np.float32, 10)],
-)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [10, 70])  # with 64 or more, float64 features in memory get a copy
 def test_a_fit_on_a_mapped_file_takes_less_memory_than_the_file(tmp_path, monkeypatch, dtype, n_classes):
     random = np.random.default_rng(0)
     shape = (200_000, 100 if dtype == np.float64 else 200)

@@ -158,6 +158,7 @@ def test_wrong_parameters_say_what_is_expected(changes, message):
         SoftmaxClassifier(**changes).fit(X, y)
 
 
+@pytest.mark.thorough
 def test_early_stopping_does_not_copy_features_of_a_mapped_file(tmp_path):
     random = np.random.default_rng(0)
     mapped = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, (400_000, 64))

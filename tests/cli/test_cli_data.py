@@ -475,7 +475,7 @@ def _mostly_numbers(seed):
     return text.getvalue(), list(columns)
 
 
-@pytest.mark.parametrize("size", [thorough(1), 100, 1 << 22])
+@pytest.mark.parametrize("size", [thorough(1), 100, thorough(1 << 22)])
 def test_columns_without_their_text_are_judged_and_used_as_with_it(tmp_path, monkeypatch, size):
     monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_BYTES", size)
     monkeypatch.setattr("softmaxloss.cli.text_files.CHUNK_ROWS", size)

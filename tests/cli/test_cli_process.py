@@ -59,6 +59,7 @@ def test_digits_are_learned_within_the_time_promised(tmp_path):
     assert float(accuracy[2].rstrip("%")) >= 96
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell the peak of memory")
 def test_training_on_a_large_csv_takes_at_most_40_bytes_for_each_number(tmp_path):
     """A float64 takes 8 bytes and a feature 4. The text of such a cell takes 20 bytes."""

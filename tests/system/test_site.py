@@ -124,7 +124,7 @@ def test_no_page_is_wider_than_the_window(visited, width):
     assert not {name: more for name, more in wider.items() if more > 0}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [thorough("light"), "dark"])
 @pytest.mark.parametrize("name", [thorough("index"), "explained", thorough("inside")])
 def test_pictures_have_the_colour_of_the_page_around_them(visited, scheme, name):
     page = visited[name]
