@@ -111,8 +111,8 @@ class Descent:
             self.step = zero = np.zeros(self.coordinates.size)
             value, gradient = self._value_and_gradient(zero)
             self.unit = min(1.0, float(np.linalg.norm(gradient)))
-            if self.n_iter == 0:
-                self.report(0, value)
+            if best == np.inf:  # at the start
+                self.report(self.n_iter, value)
             gained = value < (1 - np.finfo(fine.dtype).eps) * best
             if self.excess <= tol or self.n_iter >= max_iter or self.stopped or not (gained or coarse):
                 self.value = value  # of the point reached, as are self.slopes

@@ -160,7 +160,6 @@ def begin(descent: Descent) -> float:
     batch = descent.objective
     if not (batch.is_wide and batch.penalty > 0):
         return 0.0
-    descent.report(0, float(batch.row_weight.sum() * np.log(batch.n_classes)))  # all coefficients are 0
     at_start = batch.weighted(np.full(batch.n_rows, 1 - 1 / batch.n_classes))
     descent.moments_at_start = moments_of(batch.features, at_start, centred=descent.fit_intercept)
     coef, intercept = np.zeros(descent.coef.shape[::-1]), np.zeros_like(descent.intercept)
@@ -169,12 +168,15 @@ def begin(descent: Descent) -> float:
     random = np.random.default_rng(0)
     orders = (random.permutation(batch.n_rows) for _ in range(VISITS_OF_FIRST))
     for visit in _visits(orders, X, batch, scale=1.0, coef=coef, intercept=intercept, inverse=inverse):
-        descent.intercept = intercept.copy()
+        reached = intercept.copy()
         curvature = START * at_start + (1 - START) * batch.weighted(visit.curvatures)
         inverse[-1] = descent.fit_intercept / curvature.sum()
         intercept -= inverse[-1] * visit.dual.sum(axis=0)
-    descent.coef, descent.n_iter = np.ascontiguousarray(coef.T), 1
-    descent.report(1, float(visit.losses.sum() + batch.penalty / 2 * np.vdot(coef, coef)))
+    begun = float(batch.row_weight.sum() * np.log(batch.n_classes))  # the objective where all coefficients are 0
+    ended = float(visit.losses.sum() + batch.penalty / 2 * np.vdot(coef, coef))
+    if ended < begun:  # where features are very alike or differ much in scale, visits may lead away from the minimum
+        descent.report(0, begun)
+        descent.coef, descent.intercept, descent.n_iter = np.ascontiguousarray(coef.T), reached, 1
     return TOLERANCE_OF_FIRST
 
 

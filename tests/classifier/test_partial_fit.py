@@ -192,6 +192,24 @@ def test_visits_nearly_learn_a_first_batch_with_more_features_than_rows(C, fit_i
     assert model.loss_curve_[-1] == pytest.approx(objective(best, X, y) / (C * len(y)), rel=0.02)
 
 
+@pytest.mark.parametrize("C", [0.01, 0.1, 10.0])
+def test_the_loss_curve_of_a_first_batch_is_its_objective(C):
+    X, y = rare_words()
+    model = SoftmaxClassifier(C=C).partial_fit(X, y, classes=np.arange(5))
+    assert model.loss_curve_[-1] == pytest.approx(objective(model, X, y) / (C * len(y)), rel=1e-9)
+    assert (np.diff(model.loss_curve_) < 0).all()
+    assert len(model.loss_curve_) == model.n_iter_ + 1
+
+
+def test_visits_that_raise_the_objective_are_not_used():
+    random = np.random.default_rng(0)
+    X, y = sparse.csr_array(random.random((300, 3)) @ random.random((3, 1100))), random.integers(5, size=300)
+    model = SoftmaxClassifier().partial_fit(X, y, classes=np.arange(5))
+    best = SoftmaxClassifier(tol=1e-9).fit(X, y)
+    assert (np.diff(model.loss_curve_) < 0).all()
+    assert objective(model, X, y) < 1.001 * objective(best, X, y)
+
+
 def test_a_first_batch_that_visits_do_not_learn_is_left_to_iterations():
     X, y = words()
     X = sparse.csr_array(np.round(8 * X.toarray()[:1200]))
