@@ -89,8 +89,8 @@ def summary(machine: Record, records: Sequence[Record]) -> str:
     case = (LOSS_AND_GRADIENT, "float32", max(record["threads"] for record in records))
     rounds = max(len(record.get("seconds", ())) for record in records if case_of(record) == case)
     caption = (
-        f"{title(case)}, on {machine['processor']}. The first column is our time. The others say how many times as "
-        f"long other libraries take: the median of {rounds} rounds, in which the libraries take turns, and in "
+        f"{title(case)}, on {machine['processor']}. The first column is our time. Each other column is the time of "
+        f"another library divided by ours: the median of {rounds} rounds, in which the libraries take turns, and in "
         f"brackets the least and the most. `{MEMORY}` is a bare copy of the logits."
     )
     plots = [
