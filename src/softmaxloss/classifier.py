@@ -96,7 +96,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     tol : float, default=1e-6
         The fit stops when (objective - minimum) / objective is at most `tol`. The difference is estimated from gradient
         and curvature. For float32 data `tol` is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024
-        features the estimate is rougher, and the true value may be a hundred times as large as `tol`.
+        features the estimate is rougher, and the true value may be a hundred times as large as `tol`. `partial_fit`
+        stops earlier: a first batch of more than 1,024 sparse features at 1e-4, and later batches at 1e-5.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -129,8 +130,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS. With more than 1,024 features, `partial_fit` learns by dual coordinate ascent, sample by
-        sample. For each batch this counts as one iteration.
+        Iterations of L-BFGS. Visits of dual coordinate ascent to a batch of `partial_fit` count as one iteration.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int
@@ -246,10 +246,11 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
         samples count as the first batch. Earlier batches are not kept. Instead, a quadratic function of the
-        coefficients approximates their loss. So memory does not grow. Batches of a few hundred samples or more work
-        best. To go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts k
-        times against the penalty. A batch whose weights are all 0 changes nothing. If it is the first batch, all
-        coefficients are 0 after it.
+        coefficients approximates their loss. So memory does not grow with the stream. With more than 1,024 sparse
+        features, dual coordinate ascent visits one sample after the other. Meanwhile it keeps one number for each
+        sample and class of the batch. Batches of a few hundred samples or more work best. To go k times through the
+        same data, give each sample the weight 1 / k. Otherwise each sample counts k times against the penalty. A batch
+        whose weights are all 0 changes nothing. If it is the first batch, all coefficients are 0 after it.
 
         Parameters
         ----------
