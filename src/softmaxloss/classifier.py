@@ -97,7 +97,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         The fit stops when (objective - minimum) / objective is at most `tol`. The difference is estimated from gradient
         and curvature. For float32 data `tol` is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024
         features the estimate is rougher, and the true value may be a hundred times as large as `tol`. `partial_fit`
-        stops earlier: a first batch of more than 1,024 sparse features at 1e-4, and later batches at 1e-5.
+        learns later batches to 1e-5, and a first batch of more than 1,024 sparse features to 1e-4.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -111,7 +111,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         of each class. But samples are drawn without regard to their class if labels are soft, if a class has a single
         sample, or if a part would have fewer samples than there are classes.
     n_iter_no_change : int, default=5
-        Number of iterations without a lower loss after which early stopping stops.
+        Early stopping stops when the loss has not become lower for this number of iterations.
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit instead of zeros.
     random_state : int, RandomState instance or None, default=None
@@ -130,7 +130,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     loss_curve_ : list of float
         The objective divided by ``C * sum_i w_i`` (nats per unit of weight): at the start, then after each iteration.
     n_iter_ : int
-        Iterations of L-BFGS. Visits of dual coordinate ascent to a batch of `partial_fit` count as one iteration.
+        Iterations of L-BFGS. If `partial_fit` uses dual coordinate ascent, all its visits to a batch count as one
+        iteration.
     validation_curve_ : list of float
         With early stopping, the mean loss on the samples held back, after each iteration.
     n_features_in_ : int

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. A row takes the time
-# of its elements, and of ROW_ELEMENTS more; if many rows are computed side by side, of SIDE_BY_SIDE_ELEMENTS more.
+# A piece takes a kernel some 50 to 100 microseconds, ten times the cost of handing it to a thread. Each row costs as
+# much time as its elements plus ROW_ELEMENTS further ones, or plus SIDE_BY_SIDE_ELEMENTS if many rows are computed side
+# by side.
 PIECE_ELEMENTS = 1 << 18
 ROW_ELEMENTS = 256
 SIDE_BY_SIDE_ELEMENTS = 16

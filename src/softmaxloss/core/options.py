@@ -256,7 +256,7 @@ def request_without_targets(
 def _of_labels(
     shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
 ) -> tuple[Layout, Rows, Reduction] | None:
-    """Return the same as `request`, but without labels. Return None if more than the labels depends on the targets."""
+    """Return the same as `request`, but without labels, or None if more than these depends on the targets."""
     options: Any = dict(constants)
     ignored = options.pop("ignore_index", None)
     if 0 in shape or options.get("sample_weight") is not None:

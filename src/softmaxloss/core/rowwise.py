@@ -99,8 +99,8 @@ def log_probs(
 ) -> LogProbs:
     """Return the log-probabilities of labels and the entropies of rows.
 
-    If `out` is given, which may be `logits`, it gets the gradient of a function of both. `d_rows` holds the derivatives
-    of this function with respect to log-probability and entropy.
+    If `out` is given, which may be `logits`, it gets the gradient of a function of log-probability and entropy.
+    `d_rows` holds the derivatives of this function with respect to log-probability and entropy.
     """
     found = LogProbs(np.empty(layout.n_rows), np.empty(layout.n_rows))
     stage(_log_probs, logits, rows, layout.row_by_row, (*d_rows, *found), out=out, cap=rows.softcap)

@@ -2,7 +2,7 @@
 
 Arrays of floats in C order and native byte order go to the kernel directly, and threads take a few of their rows at a
 time. All others go piece by piece: a thread copies, converts or caps some rows, computes them, and puts the result
-back. So do logits under a soft cap, and targets in half precision or bools.
+back. Logits under a soft cap, and targets in half precision or bools, also go piece by piece.
 """
 
 from __future__ import annotations

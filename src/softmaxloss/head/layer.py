@@ -109,7 +109,7 @@ class Layer:
         """Return some rows of features, (n, D), in the dtype and the order that products take."""
         if checks.is_sparse(features):
             return features[part].astype(self.computed, copy=False)
-        with np.errstate(all="ignore"):  # features of the vector of `linear_hvp` may have to be rounded
+        with np.errstate(all="ignore"):  # the `vector` of `linear_hvp` may have a wider dtype: it is rounded
             return np.ascontiguousarray(_taken(features, part), self.computed)
 
     def write_logits(self, logits: Array, terms: Sequence[tuple[Array, Array]], bias: Array | None) -> None:
@@ -122,8 +122,8 @@ class Layer:
         """Yield chunks of the rows whose weight is not 0.
 
         The parameters say how much memory the caller needs for a chunk. `buffers` is the number of arrays of the size
-        of its logits, the logits included. `pieces` is the number of float64 arrays that each thread needs, each of the
-        size of a piece of logits that a thread copies. `more` is the number of further bytes per row.
+        of its logits, the logits included. `pieces` is the number of float64 scratch arrays of each thread. Each has
+        the size of the rows that a thread copies at a time. `more` is the number of further bytes per row.
         """
         dense = None if rows.dense is None else _flat(rows.dense, self.n_rows)
         self.weight = forget_masked(self.weight, rows.class_mask)

@@ -58,9 +58,9 @@ def linear_cross_entropy(
         of logits are computed at a time, but at least one row is. The default is 24 MiB, which fit in a cache, or the
         memory of 512 rows where that is estimated to be faster. With fewer than 256 rows of many classes the products
         become slow. The number of rows may change the last bits of the products.
-        The limit does not count the memory of BLAS, a gradient before it is rounded, and copies of weights or vectors.
-        Weights or vectors are copied if they are in half precision, have another dtype than the features, or are
-        strided. They are also copied if they hold NaN or inf for a masked class.
+        The limit does not count the memory of BLAS, a gradient before it is rounded, and copies of weights (in
+        `linear_hvp` also of `vector`). Weights or vectors are copied if they are in half precision, have another dtype
+        than the features, or are strided. They are also copied if they hold NaN or inf for a masked class.
 
     Returns
     -------

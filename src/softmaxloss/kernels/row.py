@@ -47,7 +47,7 @@ class RowFields(NamedTuple):
     Arrays come first, then numbers, the temperature last: `rows_of` relies on it.
     """
 
-    label: Any  # (N,) int64: the class with P = 1; or -1 - t, then P is the row of `dense`, or 0 without `dense`
+    label: Any  # (N,) int64: the class with P = 1; or -1 - t: then P is the row of `dense`, and 0 if `dense` is None
     dense: Any  # target distributions P of the rows without a label, of the shape of the logits; or None
     mass: Any  # (N,), or (1,) for all rows: the sum of q over the classes
     weight: Any  # (N,), or (1,) for all rows: w; a row of weight 0 is never read
@@ -180,7 +180,7 @@ def factors_of(rows: Any, mass: float, weight: float, d_loss: float, peak: Any, 
 
 @fused
 def gradient_of(exponential: Any, factor: Any, wanted: Any) -> Any:
-    """Return the gradient of the loss with respect to one logit: y - t in general, softmax * (a w / T) - q w / T."""
+    """Return the gradient of the loss with respect to one logit: y - t, in general softmax * (a w / T) - q w / T."""
     return exponential * factor - wanted
 
 
@@ -195,7 +195,9 @@ def gradient_of_target(mass: float, factors: Factors, rest: Any, y_target: float
 
 @by_type
 def split(f: Any, below: Any, like: Any) -> Any:
-    """Return two numbers whose product is f * below / SCALE. Exponentials times one, then the other, keep their bits.
+    """Return two numbers whose product is f * below / SCALE.
+
+    If exponentials are multiplied by one, then by the other, no step underflows, and their bits are kept.
 
     The first is 1, unless the product is no normal number in the precision of the array `like`, or too large for it.
     """

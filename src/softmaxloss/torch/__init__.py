@@ -1,4 +1,4 @@
-"""Softmax with loss for PyTorch: the losses of `torch.nn.functional`, exact, faster, and in less memory.
+"""Softmax with loss for PyTorch: the losses of `torch.nn.functional`, accurate, fast, and in less memory.
 
 For tensors on the CPU, the kernels work on the memory of the tensors. On other devices, and where PyTorch transforms or
 traces functions, PyTorch's operations compute the same formulas.

@@ -24,7 +24,7 @@ IGNORED = -100  # PyTorch's default for class indices
 
 
 def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
-    """Refuse arguments that are no tensors, tensors on different devices, and others than floats in `floats`."""
+    """Refuse what is no tensor, tensors on different devices, and tensors of `floats` that do not hold floats."""
     device = None
     for name, value in (floats | others).items():
         if value is None:

@@ -101,7 +101,8 @@ def exponentials(
     Meanwhile it prefetches `ahead`, the logits to be read next. The work is split into two loops, as a processor
     overlaps two short chains of dependent instructions better than a long one: 0.28 instead of 0.36 ns. The last
     classes, beyond whole strips, are computed first, as whole vectors. These may reach back into the last strip, where
-    they add nothing and are overwritten later. One by one, the last classes took a tenth of the time at 1000 classes.
+    they add nothing and are overwritten later. One by one, the last classes took a tenth of the whole time of a row of
+    1000 classes.
     """
     r, powers = strip_for(out[0]), strip_for(out[0])
     whole_strips, per_line = z.size // STRIP, CACHE_LINE // ahead.itemsize
@@ -159,7 +160,7 @@ def _reduce(z: Any, reference: Reference, temperature: Temperature, r: Any, powe
 
 @inline
 def _add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
-    """Write exponentials of the four quarters of a strip, and their sums, each by two additions in turn."""
+    """Write exponentials of the four quarters of a strip, and the sum of each four."""
     for lane in range(run.size):
         a = exponential(r[0][lane], powers[0][lane])
         b = exponential(r[1][lane], powers[1][lane])
