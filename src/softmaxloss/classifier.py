@@ -58,7 +58,7 @@ class Samples(NamedTuple):
     weight: Float64s
 
     def part(self, rows: NDArray[np.intp]) -> Samples:
-        """Return some of the samples: a copy, or all samples with a weight of 0 for the others.
+        """Return some of the samples: a copy of them, or all samples, where the others have the weight 0.
 
         A copy is faster to compute with, but features in a mapped file may be larger than memory.
         """

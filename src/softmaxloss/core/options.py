@@ -60,7 +60,7 @@ class Slice(NamedTuple):
     """The part of all classes to which the logits belong."""
 
     first: int
-    n_classes: int  # of the whole vocabulary: labels are below it
+    n_classes: int  # of the whole vocabulary: each label is less than this
     n_existing: int  # how many classes of the whole vocabulary exist
 
 
@@ -256,7 +256,7 @@ def request_without_targets(
 def _of_labels(
     shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
 ) -> tuple[Layout, Rows, Reduction] | None:
-    """Return the same as `request`, but without labels, or None if more than these depends on the targets."""
+    """Return the same as `request`, but without labels, or None if more than the labels depends on targets."""
     options: Any = dict(constants)
     ignored = options.pop("ignore_index", None)
     if 0 in shape or options.get("sample_weight") is not None:

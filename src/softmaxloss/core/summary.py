@@ -19,8 +19,8 @@ class RowSummary(NamedTuple):
     """All that a loss needs to know about N rows over a set of classes: the whole vocabulary or a part of it.
 
     The target t of a row is the class of the set with the largest effective target q. The summaries of
-    disjoint sets of classes merge into that of their union, see `merge`. With logits z (after the soft cap) and
-    temperature T, each field is a float64 array of shape (N,).
+    disjoint sets of classes merge into that of their union, see `merge`. Each field is a float64 array of shape (N,).
+    Here z are the logits after the soft cap, and T is the temperature.
 
     Attributes
     ----------

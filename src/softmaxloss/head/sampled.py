@@ -138,7 +138,7 @@ class SampledSum(Accumulated):
         self._variance = dict.fromkeys(("features", "weight", "bias"), 0.0)
 
     def bytes_per_row(self, rows: Rows) -> int:
-        """Return the bytes of the expected entries of a row: stored by rows, stored by columns, and while sorted."""
+        """Return the bytes of the expected entries of a row, stored by rows, by columns, and once more for sorting."""
         n_classes, itemsize = self._layer.n_classes, self._layer.computed.itemsize
         entries = n_classes if rows.dense is not None else min(n_classes, 2 / self._options.threshold)
         return int(3 * entries * (4 + itemsize))

@@ -15,7 +15,7 @@ One row of logits z at temperature T against an effective target q, with t the c
     dz_t  = w / T ((a - q_t) - a rest / total)            used where a rest / total <= q_t: its terms are smaller there
 
 The target is known before any logit is read. Where it has the highest logit, `rest` keeps all digits of a tiny loss.
-Where another class has it, q_t is at least the q of that one. Then mass cost + dot is at least q_t log 2, so the
+Where another class has the highest logit, mass cost + dot is at least q_t log 2, and q_t is the largest q. So the
 rounding of `cost` is small beside it.
 """
 

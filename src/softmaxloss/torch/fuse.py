@@ -1,8 +1,8 @@
 """The loss of a causal language model without its logits: they are computed only if something else uses them.
 
 `fuse_head` makes the linear layers of a model's head return `HeadLogits`: hidden states and weights, not yet
-multiplied. Operations of the model on the way to its loss are noted, not computed: it takes or reshapes rows, scales or
-caps logits, or adds those of an adapter. A call of `torch.nn.functional.cross_entropy` becomes a call of
+multiplied. Between head and loss, a model may take or reshape rows, scale or cap logits, or add the logits of an
+adapter. These operations are noted, not computed. A call of `torch.nn.functional.cross_entropy` becomes a call of
 `linear_cross_entropy` with the noted operations, and a call of our `log_probs` becomes one of `linear_log_probs`. Any
 other use, such as sampling the next token, computes the logits as the model would have computed them.
 """

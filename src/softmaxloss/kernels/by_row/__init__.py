@@ -1,1 +1,1 @@
-"""Memory crossed row by row, one block of classes at a time."""
+"""The kernels that read logits row by row, one block of classes at a time."""

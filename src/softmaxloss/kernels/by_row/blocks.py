@@ -35,7 +35,7 @@ block_for, strip_for = stack_array(BLOCK), stack_array(STRIP)
 
 @by_type
 def load(logits: Any, class_mask: Any, block: Any) -> Any:
-    """Return logits in the precision they are computed in, -inf for classes that do not exist, and their maximum.
+    """Return two things: logits in the precision they are computed in, with -inf for masked classes, and their maximum.
 
     They are copied to the block unless they can be read in place. The maximum may ignore a NaN, but sums of
     exponentials do not.
@@ -99,10 +99,10 @@ def exponentials(
     """Write SCALE * exp((z - R) / T) of each logit to `out`, 0 at the target, and add them to the lanes.
 
     Meanwhile it prefetches `ahead`, the logits to be read next. The work is split into two loops, as a processor
-    overlaps two short chains of dependent instructions better than a long one: 0.28 instead of 0.36 ns. The last
-    classes, beyond whole strips, are computed first, as whole vectors. These may reach back into the last strip, where
-    they add nothing and are overwritten later. One by one, the last classes took a tenth of the whole time of a row of
-    1000 classes.
+    overlaps two short chains of dependent instructions better than a long one: 0.28 instead of 0.36 ns a class. The
+    last classes, beyond whole strips, are computed first, as whole vectors. These may reach back into the last strip,
+    where they add nothing and are overwritten later. One by one, the last classes took a tenth of the whole time of a
+    row of 1000 classes.
     """
     r, powers = strip_for(out[0]), strip_for(out[0])
     whole_strips, per_line = z.size // STRIP, CACHE_LINE // ahead.itemsize
@@ -153,7 +153,7 @@ def multiply(values: Any, factor: Any) -> None:
 
 @inline
 def _reduce(z: Any, reference: Reference, temperature: Temperature, r: Any, powers: Any) -> None:
-    """Fill in r * T and the powers of two, given z - base."""
+    """Fill in r * T and the powers of two, given z - base: see `reduced`."""
     for j in range(z.size):
         r[j], powers[j] = reduced(z[j], reference, temperature)
 

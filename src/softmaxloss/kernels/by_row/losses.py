@@ -1,7 +1,7 @@
 """The entry points that go row by row, one block of classes at a time: (rows, classes) in, (rows, classes) out.
 
-They allocate nothing: their scratch arrays lie on the stack, except that for the exponentials of some rows. The work
-per row, as opposed to per element, is done for many rows at once: see tile.py.
+They allocate nothing. Their scratch arrays lie on the stack; only the one for the exponentials of some rows comes from
+the caller. The work per row, as opposed to per element, is done for many rows at once: see tile.py.
 """
 
 import math

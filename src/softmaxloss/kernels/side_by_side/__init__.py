@@ -1,1 +1,1 @@
-"""Memory crossed class by class, many rows at a time."""
+"""The kernels that read logits class by class, many rows at a time."""
