@@ -372,6 +372,7 @@ def test_there_are_no_violations_of_the_rules_of_accessibility(visit, width, sch
     assert results.violations_count == 0, results.generate_report()
 
 
+@pytest.mark.thorough  # other tests beside this one would take its time
 def test_a_change_is_drawn_within_a_frame(visit):
     page = visit()
     for _ in range(7):
@@ -383,7 +384,7 @@ def test_a_change_is_drawn_within_a_frame(visit):
         document.body.offsetHeight;
         return performance.now() - start;
     })""")
-    assert np.quantile(took, 0.1) < 16  # other tests run beside this one
+    assert np.quantile(took, 0.1) < 16
 
 
 def test_the_page_is_small_and_a_notebook_can_hold_it():
