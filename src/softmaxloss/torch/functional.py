@@ -15,7 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from softmaxloss import array
 from softmaxloss.core import checks
 from softmaxloss.torch import by_arrays, by_kernels, operators
-from softmaxloss.torch.arguments import check_numbers, check_tensors, is_plain, row_options, split
+from softmaxloss.torch.arguments import check_numbers, check_tensors, is_plain, row_options
 from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
 from softmaxloss.torch.internals import reduction_of_old_arguments
 
@@ -156,7 +156,7 @@ def cross_entropy_of(
     input: Tensor, target: Tensor, axis: int, options: Options, *, inplace_backward: bool = False
 ) -> Tensor:
     """Return the loss of logits whose classes lie on an axis, with options under the names of the NumPy functions."""
-    if not (input.is_cpu and is_plain((input,), (target, *split(options)[2]))):
+    if not (input.is_cpu and is_plain((input,), (target, *options.values()))):
         return by_arrays.cross_entropy(input, target, axis, options)
     if torch.compiler.is_compiling():
         return operators.cross_entropy(input, target, axis, options)
