@@ -1,6 +1,6 @@
 """What runs by default, and what with `-m thorough` only: what takes long and proves the same laws on more cases.
 
-Of the rows of a table enough run by default to have each pair of values, such as a shape and an option.
+Of all combinations of values, such as a shape and an option, enough run by default to have each value, or each pair.
 Fuzzing, all combinations of options, and what compiles kernels of its own are thorough as a whole.
 """
 
@@ -39,14 +39,23 @@ def parametrize(names, arguments, ids, default):
     )
 
 
-def over_pairs(**columns):
-    """Run a test over all combinations of values, and by default over enough of them to have each pair.
+def over_values(**columns):
+    """Run a test over all combinations of values, and by default over enough of them to have each value.
 
     Each argument has a dictionary from names to values, or a list of values that are names.
     """
+    return _over(columns, lambda row: set(enumerate(row)))
+
+
+def over_pairs(**columns):
+    """Run a test as `over_values` does, but by default over enough combinations to have each pair of values."""
+    return _over(columns, pairs)
+
+
+def _over(columns, parts):
     named = [of if isinstance(of, dict) else dict(zip(of, of, strict=True)) for of in columns.values()]
     rows = list(product(*named))
     arguments = [[of[name] for of, name in zip(named, row, strict=True)] for row in rows]
     return parametrize(
-        list(columns), arguments, ["-".join(map(str, row)) for row in rows], covering([*map(pairs, rows)])
+        list(columns), arguments, ["-".join(map(str, row)) for row in rows], covering([*map(parts, rows)])
     )

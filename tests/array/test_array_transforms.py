@@ -10,23 +10,22 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 from softmaxloss import array
+from thorough import over_values
 from torch_oracle import one_thread
 
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 NAN, INF = float("nan"), float("inf")
 R = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.7], dtype=torch.float64)
 EXISTS = torch.tensor([True, True, True, True, False])
-over_options = pytest.mark.parametrize(
-    "options",
-    [
-        {"reduction": "none"},
-        {"class_weight": R, "softcap": 5.0, "temperature": 0.7},
-        {"class_weight": R, "label_smoothing": 0.4},
-        {"class_mask": EXISTS, "z_loss": 0.1, "label_smoothing": 0.1},
-    ],
-    ids=["none", "softcap", "smoothing", "mask"],
-)
-over_targets = pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+OPTIONS = {
+    "none": {"reduction": "none"},
+    "softcap": {"class_weight": R, "softcap": 5.0, "temperature": 0.7},
+    "smoothing": {"class_weight": R, "label_smoothing": 0.4},
+    "mask": {"class_mask": EXISTS, "z_loss": 0.1, "label_smoothing": 0.1},
+}
+TARGETS = {"labels": False, "soft": True}
+over_options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+over_targets = pytest.mark.parametrize("soft", TARGETS.values(), ids=TARGETS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,8 +60,7 @@ def test_mapping_over_a_batch_is_a_loop(function, options, soft):
     torch.testing.assert_close(mapped, torch.stack(looped), rtol=1e-14, atol=1e-15)
 
 
-@over_options
-@over_targets
+@over_values(options=OPTIONS, soft=TARGETS)
 def test_torch_compile_makes_one_graph_without_a_warning(options, soft):
     logits, targets, more = problem(soft=soft)
     options = {**options, **more, "xp": array_api_compat.torch}
@@ -129,8 +127,7 @@ def test_finite_differences_in_the_logits_agree_at_ties_and_beside_minus_infinit
         assert_differentiable_twice(of, rest)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@over_values(reduction=["mean", "sum", "none"], smoothing=[0.0, 0.1])
 def test_finite_differences_in_targets_and_weights_agree(reduction, smoothing):
     options = {"reduction": reduction, "label_smoothing": smoothing, "z_loss": 0.1}
     logits, q, _ = problem(soft=True)

@@ -253,8 +253,8 @@ def test_a_file_that_may_not_be_written_is_not_replaced(refused, folder, monkeyp
 @pytest.mark.parametrize(
     ("fault", "out"),
     [
-        *(("write", "new"), ("move", "deep/er"), ("write", "model"), ("move", "model")),
-        *(thorough("write", "deep/er"), thorough("move", "new")),
+        *(("move", "deep/er"), ("write", "model")),
+        *(thorough("write", "deep/er"), thorough("write", "new"), thorough("move", "new"), thorough("move", "model")),
     ],
 )
 def test_a_full_disk_leaves_nothing_and_changes_nothing(refused, monkeypatch, out, fault):

@@ -82,7 +82,7 @@ for name in ("small", "large"):
     assert large - small < 40 * n_rows * n_columns
 
 
-@pytest.mark.parametrize("wait", [0, 0.3, thorough(1.5)])
+@pytest.mark.parametrize("wait", [thorough(0), 0.3, thorough(1.5)])
 def test_ctrl_c_stops_training_within_a_second_and_leaves_nothing(tmp_path, wait):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "big.npz", X=rng.normal(size=(20000, 50)).astype("f4"), y=rng.integers(0, 50, 20000))
@@ -183,7 +183,9 @@ def test_predicting_into_a_closed_standard_output_is_refused(trained):
     assert (done.stderr, done.returncode) == ("softmaxloss: standard output is closed; name a file with --out\n", 2)
 
 
-@pytest.mark.parametrize("line", ["predict model iris", "evaluate model iris", "train iris --out none"])
+@pytest.mark.parametrize(
+    "line", [*map(thorough, ["predict model iris", "evaluate model iris"]), "train iris --out none"]
+)
 def test_a_number_of_threads_that_is_none_is_one_line(trained, line):
     done = run_into(subprocess.PIPE, trained, line, SOFTMAXLOSS_NUM_THREADS="abc")
     got = "the environment variable SOFTMAXLOSS_NUM_THREADS must be a positive integer, got 'abc'"

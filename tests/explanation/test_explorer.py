@@ -17,6 +17,7 @@ DRIVER = importlib.util.find_spec("playwright")  # which brings a Node.js of its
 NODE = shutil.which("node") or (DRIVER and str(Path(DRIVER.origin).parent / "driver" / "node"))
 MATHEMATICS = Path(sl.__file__).parent / "explorer" / "mathematics.js"
 WIDTHS = (360, 768, 1024, 1440)
+over_widths = pytest.mark.parametrize("width", [WIDTHS[0], *map(thorough, WIDTHS[1:-1]), WIDTHS[-1]])
 
 
 def problems(n):
@@ -286,7 +287,7 @@ CROWDED = """() => [...document.querySelectorAll('svg')].flatMap((svg) => {
 })"""
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@over_widths
 @pytest.mark.parametrize("n_classes", [thorough(2), thorough(3), thorough(4), 10])
 def test_no_text_is_cut_or_covered(visit, width, n_classes):
     page = visit(width)
@@ -327,7 +328,7 @@ def test_a_loss_of_any_size_lies_on_the_curve_and_hides_no_text(visit, width):
         assert low + (base - dot) / (base - top) * (high - low) == pytest.approx(loss, rel=1e-9)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@over_widths
 def test_fields_show_all_of_long_numbers_and_names(visit, width):
     page = visit(width)
     numbers = ["-123456.7891", "-1000000", "-1234.56789", "0.123456789", "-0.0000123"]
@@ -363,7 +364,7 @@ def test_on_a_phone_the_circle_of_each_step_comes_into_sight(visit, n_classes):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [WIDTHS[0], *map(thorough, WIDTHS[1:-1]), WIDTHS[-1]])
+@over_widths
 def test_there_are_no_violations_of_the_rules_of_accessibility(visit, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = visit(width, color_scheme=scheme)

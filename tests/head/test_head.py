@@ -10,6 +10,7 @@ from agree import assert_close, assert_same_bits
 from cases import CASES, over, without
 from softmaxloss import reference
 from softmaxloss.head import layer
+from thorough import over_values
 
 over_cases = over([case for case in CASES if case.axis == -1])
 
@@ -125,8 +126,7 @@ def test_where_products_are_exact_the_loss_is_that_of_the_logits_to_the_last_bit
         assert_same_bits(loss, right)
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("softcap", [None, 5.0])
+@over_values(order=["C", "F"], softcap=[None, 5.0])
 def test_memory_is_bounded(order, softcap):
     """Counted by Python, which NumPy tells what it takes; kernels take none."""
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from scripts import run
 
@@ -24,6 +25,7 @@ print(model.evaluate(digits, labels, sample_weight=weight, verbose=0)[0], theirs
 """
 
 
+@pytest.mark.thorough
 def test_the_recipe_trains_on_jax():
     (recipe,) = re.findall(r"```python\n(from softmaxloss\.jax .*?)```", PAGE.read_text(), re.DOTALL)
     told, losses = run(recipe + TRAINING, KERAS_BACKEND="jax").splitlines()

@@ -11,7 +11,7 @@ import softmaxloss as sl
 import softmaxloss.torch as slt
 from softmaxloss.torch import operators
 from tensors import assert_same, layer_problem, problem
-from thorough import thorough
+from thorough import over_values, thorough
 
 # PyTorch's compiler warns of what it does itself
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -33,7 +33,6 @@ OPTIONS = {
         "reduction": "sum",
     },
 }
-over_options = pytest.mark.parametrize("option", OPTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +48,8 @@ def of_layer(x, w, b, target, **options):
     return slt.linear_cross_entropy(x, w, target, linear_bias=b, **options)
 
 
-over_losses = pytest.mark.parametrize("loss", [of_logits, of_layer])
+LOSSES = {"of_logits": of_logits, "of_layer": of_layer}
+over_losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
 def with_gradients(loss, leaves):
@@ -73,14 +73,12 @@ def assert_compiles(loss, option, *, rows=(6,), soft=False, backend="aot_eager",
     assert counts[-1] - counts[0] == again
 
 
-@over_losses
-@over_options
+@over_values(loss=LOSSES, option=OPTIONS.keys())
 def test_a_compiled_loss_equals_one_computed_at_once(loss, option):
     assert_compiles(loss, option)
 
 
-@over_losses
-@pytest.mark.parametrize("option", ["mean", "none"])
+@over_values(loss=LOSSES, option=["mean", "none"])
 def test_a_loss_of_any_number_of_rows_is_compiled_once(loss, option):
     assert_compiles(loss, option, rows=(6, 7, 9, 30), dynamic=True)
 

@@ -11,16 +11,13 @@ from agree import assert_close, assert_same_bits
 from everything import everything, make_problem
 from softmaxloss import reference
 from softmaxloss.core import layout, staging
-from thorough import over_pairs
+from thorough import over_pairs, over_values
 
 CLASSES_LAST, CLASSES_IN_AXIS_1 = -1, 1
-over_axes = pytest.mark.parametrize("axis", [CLASSES_LAST, CLASSES_IN_AXIS_1])
+AXES = (CLASSES_LAST, CLASSES_IN_AXIS_1)
+over_axes = pytest.mark.parametrize("axis", AXES)
 over_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-over_kinds = pytest.mark.parametrize(
-    ("dtype", "softcap"),
-    [(np.float32, None), (np.float64, None), (np.float32, 6.0)],
-    ids=["single", "double", "capped"],
-)
+KINDS = {"single": (np.float32, None), "double": (np.float64, None), "capped": (np.float32, 6.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +46,10 @@ def test_every_number_of_threads_gives_the_same_bits(dtype, axis, reduction):
         assert_everything_same(everything(problem, reduction), right)
 
 
-@over_axes
-@over_kinds
-def test_every_chunking_of_the_rows_gives_the_same_bits(dtype, softcap, axis):
+@over_values(kind=KINDS, axis=AXES)
+def test_every_chunking_of_the_rows_gives_the_same_bits(kind, axis):
     """Chunks of axis 1 hold at least 8 rows: fewer are not computed side by side, but row by row."""
+    dtype, softcap = kind
     problem = make_problem(dtype, axis, softcap=softcap)
     right = everything(problem)
     chunks = [(slice(0, 1), slice(None)), (slice(1, 4), slice(None)), (1, slice(None))]
@@ -185,10 +182,10 @@ def test_neighbour_rows_do_not_change_a_row(dtype, axis):
         assert_everything_same({name: result[~others] for name, result in got.items()}, right, ~others)
 
 
-@over_axes
-@over_kinds
-def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(dtype, softcap, axis):
+@over_values(kind=KINDS, axis=AXES)
+def test_the_same_call_gives_the_same_bits_wherever_the_arrays_lie(kind, axis):
     """Vector code starts at other elements where arrays start at other places of a cache line."""
+    dtype, softcap = kind
     problem = make_problem(dtype, axis, batch=(2, 20), softcap=softcap)
     right = everything(problem)
     for shift in range(1, 64 // problem.logits.itemsize):

@@ -15,6 +15,7 @@ import pytest
 import softmaxloss
 from scripts import PREAMBLE, run
 from softmaxloss.kernels.machine import processor
+from thorough import thorough
 
 SOURCE = Path(softmaxloss.__file__).parent
 compiles_anew = pytest.mark.thorough
@@ -50,7 +51,7 @@ def test_warmup_leaves_nothing_to_compile():
     assert run(script) == "0"
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "merge", "set_num_threads", "SoftmaxClassifier"])
+@pytest.mark.parametrize("name", ["cross_entropy", thorough("merge"), thorough("set_num_threads"), "SoftmaxClassifier"])
 def test_without_the_compiler_of_numba_one_sentence_says_so(name):
     script = f"""
         try:

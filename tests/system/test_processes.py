@@ -11,6 +11,7 @@ import pytest
 
 from scripts import PREAMBLE, run
 from softmaxloss.core.threads import _quota
+from thorough import thorough
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_a_fork_while_another_thread_computes_does_not_hang(right_digest):
     assert run(script).split() == [right_digest] * 10
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", thorough("forkserver")])
 def test_worker_processes_give_the_same_bits(method, right_digest, tmp_path):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {method}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import softmaxloss
 from benchmarks.first_call import DTYPES, KINDS, first_call
 from softmaxloss.kernels.machine import processor
 
@@ -51,7 +52,7 @@ def test_the_distributions_are_well_formed_and_small(distributions):
     run(sys.executable, "-m", "twine", "check", "--strict", *map(str, distributions))
     source, wheel = distributions
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    assert wheel.name.startswith(f"softmaxloss-{PROJECT['version']}-{python}-{python}-")
+    assert wheel.name.startswith(f"softmaxloss-{softmaxloss.__version__}-{python}-{python}-")
     assert ("manylinux_2_17_" in wheel.name) == (platform.libc_ver()[0] == "glibc")
     assert source.stat().st_size < 5e6
     assert wheel.stat().st_size < 25e6
