@@ -1,6 +1,8 @@
 """The fused linear layer and loss: the same numbers as three products around the loss, in slices of any size."""
 
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import softmaxloss as sl
 from agree import assert_close, assert_same_bits
 from cases import CASES, over, without
 from softmaxloss import reference
-from softmaxloss.head import layer
+from softmaxloss.head import layer, products
 from thorough import over_values
 
 over_cases = over([case for case in CASES if case.axis == -1])
@@ -124,6 +126,36 @@ def test_where_products_are_exact_the_loss_is_that_of_the_logits_to_the_last_bit
         assert_same_bits(sl.linear_cross_entropy(features, weight, targets, bias, max_memory=memory, **options), right)
         loss, _ = sl.linear_cross_entropy_and_grad(features, weight, targets, bias, max_memory=memory, **options)
         assert_same_bits(loss, right)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("most", [12, 120])
+def test_products_of_all_layouts_are_exact_where_numbers_are_small_integers(dtype, most):
+    """Products of both sizes, computed with and without the GIL."""
+    rng, sizes = np.random.default_rng(0), set()
+
+    def drawn(*shape):
+        array = rng.integers(-9, 10, (2 * shape[0], shape[1])).astype(dtype)[:: rng.integers(1, 3)][: shape[0]]
+        return np.asfortranarray(array) if rng.random() < 0.5 else array
+
+    for _ in range(60):
+        n, inner, k = rng.integers(1, most, 3)
+        a, b, out, add = drawn(n, inner), drawn(inner, k), np.ascontiguousarray(drawn(n, k)), rng.random() < 0.5
+        right = add * out + a @ b
+        products.multiply(a, b, out, add=add)
+        np.testing.assert_array_equal(out, right)
+        sizes.add(n * inner * k < products._MANY)
+    assert sizes == ({True} if most == 12 else {True, False})
+
+
+def test_other_threads_run_during_a_large_product():
+    a, last, gaps = np.ones((1200, 1200)), time.monotonic(), []
+    with ThreadPoolExecutor(1) as pool:
+        computed = pool.submit(products.multiply, a, a, np.empty_like(a))
+        while not computed.done():
+            last, before = time.monotonic(), last
+            gaps.append(last - before)
+    assert max(gaps) < sum(gaps) / 2
 
 
 @over_values(order=["C", "F"], softcap=[None, 5.0])

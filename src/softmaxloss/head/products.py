@@ -1,12 +1,14 @@
 """Matrix products, written or added to a given array.
 
-BLAS computes them without a temporary array. If another library, such as PyTorch, is the host (`core/hosts.py`), that
-library computes them. SciPy computes products of sparse matrices.
+The BLAS of SciPy computes them without a temporary array. If another library, such as PyTorch, is the host
+(`core/hosts.py`), that library computes them. SciPy computes products of sparse matrices.
 """
 
+from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_float, c_int, c_void_p
 from typing import Any
 
 import numpy as np
+from numba.extending import get_cython_function_address
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
 
@@ -17,6 +19,23 @@ from softmaxloss.core.threads import for_each, get_num_threads
 Array = NDArray[Any]
 
 _COLUMN_ELEMENTS = 2**19
+# SciPy's functions for Python hold the GIL: threads that compute a product each take turns. Its functions for Cython do
+# not. But a call of one takes 10 to 60 us more, too much for fewer multiplications than this.
+_MANY = 2**19
+
+
+def _for_cython(name: str, number: Any) -> tuple[Any, Any]:
+    """Return a function of BLAS, and the type of its numbers."""
+    size, factor, matrix = POINTER(c_int), POINTER(number), (c_void_p, POINTER(c_int))
+    letters = c_char_p, c_char_p
+    kind = CFUNCTYPE(None, *letters, size, size, size, factor, *matrix, *matrix, factor, *matrix)
+    return kind(get_cython_function_address("scipy.linalg.cython_blas", name)), number
+
+
+_FOR_CYTHON = {
+    np.dtype(np.float32): _for_cython("sgemm", c_float),
+    np.dtype(np.float64): _for_cython("dgemm", c_double),
+}
 
 
 def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
@@ -39,27 +58,37 @@ def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
     if (library := host()) is not None:
         library.multiply(a, b, out, add=add)
         return
-    (gemm,) = get_blas_funcs(("gemm",), (out,))
     # BLAS is column-major: it sees `out` as out.T = b.T @ a.T
-    left, left_transposed = _columns(b.T)
-    right, right_transposed = _columns(a.T)
+    left, left_transposed = _columns(b.T, out.dtype)
+    right, right_transposed = _columns(a.T, out.dtype)
+    inner, (n_rows, n_columns) = a.shape[1], out.shape
+    if inner * out.size < _MANY:
+        (gemm,) = get_blas_funcs(("gemm",), (out,))
+        gemm(
+            1.0,
+            left,
+            right,
+            beta=float(add),
+            c=out.T,
+            overwrite_c=True,
+            trans_a=left_transposed,
+            trans_b=right_transposed,
+        )
+        return
+    gemm, number = _FOR_CYTHON[out.dtype]
     gemm(
-        1.0,
-        left,
-        right,
-        beta=float(add),
-        c=out.T,
-        overwrite_c=True,
-        trans_a=left_transposed,
-        trans_b=right_transposed,
+        b"T" if left_transposed else b"N",
+        b"T" if right_transposed else b"N",
+        *(c_int(n_columns), c_int(n_rows), c_int(inner)),
+        *(number(1.0), left.ctypes.data, c_int(left.shape[0]), right.ctypes.data, c_int(right.shape[0])),
+        *(number(float(add)), out.ctypes.data, c_int(n_columns)),
     )
 
 
-def _columns(matrix: Array) -> tuple[Array, bool]:
+def _columns(matrix: Array, dtype: np.dtype[Any]) -> tuple[Array, bool]:
     """Return an array in Fortran order, and whether it is the transpose of the matrix, which saves a copy."""
-    if matrix.flags.c_contiguous and not matrix.flags.f_contiguous:
-        return matrix.T, True
-    return np.asfortranarray(matrix), False
+    transposed = matrix.flags.c_contiguous and not matrix.flags.f_contiguous
+    return np.asfortranarray(matrix.T if transposed else matrix, dtype), transposed
 
 
 def _multiply_sparse(a: Any, b: Array, out: Array, *, add: bool) -> None:
