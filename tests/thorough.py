@@ -1,7 +1,8 @@
-"""What runs by default, and what with `-m thorough` only: what takes long and proves the same laws on more cases.
+"""Choose which tests run by default. Tests that take long and check the same laws on more cases are thorough.
 
-Of all combinations of values, such as a shape and an option, enough run by default to have each value, or each pair.
-Fuzzing, all combinations of options, and what compiles kernels of its own are thorough as a whole.
+They run with `-m thorough` only. A test may run over all combinations of some values, such as each shape with each
+option. Then enough of them run by default that each value, or each pair of values, occurs. Some tests are thorough as a
+whole: fuzzing, `test_combinations.py`, and tests that compile kernels of their own.
 """
 
 from itertools import combinations, product
@@ -10,17 +11,17 @@ import pytest
 
 
 def thorough(*values):
-    """Mark values of parameters as some for the thorough run."""
+    """Mark values of parameters: with them the test runs with `-m thorough` only."""
     return pytest.param(*values, marks=pytest.mark.thorough)
 
 
 def pairs(row):
-    """Return the pairs of values in a row, each with its columns."""
+    """Return all pairs of values of one row, each value with its column."""
     return set(combinations(enumerate(row), 2))
 
 
 def covering(rows):
-    """Choose some of the rows, given as sets, such that each member of any of them is in one of the chosen ones."""
+    """Choose some of the rows, which are sets, so that every member of a row is in a chosen row, too."""
     seen, chosen = set(), [False] * len(rows)
     for n_new in range(max(map(len, rows)), 0, -1):  # those that bring most come first
         for k, row in enumerate(rows):
@@ -31,7 +32,7 @@ def covering(rows):
 
 
 def parametrize(names, arguments, ids, default):
-    """Run a test over arguments, of which some run by default."""
+    """Run a test once for each tuple of arguments, by default only for some of them."""
     marks = [() if runs else pytest.mark.thorough for runs in default]
     parameters = zip(arguments, ids, marks, strict=True)
     return pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def parametrize(names, arguments, ids, default):
 def over_values(**columns):
     """Run a test over all combinations of values, and by default over enough of them to have each value.
 
-    Each argument has a dictionary from names to values, or a list of values that are names.
+    For each argument give a dictionary from names to values, or a list: then the values are the names, too.
     """
     return _over(columns, lambda row: set(enumerate(row)))
 

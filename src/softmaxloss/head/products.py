@@ -19,13 +19,14 @@ from softmaxloss.core.threads import for_each, get_num_threads
 Array = NDArray[Any]
 
 _COLUMN_ELEMENTS = 2**19
-# SciPy's functions for Python hold the GIL: threads that compute a product each take turns. Its functions for Cython do
-# not. But a call of one takes 10 to 60 us more, too much for fewer multiplications than this.
+# SciPy's BLAS functions for Python hold the GIL, so only one thread at a time can compute a product. Its functions for
+# Cython, called by ctypes, do not hold it. Such a call takes 10 to 60 us longer, so it pays only if there are at least
+# so many multiplications.
 _MANY = 2**19
 
 
 def _for_cython(name: str, number: Any) -> tuple[Any, Any]:
-    """Return a function of BLAS, and the type of its numbers."""
+    """Return SciPy's BLAS function of this name, which runs without the GIL, and the C type of its numbers."""
     size, factor, matrix = POINTER(c_int), POINTER(number), (c_void_p, POINTER(c_int))
     letters = c_char_p, c_char_p
     kind = CFUNCTYPE(None, *letters, size, size, size, factor, *matrix, *matrix, factor, *matrix)
@@ -75,7 +76,7 @@ def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
             trans_b=right_transposed,
         )
         return
-    gemm, number = _FOR_CYTHON[out.dtype]
+    gemm, number = _FOR_CYTHON[out.dtype]  # its numbers are passed by reference: ctypes does so by itself
     gemm(
         b"T" if left_transposed else b"N",
         b"T" if right_transposed else b"N",
@@ -86,13 +87,13 @@ def multiply(a: Any, b: Any, out: Array, *, add: bool = False) -> None:
 
 
 def _columns(matrix: Array, dtype: np.dtype[Any]) -> tuple[Array, bool]:
-    """Return an array in Fortran order, and whether it is the transpose of the matrix, which saves a copy."""
+    """Return the matrix, or its transpose if that saves a copy, in Fortran order; and whether it is the transpose."""
     transposed = matrix.flags.c_contiguous and not matrix.flags.f_contiguous
     return np.asfortranarray(matrix.T if transposed else matrix, dtype), transposed
 
 
 def _multiply_sparse(a: Any, b: Array, out: Array, *, add: bool) -> None:
-    """Multiply by a sparse matrix a. A thread takes few columns of b at a time, because SciPy copies them."""
+    """Multiply by a sparse matrix a. SciPy copies columns of b: a thread takes what fits in the cache at a time."""
     columns_in_cache = max(1, _COLUMN_ELEMENTS // (a.shape[0] + a.shape[1]))
     size = min(columns_in_cache, -(-b.shape[1] // get_num_threads()))
 
