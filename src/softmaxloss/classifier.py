@@ -10,7 +10,7 @@ import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,13 @@ from softmaxloss.moments import Float64s, chunks
 from softmaxloss.objective import (
     SHARED_COEFFICIENTS,
     Objective,
+    Samples,
     all_classes,
-    is_mapped,
     refuse_too_large,
     scores,
 )
-from softmaxloss.stream_fit import Learned, Past, begin, learn
+from softmaxloss.stream_fit import begin, learn
+from softmaxloss.stream_past import Learned, Part, Past
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,31 +49,6 @@ FEATURES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": 
 _MAY_BE_0 = {name: True for name in signature(_check_sample_weight).parameters if name == "allow_all_zero_weights"}
 # If the precision of the data stopped a fit, it warns only if (objective - minimum) / objective is above this.
 CLOSE_ENOUGH = 1e-6
-
-
-class Samples(NamedTuple):
-    """The features, the targets (class indices or distributions over the classes) and the weights of samples."""
-
-    X: Any
-    targets: Array
-    weight: Float64s
-
-    def part(self, rows: NDArray[np.intp]) -> Samples:
-        """Return some of the samples: a copy of them, or all samples, where the others have the weight 0.
-
-        A copy is faster to compute with, but features in a mapped file may be larger than memory.
-        """
-        if not is_mapped(self.X):
-            return Samples(*(array[rows] for array in self))
-        weight = np.zeros_like(self.weight)
-        weight[rows] = self.weight[rows]
-        return self._replace(weight=weight)
-
-    def weight_of_each(self, classes: Array) -> Array:
-        """Return the total weight of the samples of each class."""
-        if self.targets.ndim == 2:
-            return self.weight @ self.targets
-        return np.bincount(self.targets, self.weight, minlength=len(classes))
 
 
 class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -247,11 +223,13 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
 
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
         samples count as the first batch. Earlier batches are not kept. Instead, a quadratic function of the
-        coefficients approximates their loss. So memory does not grow with the stream. With more than 1,024 sparse
-        features, dual coordinate ascent visits one sample after the other. Meanwhile it keeps one number for each
-        sample and class of the batch. Batches of a few hundred samples or more work best. To go k times through the
-        same data, give each sample the weight 1 / k. Otherwise each sample counts k times against the penalty. A batch
-        whose weights are all 0 changes nothing. If it is the first batch, all coefficients are 0 after it.
+        coefficients approximates their loss. With at most 1,024 features the estimator also keeps up to 2,048 samples,
+        as long as these few matter most. A pickle of the estimator has them, too. So memory does not grow with the
+        stream. With more than 1,024 sparse features, dual coordinate ascent visits one sample after the other.
+        Meanwhile it keeps one number for each sample and class of the batch. Batches of a few hundred samples or more
+        work best. To go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts
+        k times against the penalty. A batch whose weights are all 0 changes nothing. If it is the first batch, all
+        coefficients are 0 after it.
 
         Parameters
         ----------
@@ -439,7 +417,9 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             del descent.report  # it makes a reference cycle, which would keep the data until garbage is collected
         self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
         with np.errstate(all="ignore"):
-            self._past = Past.of(objective, descent).among(features, self.n_features_in_)
+            past = Past.of(objective, descent)
+            past = past.remembering([Part(objective, 1.0)], descent) if stream else past
+            self._past = past.among(features, self.n_features_in_)
         self.__dict__.pop("validation_curve_", None)
         if validation:
             self.validation_curve_ = validation.curve

@@ -17,7 +17,8 @@ from softmaxloss.head.sampled import Sampled
 from softmaxloss.log_probabilities import log_probs_and_grad
 from softmaxloss.moments import Moments
 from softmaxloss.objective import Objective
-from softmaxloss.stream_fit import Learned, Past, learn
+from softmaxloss.stream_fit import learn
+from softmaxloss.stream_past import Learned, Past
 from softmaxloss.summary import merge, summarize
 
 if TYPE_CHECKING:

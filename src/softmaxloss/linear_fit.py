@@ -49,7 +49,7 @@ class Coordinates:
         varies = variance > (10 * eps * self.center) ** 2 * total
         scale = np.zeros(n_features)
         np.divide(1, np.sqrt(variance + penalty), out=scale, where=varies | (penalty > 0))
-        self.scaling: Any = sparse.diags_array(scale)
+        self.scaling: Any = None
         if whiten:
             covariance = covariance + penalty * np.eye(n_features)
             collinear = 10 * n_features * eps  # added to the diagonal, so that a singular matrix has a root too
@@ -57,6 +57,8 @@ class Coordinates:
             with suppress(linalg.LinAlgError):  # rounding may leave a matrix that has no root
                 root = linalg.cholesky(matrix, lower=True)
                 self.scaling = scale[:, np.newaxis] * linalg.inv(root).T
+        if self.scaling is None:
+            self.scaling = sparse.diags_array(scale)
 
     def point(self, step: Float64s) -> tuple[Float64s, Float64s]:
         """Return coef and intercept after a step."""
@@ -122,8 +124,9 @@ class Descent:
                 coarse = None  # single precision cannot get nearer to the minimum
             self.objective = coarse or fine
             precision = np.finfo(self.objective.dtype).eps
+            self.known = None if coarse else (value, self.unit * gradient)
             result = optimize.minimize(
-                self._value_and_gradient,
+                self._known_or_new,
                 zero,
                 jac=True,
                 method="L-BFGS-B",
@@ -156,6 +159,11 @@ class Descent:
         gradient = self.coordinates.gradient(*self.slopes)
         self.excess = float(gradient @ gradient) / 2 / max(value, NOTHING)
         return value, self.unit * gradient
+
+    def _known_or_new(self, step: Float64s) -> tuple[float, Float64s]:
+        """Return value and gradient for SciPy, which begins where a round starts: there they are known."""
+        known, self.known = self.known, None
+        return known or self._value_and_gradient(step)
 
     def _after_iteration(self, intermediate_result: optimize.OptimizeResult) -> None:
         self.n_iter += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,9 +32,9 @@ def parts(n_rows: int, n_sums: int) -> list[slice]:
 
     Many rows have 4 to 32 parts. Only the sizes decide, so that no bit of a sum depends on the number of threads.
     """
-    most = int(np.clip(PARTIAL_NUMBERS // max(n_sums, 1), 4, 32))
-    bounds = np.linspace(0, n_rows, max(1, min(most, n_rows // PART_ROWS)) + 1).astype(int)
-    return [slice(begin, end) for begin, end in pairwise(bounds.tolist())]
+    most = min(max(PARTIAL_NUMBERS // max(n_sums, 1), 4), 32)
+    n_parts = max(1, min(most, n_rows // PART_ROWS))
+    return [slice(n_rows * k // n_parts, n_rows * (k + 1) // n_parts) for k in range(n_parts)]
 
 
 class Moments(NamedTuple):

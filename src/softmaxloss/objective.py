@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,38 @@ def penalty_of(C: float, total_weight: float) -> float:  # noqa: N803  scikit-le
     return 1 / (C * total_weight)
 
 
+def is_mapped(array: Any) -> bool:
+    """Return whether an array is a file that is mapped to memory, or a view of one."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+class Samples(NamedTuple):
+    """The features, the targets (class indices or distributions over the classes) and the weights of samples."""
+
+    X: Any
+    targets: Array
+    weight: Float64s
+
+    def part(self, rows: NDArray[np.intp]) -> Samples:
+        """Return some of the samples: a copy of them, or all samples, where the others have the weight 0.
+
+        A copy is faster to compute with, but features in a mapped file may be larger than memory.
+        """
+        if not is_mapped(self.X):
+            return Samples(*(array[rows] for array in self))
+        weight = np.zeros_like(self.weight)
+        weight[rows] = self.weight[rows]
+        return self._replace(weight=weight)
+
+    def weight_of_each(self, classes: Array) -> Array:
+        """Return the total weight of the samples of each class."""
+        if self.targets.ndim == 2:
+            return self.weight @ self.targets
+        return np.bincount(self.targets, self.weight, minlength=len(classes))
+
+
 class Objective:
     """Mean loss + penalty / 2 * |coef|**2, with its gradient; coef has one row per class, or one row for two classes.
 
@@ -89,7 +121,7 @@ class Objective:
         }
         self.rows, self.reduction = describe(targets, layout_of((len(targets), self.n_classes)), **self.options)
         self.weight = self.reduction.divisor
-        self.penalty = penalty_of(C, self.weight)
+        self.C, self.penalty = C, penalty_of(C, self.weight)
         self.row_weight: Float64s = self.rows.each().weight * self.rows.mass
 
     def __call__(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
@@ -155,6 +187,11 @@ class Objective:
         part.features = self.features[:, features]
         return part
 
+    def of_samples(self, samples: Samples) -> Objective:
+        """Return the objective of other samples with the same options; their weights add up to what they count."""
+        options = self.options | {"sample_weight": samples.weight, "normalizer": 1.0}
+        return Objective(samples.X, samples.targets, C=self.C, **options)
+
     def in_single(self) -> Objective | None:
         """Return this objective in single precision, on centred features; None if that would not be faster.
 
@@ -163,13 +200,6 @@ class Objective:
         in_memory = isinstance(self.features, np.ndarray) and not is_mapped(self.features)
         gains = in_memory and self.dtype == np.float64 and self.n_classes >= MANY_CLASSES
         return _Single(self) if gains else None
-
-
-def is_mapped(array: Any) -> bool:
-    """Return whether an array is a file that is mapped to memory, or a view of one."""
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    return array is not None
 
 
 class _Single(Objective):

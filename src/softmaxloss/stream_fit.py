@@ -1,9 +1,6 @@
 """Learn from a stream of batches: minimise the loss of each batch, with a quadratic in place of the batches before it.
 
-Each batch is kept only as its share in the mean loss of all samples seen so far. This mean loss becomes a quadratic
-around the coefficients that the batch led to. The quadratic has the curvature that `linear_fit` uses: the moments of
-the features, with rows weighted by the curvature of their loss. It is the same for all classes. Memory does not grow
-with the stream, because nothing but the quadratic is kept.
+`stream_past.py` has the quadratic, and the samples that are kept beside it. Memory does not grow with the stream.
 
 L-BFGS finds the minimum. With very many features the quadratic ignores how they are correlated. Then dual coordinate
 ascent is faster: it changes only the coefficients of a row's features at a time. It visits the rows in random order, in
@@ -19,81 +16,28 @@ from scipy import sparse
 
 from softmaxloss.kernels.dual_ascent import ascend
 from softmaxloss.linear_fit import Descent
-from softmaxloss.moments import Moments, chunks, moments_of
+from softmaxloss.moments import chunks, moments_of
 from softmaxloss.objective import Objective, penalty_of
+from softmaxloss.stream_past import START, Learned, Part, Past
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from softmaxloss.moments import Float64s
+    from softmaxloss.moments import Float64s, Moments
 
 # A new sample counts this many times as much as an average earlier sample, because the earlier a quadratic was made,
 # the worse were its coefficients. With very many features the factor is larger: then the quadratic ignores how features
 # are correlated.
 RECENCY, RECENCY_OF_MANY = 2.0, 4.0
 ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
-# The share of the curvature that is measured where the iterations start. Where they end, a batch of one class has
-# hardly any, because no sample is in doubt.
-START = 0.05
 TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
 VISITS, VISITS_OF_FIRST = 2, 8  # of each row of a later batch and of the first one, where features are very many
 TOLERANCE_OF_FIRST = 1e-4  # the relative excess at which visits to the first batch are enough
 # A row's loss may be so many times as curved along a feature as the quadratic is. Beyond it, `ascend` would lose too
 # many digits, so the quadratic gets more curvature.
 STEEPEST = 1e10
-
-
-class Past(NamedTuple):
-    """What is kept of the samples seen so far."""
-
-    weight: float  # the total weight of all of them
-    loss: float  # their mean loss, at the coefficients that were fitted to them
-    penalty: float  # the factor of |coef|**2 / 2 beside this mean loss
-    d_coef: Float64s  # the gradient of mean loss and penalty there: 0 where the minimum was reached
-    d_intercept: Float64s
-    moments: Moments  # of the features, with the weights of all samples scaled to a sum of 1
-    fit_intercept: bool
-
-    @classmethod
-    def of(cls, objective: Objective, descent: Descent) -> Past:
-        """Return what is kept of the samples of an objective, after a descent has ended."""
-        start, end = descent.moments_at_start, descent.coordinates.moments
-        moments = end if start is None else start.scaled(START).merge(end.scaled(1 - START))
-        loss = descent.value - objective.penalty / 2 * float(np.vdot(descent.coef, descent.coef))
-        d_coef, d_intercept = descent.slopes
-        if moments.covariance.ndim == 1:
-            moments, d_coef = moments.about_zero(), np.zeros(()) if descent.converged else d_coef
-        return cls(objective.weight, loss, objective.penalty, d_coef, d_intercept, moments, descent.fit_intercept)
-
-    def among(self, features: NDArray[np.intp] | None, n_features: int) -> Past:
-        """Return the same for more features, given where these ones are among them: samples have no values of others.
-
-        None stands for all features.
-        """
-        if features is None:
-            return self
-        total, _, curvature = self.moments.about_zero()
-        all_d_coef, all_curvature = self.d_coef, np.zeros(n_features)
-        all_curvature[features] = curvature
-        if self.d_coef.ndim:
-            all_d_coef = np.zeros((len(self.d_coef), n_features))
-            all_d_coef[:, features] = self.d_coef
-        return self._replace(d_coef=all_d_coef, moments=Moments(total, np.zeros(n_features), all_curvature))
-
-    @property
-    def has_many_features(self) -> bool:
-        """Whether the quadratic treats each feature by itself, without correlations."""
-        return self.moments.covariance.ndim == 1
-
-
-class Learned(NamedTuple):
-    """What a stream has taught so far."""
-
-    coef: Float64s
-    intercept: Float64s
-    past: Past
 
 
 class _Update(Objective):
@@ -107,26 +51,37 @@ class _Update(Objective):
         self.weight = past.weight + batch.weight
         self.penalty = penalty_of(C, self.weight)
         self.share = recency * batch.weight / (past.weight + recency * batch.weight)
+        self.parts = [Part(batch, self.share)]
+        if past.samples:
+            self.parts.append(Part(batch.of_samples(past.samples), 1 - self.share))
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the mean loss and its gradients."""
-        loss, d_coef, d_intercept = self.batch.mean_loss(coef, intercept)
         step, intercept_step, past, kept = coef - self.coef, intercept - self.intercept, self.past, 1 - self.share
         rise, slope, intercept_slope = past.moments.quadratic(step, intercept_step)
         past_d_coef = past.d_coef - past.penalty * self.coef
         past_loss = past.loss + rise + float(np.vdot(past_d_coef, step) + past.d_intercept @ intercept_step)
-        return (
-            self.share * loss + kept * past_loss,
-            self.share * d_coef + kept * (slope + past_d_coef),
-            self.share * d_intercept + kept * (intercept_slope + past.d_intercept),
-        )
+        loss, d_coef = kept * past_loss, kept * (slope + past_d_coef)
+        d_intercept = kept * (intercept_slope + past.d_intercept)
+        for part, share in self.parts:
+            loss_of_part, d_coef_of_part, d_intercept_of_part = part.mean_loss(coef, intercept)
+            loss += share * loss_of_part
+            d_coef += share * d_coef_of_part
+            d_intercept += share * d_intercept_of_part
+        return loss, d_coef, d_intercept
+
+    @property
+    def past_moments(self) -> Moments:
+        """The moments of the quadratic, with the weights that its samples have here."""
+        return self.past.moments.scaled(1 - self.share)
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features in batch and past."""
-        many = self.past.has_many_features
-        batch = self.batch.moments(coef, intercept, centred=centred and not many)
-        batch = batch.about_zero() if many else batch
-        return batch.scaled(self.share).merge(self.past.moments.scaled(1 - self.share))
+        many, merged = self.past.has_many_features, self.past_moments
+        for part, share in self.parts:
+            moments = part.moments(coef, intercept, centred=centred and not many)
+            merged = (moments.about_zero() if many else moments).scaled(share).merge(merged)
+        return merged
 
     def in_single(self) -> None:
         """Return None: one batch is not worth a copy."""
@@ -147,7 +102,8 @@ def learn(
             return _visited(update, report)
         descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         descent.run(TOLERANCE, ITERATIONS)
-        return Learned(descent.coef, descent.intercept, Past.of(update, descent))
+        past = Past.of(update, descent).remembering(update.parts, descent, update.past_moments)
+        return Learned(descent.coef, descent.intercept, past)
 
 
 def begin(descent: Descent) -> float:

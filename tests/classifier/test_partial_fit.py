@@ -10,10 +10,12 @@ from scipy import optimize, sparse
 from sklearn.linear_model import LogisticRegression
 
 from data_sets import data
-from softmaxloss import SoftmaxClassifier, linear_cross_entropy, moments, reference, stream_fit
+from softmaxloss import SoftmaxClassifier, linear_cross_entropy, moments, reference, stream_fit, stream_past
+from softmaxloss.linear_fit import Descent
 from softmaxloss.moments import Moments, moments_of
 from softmaxloss.objective import Objective
-from softmaxloss.stream_fit import Learned, Past, _Update
+from softmaxloss.stream_fit import RECENCY, _Update
+from softmaxloss.stream_past import Learned, Part, Past
 from thorough import thorough
 
 
@@ -74,6 +76,18 @@ def test_three_passes_come_near_the_optimum(make, excess, size):
     assert model.loss_curve_[-1] == pytest.approx(objective(best, X, y) / len(y), rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("iris", 30), ("breast_cancer", 100), ("digits", 250), thorough("wine", 30), thorough("digits", 100)],
+)
+def test_three_passes_over_few_samples_come_within_a_percent_of_the_optimum(name, size):
+    X, y = shuffled(name)
+    X = (X - X.mean(axis=0)) / (X.std(axis=0) + 1e-9)
+    model = streamed(SoftmaxClassifier(), X, y, size=size, passes=3)
+    best = objective(SoftmaxClassifier(tol=1e-8).fit(X, y), X, y)
+    assert best * (1 - 1e-9) < objective(model, X, y) < 1.01 * best
+
+
 @pytest.mark.parametrize("name", ["iris", "breast_cancer"])
 def test_one_batch_with_all_samples_is_a_fit(name):
     X, y = data(name)
@@ -82,8 +96,10 @@ def test_one_batch_with_all_samples_is_a_fit(name):
     assert learned.loss_curve_ == fitted.loss_curve_
 
 
-def test_a_fit_is_a_first_batch():
+def test_a_fit_is_a_first_batch_of_which_no_sample_is_kept(monkeypatch):
     X, y = shuffled("iris")
+    assert SoftmaxClassifier().fit(X, y)._past.samples is None
+    monkeypatch.setattr(stream_past, "REMEMBERED", 0)
     first, then = slice(0, None, 2), slice(1, None, 2)
     learned = SoftmaxClassifier().partial_fit(X[first], y[first], classes=[0, 1, 2]).partial_fit(X[then], y[then])
     fitted = SoftmaxClassifier().fit(X[first], y[first]).partial_fit(X[then], y[then])
@@ -320,6 +336,63 @@ def test_gradient_of_batch_and_past_is_that_of_finite_differences():
     _, d_coef, d_intercept = update(at[:, 1:], at[:, 0])
     slope = np.vdot(d_coef, along[:, 1:]) + np.vdot(d_intercept, along[:, 0])
     assert (value(1e-5) - value(-1e-5)) / 2e-5 == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "float32", "soft labels"])
+def test_while_all_samples_are_kept_the_objective_is_that_of_all_batches(kind):
+    X, y = shuffled("iris")
+    weight = np.random.default_rng(0).uniform(size=150)
+    weight[[3, 40]] = 0
+    first, second, third = slice(0, 40), slice(40, 60), slice(60, 150)
+    model = SoftmaxClassifier(class_weight={0: 1.0, 1: 2.0, 2: 0.5}, label_smoothing=0.1)
+    model.partial_fit(X[first], y[first], [0, 1, 2], weight[first])
+    later = {"sparse": sparse.csr_array(X[second]), "float32": X[second].astype(np.float32)}.get(kind, X[second])
+    labels = np.eye(3)[y[second]] if kind == "soft labels" else y[second]
+    past = model.partial_fit(later, labels, sample_weight=weight[second])._past
+    assert len(past.samples.X) == 58  # two have no weight
+
+    options = {"class_weight": np.array([1.0, 2.0, 0.5]), "label_smoothing": 0.1, "C": 1.0}
+    batches = [Objective(X[part], y[part], sample_weight=weight[part], **options) for part in (first, second, third)]
+    total = np.array([batch.weight for batch in batches])
+    new, newest = (RECENCY * total[k] / (total[:k].sum() + RECENCY * total[k]) for k in (1, 2))
+    share = np.array([(1 - newest) * (1 - new), (1 - newest) * new, newest])
+    each = weight * np.repeat(share / total, [40, 20, 90])
+    expected = Objective(X, y, sample_weight=each, normalizer=1.0, **options)
+    update = _Update(batches[2], Learned(model.coef_.astype(float), model.intercept_.astype(float), past), 1.0)
+    random = np.random.default_rng(1)
+    coef, intercept = random.normal(size=(3, 4)), random.normal(size=3)
+    precision = 1e-5 if kind == "float32" else 1e-10
+    for found, of_all in zip(update.mean_loss(coef, intercept), expected.mean_loss(coef, intercept), strict=True):
+        np.testing.assert_allclose(found, of_all, rtol=precision, atol=precision)
+
+
+def test_loss_and_gradient_where_a_batch_led_do_not_depend_on_which_samples_are_kept(monkeypatch):
+    X, y = shuffled("iris")
+    ones = {"class_weight": np.ones(3), "label_smoothing": 0.0, "C": 1.0}
+    batch, then = (
+        Objective(X[part], y[part], sample_weight=np.ones(75), **ones) for part in (slice(75), slice(75, 150))
+    )
+    descent = Descent(batch, np.zeros((3, 4)), np.zeros(3), lambda *_: None)
+    descent.run(0.0, 3)
+    found = []
+    for n_kept in (0, 10, 75):
+        monkeypatch.setattr(stream_past, "REMEMBERED", n_kept)
+        monkeypatch.setattr(stream_past, "MOST", 0.0)
+        past = Past.of(batch, descent).remembering([Part(batch, 1.0)], descent)
+        assert len(past.samples.X) == n_kept
+        learned = Learned(descent.coef, descent.intercept, past)
+        found.append(_Update(then, learned, 1.0).mean_loss(descent.coef, descent.intercept))
+    for other in found[1:]:
+        for one, another in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(one, another, rtol=1e-12, atol=1e-12)
+
+
+def test_samples_are_kept_only_where_few_have_most_of_the_curvature(monkeypatch):
+    monkeypatch.setattr(stream_past, "REMEMBERED", 500)
+    X, y = shuffled("digits")  # easy to separate: few samples are in doubt
+    assert len(streamed(SoftmaxClassifier(), X, y, size=250)._past.samples.X) == 500
+    X, y = dense()
+    assert streamed(SoftmaxClassifier(), X[:3000], y[:3000], size=500)._past.samples is None
 
 
 def test_soft_labels_stream():

@@ -121,6 +121,7 @@ FLOORS = [
     "fit_callbacks",
     "every_kernel",
     "stream_fit",
+    "stream_past",
     "linear_fit",
     "objective",
     "moments",
