@@ -222,14 +222,16 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         """Learn from one more batch of a stream.
 
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
-        samples count as the first batch. Earlier batches are not kept. Instead, a quadratic function of the
-        coefficients approximates their loss. With at most 1,024 features the estimator also keeps up to 2,048 samples,
-        as long as these few matter most. A pickle of the estimator has them, too. So memory does not grow with the
-        stream. With more than 1,024 sparse features, dual coordinate ascent visits one sample after the other.
-        Meanwhile it keeps one number for each sample and class of the batch. Batches of a few hundred samples or more
-        work best. To go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts
-        k times against the penalty. A batch whose weights are all 0 changes nothing. If it is the first batch, all
-        coefficients are 0 after it.
+        samples count as the first batch. Most earlier samples are not kept. Instead, a quadratic function of the
+        coefficients approximates their loss. With at most 1,024 features, up to 2,048 samples are kept as they are, if
+        the model is unsure of few others. So memory does not grow with the stream. A pickle of the estimator contains
+        the kept samples.
+
+        With more than 1,024 features, dual coordinate ascent visits one sample after the other. During the call it
+        needs one number for each sample and class of the batch. Batches of a few hundred samples or more work best. To
+        go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts k times, and
+        the penalty is too weak. A batch whose weights are all 0 changes nothing. If such a batch is the first, all
+        coefficients are 0.
 
         Parameters
         ----------
@@ -418,7 +420,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         self.n_iter_, self.loss_curve_ = descent.n_iter, loss_curve
         with np.errstate(all="ignore"):
             past = Past.of(objective, descent)
-            past = past.remembering([Part(objective, 1.0)], descent) if stream else past
+            past = past.remembering([Part(objective, 1.0)], descent) if stream and features is None else past
             self._past = past.among(features, self.n_features_in_)
         self.__dict__.pop("validation_curve_", None)
         if validation:

@@ -95,6 +95,7 @@ class Descent:
         fit_intercept: bool = True,
     ) -> None:
         self.objective, self.coef, self.intercept, self.report = objective, coef, intercept, report
+        self.start = coef, intercept
         self.fit_intercept = fit_intercept
         self.n_iter = 0
         self.excess = np.inf  # the estimate of (objective - minimum) / objective
@@ -161,7 +162,10 @@ class Descent:
         return value, self.unit * gradient
 
     def _known_or_new(self, step: Float64s) -> tuple[float, Float64s]:
-        """Return value and gradient for SciPy, which begins where a round starts: there they are known."""
+        """Return value and gradient at a step. SciPy first asks for those at the start of a round.
+
+        `run` has computed them already, unless they must be in single precision now: then `known` is None.
+        """
         known, self.known = self.known, None
         return known or self._value_and_gradient(step)
 

@@ -188,7 +188,10 @@ class Objective:
         return part
 
     def of_samples(self, samples: Samples) -> Objective:
-        """Return the objective of other samples with the same options; their weights add up to what they count."""
+        """Return the objective of other samples with the class weights and label smoothing of this one.
+
+        The weights of the samples are shares of a mean loss.
+        """
         options = self.options | {"sample_weight": samples.weight, "normalizer": 1.0}
         return Objective(samples.X, samples.targets, C=self.C, **options)
 

@@ -1,10 +1,10 @@
-"""Learn from a stream of batches: minimise the loss of each batch, with a quadratic in place of the batches before it.
+"""Learn from a stream of batches: minimise the loss of each batch, with a model of the loss of the batches before it.
 
-`stream_past.py` has the quadratic, and the samples that are kept beside it. Memory does not grow with the stream.
+This model, in `stream_past.py`, is a quadratic function and a few samples. Memory does not grow with the stream.
 
-L-BFGS finds the minimum. With very many features the quadratic ignores how they are correlated. Then dual coordinate
-ascent is faster: it changes only the coefficients of a row's features at a time. It visits the rows in random order, in
-case they are sorted by class.
+L-BFGS finds the minimum. With more than `MAX_WHITENED` features the quadratic ignores how they are correlated. Then
+dual coordinate ascent is faster: each of its steps changes only the coefficients of the features in one row. It visits
+the rows in random order, in case they are sorted by class.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
 
     from softmaxloss.moments import Float64s, Moments
 
-# A new sample counts this many times as much as an average earlier sample, because the earlier a quadratic was made,
-# the worse were its coefficients. With very many features the factor is larger: then the quadratic ignores how features
-# are correlated.
+# A new sample counts this many times as much as an average earlier sample, because an old quadratic was made around
+# coefficients that were less good. With very many features the factor is larger: then the quadratic ignores how
+# features are correlated. Kept samples count like the quadratic: in our tests this led nearer to the minimum.
 RECENCY, RECENCY_OF_MANY = 2.0, 4.0
 ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
 TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
-VISITS, VISITS_OF_FIRST = 2, 8  # of each row of a later batch and of the first one, where features are very many
+VISITS = 2  # to each row of a batch, where features are very many
+VISITS_OF_FIRST = 8  # to each row of the first batch
 TOLERANCE_OF_FIRST = 1e-4  # the relative excess at which visits to the first batch are enough
-# A row's loss may be so many times as curved along a feature as the quadratic is. Beyond it, `ascend` would lose too
-# many digits, so the quadratic gets more curvature.
+# Along a feature, the loss of a row may be this many times as curved as the quadratic. With more, `ascend` would lose
+# too many digits. Then the quadratic gets more curvature.
 STEEPEST = 1e10
 
 
 class _Update(Objective):
-    """The objective of a batch and of the past."""
+    """The objective of all samples so far: exact for the batch and for kept samples, a quadratic for the others."""
 
     def __init__(self, batch: Objective, learned: Learned, C: float) -> None:  # noqa: N803  scikit-learn's name
         self.batch, self.dtype = batch, batch.dtype
@@ -52,17 +53,17 @@ class _Update(Objective):
         self.penalty = penalty_of(C, self.weight)
         self.share = recency * batch.weight / (past.weight + recency * batch.weight)
         self.parts = [Part(batch, self.share)]
-        if past.samples:
+        if past.samples is not None:
             self.parts.append(Part(batch.of_samples(past.samples), 1 - self.share))
 
     def mean_loss(self, coef: Float64s, intercept: Float64s) -> tuple[float, Float64s, Float64s]:
         """Return the mean loss and its gradients."""
-        step, intercept_step, past, kept = coef - self.coef, intercept - self.intercept, self.past, 1 - self.share
+        step, intercept_step, past, rest = coef - self.coef, intercept - self.intercept, self.past, 1 - self.share
         rise, slope, intercept_slope = past.moments.quadratic(step, intercept_step)
         past_d_coef = past.d_coef - past.penalty * self.coef
         past_loss = past.loss + rise + float(np.vdot(past_d_coef, step) + past.d_intercept @ intercept_step)
-        loss, d_coef = kept * past_loss, kept * (slope + past_d_coef)
-        d_intercept = kept * (intercept_slope + past.d_intercept)
+        loss, d_coef = rest * past_loss, rest * (slope + past_d_coef)
+        d_intercept = rest * (intercept_slope + past.d_intercept)
         for part, share in self.parts:
             loss_of_part, d_coef_of_part, d_intercept_of_part = part.mean_loss(coef, intercept)
             loss += share * loss_of_part
@@ -71,20 +72,20 @@ class _Update(Objective):
         return loss, d_coef, d_intercept
 
     @property
-    def past_moments(self) -> Moments:
-        """The moments of the quadratic, with the weights that its samples have here."""
+    def quadratic_moments(self) -> Moments:
+        """The moments of the quadratic, scaled to the share of the past in this objective."""
         return self.past.moments.scaled(1 - self.share)
 
     def moments(self, coef: Float64s, intercept: Float64s, *, centred: bool) -> Moments:
         """Return the moments of the features in batch and past."""
-        many, merged = self.past.has_many_features, self.past_moments
+        many, merged = self.past.has_many_features, self.quadratic_moments
         for part, share in self.parts:
             moments = part.moments(coef, intercept, centred=centred and not many)
             merged = (moments.about_zero() if many else moments).scaled(share).merge(merged)
         return merged
 
     def in_single(self) -> None:
-        """Return None: one batch is not worth a copy."""
+        """Return None: for one batch, a copy in single precision does not pay."""
 
 
 def learn(
@@ -102,7 +103,7 @@ def learn(
             return _visited(update, report)
         descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         descent.run(TOLERANCE, ITERATIONS)
-        past = Past.of(update, descent).remembering(update.parts, descent, update.past_moments)
+        past = Past.of(update, descent).remembering(update.parts, descent, update.quadratic_moments)
         return Learned(descent.coef, descent.intercept, past)
 
 
@@ -142,15 +143,15 @@ def _visited(update: _Update, report: Callable[[int, float], object]) -> Learned
     The quadratic must be without correlations. Then a visit reads and changes only the coefficients of the features
     that have a value in the row. It takes two visits to come near the minimum.
     """
-    batch, past, penalty, share, kept = update.batch, update.past, update.penalty, update.share, 1 - update.share
+    batch, past, penalty, share, rest = update.batch, update.past, update.penalty, update.share, 1 - update.share
     X = _without_duplicates(batch.features)  # noqa: N806  scikit-learn's name
-    steepness = np.append(kept * past.moments.covariance + penalty, kept * past.moments.total * past.fit_intercept)
+    steepness = np.append(rest * past.moments.covariance + penalty, rest * past.moments.total * past.fit_intercept)
     inverse = np.divide(1, steepness, out=np.zeros_like(steepness), where=steepness > 0)
     # begin where quadratic and penalty are least
-    coef = update.coef * (1 - inverse[:-1] * (penalty - kept * past.penalty))
+    coef = update.coef * (1 - inverse[:-1] * (penalty - rest * past.penalty))
     if past.d_coef.any():
-        coef -= kept * inverse[:-1] * past.d_coef
-    intercept = update.intercept - kept * inverse[-1] * past.d_intercept
+        coef -= rest * inverse[:-1] * past.d_coef
+    intercept = update.intercept - rest * inverse[-1] * past.d_intercept
     features = batch.features_with_values()
     part: Any = slice(None) if features is None else features
     # lay out the coefficients so that those of a feature are together
@@ -159,10 +160,10 @@ def _visited(update: _Update, report: Callable[[int, float], object]) -> Learned
     orders = [np.random.default_rng(0).permutation(batch.n_rows)] * VISITS  # a new order left more after one pass
     first, *_, last = _visits(orders, X[:, part], batch, scale=share, **point)
     coef[:, part] = by_feature.T
-    loss = share * float(last.losses.sum()) + kept * past.loss
+    loss = share * float(last.losses.sum()) + rest * past.loss
     report(1, loss + penalty / 2 * float(np.vdot(coef, coef)))
     moments = moments_of(X, batch.weighted(first.curvatures), centred=False).scaled(share)
-    moments, nothing = moments.merge(past.moments.scaled(kept)), np.zeros(())
+    moments, nothing = moments.merge(past.moments.scaled(rest)), np.zeros(())
     past = Past(update.weight, loss, penalty, nothing, np.zeros_like(intercept), moments, past.fit_intercept)
     return Learned(coef, intercept, past)
 

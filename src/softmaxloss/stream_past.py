@@ -1,12 +1,14 @@
 """What a stream keeps of earlier batches: a quadratic function of the coefficients, and some of the samples.
 
-The quadratic approximates the mean loss around the coefficients that the latest batch led to. It has the curvature that
-`linear_fit` uses: the moments of the features, with rows weighted by the curvature of their loss. It is the same for
-all classes.
+The quadratic approximates the loss of all samples that are not kept, near the latest coefficients. It has the curvature
+that `linear_fit` uses, which is the same for all classes. So its Hessian is made of the second moments of the features.
+The weight of a row is the second derivative of its loss with respect to a logit, averaged over the classes.
 
-A quadratic describes a loss badly whose curvature soon changes. So the samples of most curvature are kept as they are,
-as long as these few samples have most of the curvature of all. This is so in short streams, and where classes are easy
-to separate: then only few samples are in doubt.
+Where this derivative is large, the model is unsure of the class, and a small step changes much. A quadratic is a bad
+model of such a loss. So up to `REMEMBERED` samples are kept as they are: those with the largest derivative, which is
+called their curvature. But if these few have less than the share `MOST` of the curvature of all samples, none is kept,
+because they would hardly matter. Short streams keep samples. So do long ones whose classes are easy to tell apart: then
+the model is unsure of few samples.
 """
 
 from __future__ import annotations
@@ -25,37 +27,45 @@ if TYPE_CHECKING:
     from softmaxloss.linear_fit import Descent
     from softmaxloss.moments import Float64s
 
-# The share of the curvature that is measured where the iterations start. Where they end, a batch of one class has
-# hardly any, because no sample is in doubt.
+# The curvature of the quadratic is START times the one where the iterations start, plus 1 - START times the one where
+# they end. At the end alone, a batch of one class has hardly any, because the model is sure of every sample.
 START = 0.05
-REMEMBERED = 2048  # samples that are kept at most
-MOST = 0.8  # the share of all curvature that these must have, else none is kept
+REMEMBERED = 2048
+MOST = 0.8
 
 
 class Part(NamedTuple):
-    """Some samples, and how much their mean loss counts in the mean loss of all samples."""
+    """The objective of some samples, and how much their mean loss counts in the mean loss of all samples."""
 
     objective: Objective
     share: float
+
+    def curvature(self, coef: Float64s, intercept: Float64s) -> Float64s:
+        """Return the curvature of each sample in the mean loss of all samples."""
+        return self.share * self.objective.row_curvature(coef, intercept)
+
+    def samples(self, rows: NDArray[np.bool]) -> Samples:
+        """Return some of the samples, with dense features, and with their weights in the mean loss of all samples."""
+        features, weight = self.objective.features[rows], self.objective.rows.each().weight[rows]
+        dense = features.toarray() if is_sparse(features) else np.asarray(features)
+        return Samples(dense, self.objective.targets[rows], self.share * weight)
 
 
 class Past(NamedTuple):
     """What is kept of the samples seen so far."""
 
     weight: float  # the total weight of all of them
-    loss: float  # their mean loss, at the coefficients that were fitted to them
-    penalty: float  # the factor of |coef|**2 / 2 beside this mean loss
-    d_coef: Float64s  # the gradient of mean loss and penalty there: 0 where the minimum was reached
+    loss: float  # the mean loss at the latest coefficients, less the share of the kept samples
+    penalty: float  # the factor of |coef|**2 / 2 beside the mean loss
+    d_coef: Float64s  # the gradient of mean loss and penalty there, less the share of the kept samples
     d_intercept: Float64s
-    moments: Moments  # of the features, with the weights of all samples scaled to a sum of 1
+    moments: Moments  # of the features of samples that are not kept; rows have their curvature in the mean loss
     fit_intercept: bool
-    # Samples that are kept, with their weights scaled in the same way. Loss, gradient and moments above are without
-    # them.
-    samples: Samples | None = None
+    samples: Samples | None = None  # that are kept; their weights are shares of `weight`
 
     @classmethod
     def of(cls, objective: Objective, descent: Descent) -> Past:
-        """Return what is kept of the samples of an objective, after a descent has ended."""
+        """Return a quadratic for all samples of an objective, after a descent has ended. No sample is kept yet."""
         start, end = descent.moments_at_start, descent.coordinates.moments
         moments = end if start is None else start.scaled(START).merge(end.scaled(1 - START))
         loss = descent.value - objective.penalty / 2 * float(np.vdot(descent.coef, descent.coef))
@@ -64,32 +74,34 @@ class Past(NamedTuple):
             moments, d_coef = moments.about_zero(), np.zeros(()) if descent.converged else d_coef
         return cls(objective.weight, loss, objective.penalty, d_coef, d_intercept, moments, descent.fit_intercept)
 
-    def remembering(self, parts: list[Part], descent: Descent, before: Moments | None = None) -> Past:
-        """Return the same, with samples of some parts kept as they are, if few have most of the curvature.
+    def remembering(self, parts: list[Part], descent: Descent, older: Moments | None = None) -> Past:
+        """Return this past, but keep samples of the parts if few of them have most of the curvature.
 
-        `before` has the moments of what is no part: a quadratic already.
+        The samples of `older`, an older quadratic, are gone. Its moments are scaled to their share.
         """
         if self.has_many_features:
             return self
-        n_features, total = descent.coef.shape[1], descent.coordinates.moments.total
-        moments = before or Moments(0.0, np.zeros(n_features), np.zeros((n_features, n_features)))
-        if total - moments.total < MOST * total:
+        n_features = descent.coef.shape[1]
+        moments = older or Moments(0.0, np.zeros(n_features), np.zeros((n_features, n_features)))
+        about = descent.coordinates.moments.total  # of all samples, near the end of the descent
+        if about - moments.total < MOST * about:
             return self
-        curvature = [part.share * part.objective.row_curvature(descent.coef, descent.intercept) for part in parts]
-        all_rows = np.concatenate(curvature)
-        largest = np.argsort(-all_rows)[:REMEMBERED]
-        if all_rows[largest].sum() < MOST * total:
+        of_parts = [part.curvature(descent.coef, descent.intercept) for part in parts]
+        curvature = np.concatenate(of_parts)
+        largest = np.argsort(-curvature, kind="stable")[:REMEMBERED]
+        if curvature[largest].sum() < MOST * (moments.total + curvature.sum()):
             return self
-        is_kept = np.zeros(len(all_rows), bool)
-        is_kept[largest] = all_rows[largest] > 0
-        kept = []
-        for part, of_rows in zip(parts, curvature, strict=True):
-            here, is_kept = is_kept[: len(of_rows)], is_kept[len(of_rows) :]
-            kept.append(_scaled_samples(part, here))
-            others = moments_of(part.objective.features[~here], of_rows[~here], centred=self.fit_intercept)
-            moments = moments.merge(others)
-        samples = _joined(kept, parts[0].objective.n_classes)
-        loss, d_coef, d_intercept = parts[0].objective.of_samples(samples).mean_loss(descent.coef, descent.intercept)
+        is_kept = np.zeros(len(curvature), bool)
+        is_kept[largest] = curvature[largest] > 0
+        rows_of_parts, kept = np.split(is_kept, np.cumsum([len(of_part) for of_part in of_parts])[:-1]), []
+        for part, at_end, rows in zip(parts, of_parts, rows_of_parts, strict=True):
+            kept.append(part.samples(rows))
+            mixed = START * part.curvature(*descent.start) + (1 - START) * at_end
+            others = np.where(rows, 0.0, mixed)
+            moments = moments.merge(moments_of(part.objective.features, others, centred=self.fit_intercept))
+        batch = parts[0].objective
+        samples = _joined(kept, batch.n_classes)
+        loss, d_coef, d_intercept = batch.of_samples(samples).mean_loss(descent.coef, descent.intercept)
         return self._replace(
             loss=self.loss - loss,
             d_coef=self.d_coef - d_coef,
@@ -99,9 +111,9 @@ class Past(NamedTuple):
         )
 
     def among(self, features: NDArray[np.intp] | None, n_features: int) -> Past:
-        """Return the same for more features, given where these ones are among them: samples have no values of others.
+        """Return this past for `n_features` features, of which it knows those at the places `features`.
 
-        None stands for all features.
+        The others were 0 in every sample. None stands for all features.
         """
         if features is None:
             return self
@@ -127,17 +139,10 @@ class Learned(NamedTuple):
     past: Past
 
 
-def _scaled_samples(part: Part, rows: NDArray[np.bool]) -> Samples:
-    """Return some samples of a part, with dense features, and the weights that they have in the mean loss of all."""
-    objective = part.objective
-    features, weight = objective.features[rows], objective.options["sample_weight"][rows]
-    dense = features.toarray() if is_sparse(features) else np.asarray(features)
-    return Samples(dense, objective.targets[rows], part.share / objective.weight * weight)
-
-
-def _joined(parts: list[Samples], n_classes: int) -> Samples:
-    """Return the samples of all parts. If the labels of only some parts are soft, all get soft labels."""
-    X, targets, weight = zip(*parts, strict=True)  # noqa: N806  scikit-learn's name
-    if len({of_part.ndim for of_part in targets}) > 1:
-        targets = tuple(np.eye(n_classes)[of_part] if of_part.ndim == 1 else of_part for of_part in targets)
+def _joined(kept: list[Samples], n_classes: int) -> Samples:
+    """Return all these samples. If only some of them have soft labels, the others get soft labels, too."""
+    X, targets, weight = zip(*kept, strict=True)  # noqa: N806  scikit-learn's name
+    if len({labels.ndim for labels in targets}) > 1:
+        classes = np.arange(n_classes)
+        targets = tuple(y if y.ndim == 2 else (y[:, np.newaxis] == classes).astype(np.float64) for y in targets)
     return Samples(np.concatenate(X), np.concatenate(targets), np.concatenate(weight))

@@ -118,6 +118,14 @@ def test_sparse_features_are_learned_as_dense_ones_are(monkeypatch, most_whitene
     np.testing.assert_allclose(as_sparse.coef_, as_dense.coef_, rtol=1e-6, atol=1e-6)
 
 
+def test_a_first_batch_whose_samples_have_values_of_few_of_many_features_is_not_forgotten(monkeypatch):
+    monkeypatch.setattr(moments, "MAX_WHITENED", 2)
+    X, y = shuffled("iris")
+    X[:50, 2:] = 0
+    as_dense, as_sparse = (streamed(SoftmaxClassifier(), of, y, size=50) for of in (X, sparse.csr_array(X)))
+    np.testing.assert_allclose(as_sparse.coef_, as_dense.coef_, rtol=1e-4, atol=1e-4)
+
+
 @MANY
 def test_entries_of_sparse_features_may_be_given_in_parts(monkeypatch, most_whitened):
     monkeypatch.setattr(moments, "MAX_WHITENED", most_whitened)
