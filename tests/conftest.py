@@ -9,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import softmaxloss as sl
+import thorough
 
 # Threads of OpenMP, which PyTorch and scikit-learn compute on, would wait for their next work awake, on the processors
 # that other workers of pytest need: 27 seconds instead of 4 for a test of small tensors. It is read when they load.
@@ -63,6 +64,7 @@ PLACES = {Path(__file__).parent / name: place for place, name in enumerate(FIRST
 
 def pytest_configure(config):
     config.option.loadscopereorder = False  # else xdist begins with the files of the most tests, not the longest ones
+    thorough.MADE = config.option.markexpr != "not thorough"
 
 
 def pytest_collection_modifyitems(items):

@@ -9,6 +9,8 @@ from itertools import combinations, product
 
 import pytest
 
+MADE = True  # whether thorough tests are made at all: 20,000 tests that do not run take pytest ten seconds
+
 
 def thorough(*values):
     """Mark values of parameters: with them the test runs with `-m thorough` only."""
@@ -33,11 +35,12 @@ def covering(rows):
 
 def parametrize(names, arguments, ids, default):
     """Run a test once for each tuple of arguments, by default only for some of them."""
-    marks = [() if runs else pytest.mark.thorough for runs in default]
-    parameters = zip(arguments, ids, marks, strict=True)
-    return pytest.mark.parametrize(
-        names, [pytest.param(*values, id=name, marks=mark) for values, name, mark in parameters]
-    )
+    made = [
+        pytest.param(*values, id=name, marks=() if runs else pytest.mark.thorough)
+        for values, name, runs in zip(arguments, ids, default, strict=True)
+        if runs or MADE
+    ]
+    return pytest.mark.parametrize(names, made)
 
 
 def over_values(**columns):
