@@ -27,7 +27,6 @@ from softmaxloss.kernels.row import (
     gradient_of,
     gradient_of_target,
     loss_of,
-    of_row,
     q_of_class,
     split,
     target_of,
@@ -79,11 +78,23 @@ tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors,
 @inline
 def begin_tile(rows: Any, tile: Tile, group: int, start: int, first: int, size: int) -> None:
     """Fill in all that does not depend on logits; row `first` of the batch is row `start` of its group."""
+    _copy_numbers(rows.mass, first, tile.mass[:size])
+    _copy_numbers(rows.weight, first, tile.weight[:size])
     label = rows.label[first : first + size]
     for c in range(size):
-        tile.mass[c], tile.weight[c] = of_row(rows.mass, first + c), of_row(rows.weight, first + c)
         tile.label[c], tile.target[c] = label[c], target_of(rows, label[c])
         tile.q_target[c] = q_of_class(rows, group, start + c, tile.target[c], label[c])
+
+
+@inline
+def _copy_numbers(values: Any, first: int, out: Any) -> None:
+    """Copy the numbers of some rows, as `of_row` returns them; unlike calls of it, these loops become vector code."""
+    if values.size > 1:
+        part = values[first : first + out.size]
+        for c in range(out.size):
+            out[c] = part[c]
+    else:
+        out[:] = values[0]
 
 
 @inline
@@ -188,10 +199,11 @@ def _find_factors(rows: Any, d_loss: Any, tile: Tile, factors: TileFactors, whol
     If the target of a whole row is a class outside this part of it, the target of the part is a class like all others.
     """
     like = tile.peak.dtype.type(0)
+    _copy_numbers(d_loss, first, factors.d[:size])
     for c in range(size):
         i, mass, q_target, y = first + c, tile.mass[c], tile.q_target[c], tile.y_target[c]
         rest = double_double(tile.rest[c], tile.low_rest[c], like)
-        of = factors_of(rows, mass, tile.weight[c], of_row(d_loss, i), tile.peak[c], rest, y)
+        of = factors_of(rows, mass, tile.weight[c], factors.d[c], tile.peak[c], rest, y)
         below = double_double(tile.below[c], tile.low_below[c], like)
         factors.d[c], (factors.first[c], factors.second[c]) = of.d, split(of.f, below, tile.peak)
         factors.at_target[c] = gradient_of_target(mass, of, rest, y, q_target)

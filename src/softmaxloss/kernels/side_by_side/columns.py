@@ -76,7 +76,7 @@ def read_tile(logits: Any, class_mask: Any, columns: Any, scratch: Any, group: i
         place = place_of(logits, group, 0, start)
         rows = _computed(logits.flat[place : place + size * logits.row_stride], scratch)
         flat = columns.reshape(columns.size)
-        transpose(rows, logits.row_stride, size, flat, MOST_ROWS, logits.n_classes)
+        transpose(rows, logits.row_stride, size, flat, MOST_ROWS, logits.n_classes, True)
     for j in range(class_mask.size):
         if not class_mask[j]:
             columns[j][:size] = -math.inf
@@ -142,7 +142,7 @@ def write_tile(columns: Any, scratch: Any, out: Any, group: int, start: int, siz
         rows = out.flat[first : first + size * out.row_stride]
         transposed = _transposed_to(rows, scratch, streamed)
         flat = columns.reshape(columns.size)
-        transpose(flat, MOST_ROWS, columns.shape[0], transposed, columns.shape[0], size)
+        transpose(flat, MOST_ROWS, columns.shape[0], transposed, columns.shape[0], size, False)
         if streamed or scratch.itemsize != rows.itemsize:
             store(transposed[: rows.size], one, rows, streamed)
 
