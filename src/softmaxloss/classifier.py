@@ -73,7 +73,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         The fit stops when (objective - minimum) / objective is at most `tol`. The difference is estimated from gradient
         and curvature. For float32 data `tol` is at least 1.2e-8, a tenth of their machine epsilon. With more than 1,024
         features the estimate is rougher, and the true value may be a hundred times as large as `tol`. `partial_fit`
-        learns later batches to 1e-5, and a first batch of more than 1,024 sparse features to 1e-4.
+        stops at 1e-4 for a first batch of more than 1,024 sparse features. For later batches it stops at 1e-5, or after
+        five iterations.
     class_weight : dict of {class: weight}, "balanced" or None, default=None
         "balanced" gives every class the same total weight. Class weights multiply the targets, after label smoothing.
     label_smoothing : float, default=0.0
@@ -91,7 +92,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
     warm_start : bool, default=False
         Whether `fit` starts from the coefficients of the previous fit instead of zeros.
     random_state : int, RandomState instance or None, default=None
-        Decides which samples early stopping holds back. Nothing else in fitting is random.
+        Decides which samples early stopping holds back. Nothing else depends on it.
     verbose : int, default=0
         Above 0, print the objective at the start and after each iteration.
 
@@ -222,16 +223,18 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         """Learn from one more batch of a stream.
 
         The coefficients come near those that `fit` would find for all samples since the first call. After a `fit`, its
-        samples count as the first batch. Most earlier samples are not kept. Instead, a quadratic function of the
-        coefficients approximates their loss. With at most 1,024 features, up to 2,048 samples are kept as they are, if
-        the model is unsure of few others. So memory does not grow with the stream. A pickle of the estimator contains
-        the kept samples.
+        samples count as the first batch. Of a long stream, most samples are not kept. Instead, a quadratic function of
+        the coefficients approximates their loss. With at most 1,024 features, up to 2,048 samples are kept as they are:
+        those of which the model is least sure. If the model is unsure of many more samples, none is kept. So memory
+        does not grow with the stream. A pickle of the estimator contains the kept samples.
 
-        With more than 1,024 features, dual coordinate ascent visits one sample after the other. During the call it
-        needs one number for each sample and class of the batch. Batches of a few hundred samples or more work best. To
-        go k times through the same data, give each sample the weight 1 / k. Otherwise each sample counts k times, and
-        the penalty is too weak. A batch whose weights are all 0 changes nothing. If such a batch is the first, all
-        coefficients are 0.
+        With more than 1,024 features and a finite C, later batches are learned by dual coordinate ascent, one sample
+        after the other. A sparse first batch with so many features begins with it. During the call, one float64 is
+        stored for each sample and class of the batch.
+
+        Batches of a few hundred samples or more work best. To go k times through the same data, give each sample the
+        weight 1 / k. Otherwise each sample counts k times, and the penalty is too weak. A batch whose weights are all 0
+        changes nothing. If such a batch is the first, all coefficients are 0.
 
         Parameters
         ----------

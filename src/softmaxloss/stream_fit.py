@@ -1,10 +1,11 @@
-"""Learn from a stream of batches: minimise the loss of each batch, with a model of the loss of the batches before it.
+"""Learn from a stream. For each batch, minimise its loss, the penalty, and an approximation of the earlier loss.
 
-This model, in `stream_past.py`, is a quadratic function and a few samples. Memory does not grow with the stream.
+The approximation, in `stream_past.py`, is a quadratic function and a few samples. Memory does not grow with the stream.
 
-L-BFGS finds the minimum. With more than `MAX_WHITENED` features the quadratic ignores how they are correlated. Then
-dual coordinate ascent is faster: each of its steps changes only the coefficients of the features in one row. It visits
-the rows in random order, in case they are sorted by class.
+L-BFGS comes near the minimum in a few iterations. With more than `MAX_WHITENED` features the quadratic ignores how they
+are correlated. Then, if there is a penalty, dual coordinate ascent takes the place of L-BFGS. It is faster: each of its
+steps changes only the coefficients of the features in one row. It visits the rows in random order, in case they are
+sorted by class.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ITERATIONS = 5  # of L-BFGS at most, on each batch but the first
 TOLERANCE = 1e-5  # relative excess at which the iterations end: the noise of a batch is larger
 VISITS = 2  # to each row of a batch, where features are very many
 VISITS_OF_FIRST = 8  # to each row of the first batch
-TOLERANCE_OF_FIRST = 1e-4  # the relative excess at which visits to the first batch are enough
+TOLERANCE_OF_FIRST = 1e-4  # the relative excess at which L-BFGS ends, which comes after the visits to the first batch
 # Along a feature, the loss of a row may be this many times as curved as the quadratic. With more, `ascend` would lose
 # too many digits. Then the quadratic gets more curvature.
 STEEPEST = 1e10
@@ -99,7 +100,7 @@ def learn(
     """Return what is known after one more batch; `report` gets each iteration and its objective."""
     update = _Update(batch, learned, C)
     with np.errstate(all="ignore"):
-        if learned.past.has_many_features and update.penalty > 0:  # it bounds features that are new to the stream
+        if learned.past.has_many_features and update.penalty > 0:  # else nothing would bound new features
             return _visited(update, report)
         descent = Descent(update, learned.coef, learned.intercept, report, fit_intercept=fit_intercept)
         descent.run(TOLERANCE, ITERATIONS)

@@ -1,14 +1,15 @@
 """What a stream keeps of earlier batches: a quadratic function of the coefficients, and some of the samples.
 
-The quadratic approximates the loss of all samples that are not kept, near the latest coefficients. It has the curvature
-that `linear_fit` uses, which is the same for all classes. So its Hessian is made of the second moments of the features.
-The weight of a row is the second derivative of its loss with respect to a logit, averaged over the classes.
+The quadratic approximates the loss of all samples that are not kept, near the latest coefficients. As in `linear_fit`,
+one matrix approximates the second derivatives for every class: the second moments of the features. The weight of a row
+in them is called its curvature. It is the second derivative of the row's loss with respect to a logit (the mean over
+the logits, see `Objective.weighted`), times the weight of the row. The curvature of earlier rows is not measured again.
 
-Where this derivative is large, the model is unsure of the class, and a small step changes much. A quadratic is a bad
-model of such a loss. So up to `REMEMBERED` samples are kept as they are: those with the largest derivative, which is
-called their curvature. But if these few have less than the share `MOST` of the curvature of all samples, none is kept,
-because they would hardly matter. Short streams keep samples. So do long ones whose classes are easy to tell apart: then
-the model is unsure of few samples.
+Where the curvature is large, the classifier is unsure of the class. Then a small change of the coefficients changes the
+curvature a lot. So a quadratic approximates such a loss badly. Therefore up to `REMEMBERED` samples are kept as they
+are: those of the largest curvature. But if these few have less than the share `MOST` of the curvature of all samples,
+none is kept, because they would hardly matter. Short streams keep samples. So do long ones whose classes are easy to
+tell apart: then the classifier is unsure of few samples.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from softmaxloss.linear_fit import Descent
     from softmaxloss.moments import Float64s
 
-# The curvature of the quadratic is START times the one where the iterations start, plus 1 - START times the one where
-# they end. At the end alone, a batch of one class has hardly any, because the model is sure of every sample.
+# After L-BFGS, the curvature of a row is START times that where the iterations started, plus 1 - START times that where
+# they ended. If it were measured only where they ended, a batch of one class would add almost no curvature: the model
+# is then sure of every sample.
 START = 0.05
 REMEMBERED = 2048
 MOST = 0.8
@@ -55,13 +57,16 @@ class Past(NamedTuple):
     """What is kept of the samples seen so far."""
 
     weight: float  # the total weight of all of them
-    loss: float  # the mean loss at the latest coefficients, less the share of the kept samples
-    penalty: float  # the factor of |coef|**2 / 2 beside the mean loss
-    d_coef: Float64s  # the gradient of mean loss and penalty there, less the share of the kept samples
+    # The mean loss at the latest coefficients, less the share of the kept samples; an estimate with many features.
+    loss: float
+    penalty: float  # the factor of |coef|**2 / 2 that is added to the mean loss
+    # The gradient of mean loss and penalty there, less the share of the kept samples. With many features it is one 0 if
+    # the minimum was reached.
+    d_coef: Float64s
     d_intercept: Float64s
-    moments: Moments  # of the features of samples that are not kept; rows have their curvature in the mean loss
+    moments: Moments  # of the features of samples that are not kept; see the top of this file
     fit_intercept: bool
-    samples: Samples | None = None  # that are kept; their weights are shares of `weight`
+    samples: Samples | None = None  # the kept samples; each weight is a fraction of `weight`
 
     @classmethod
     def of(cls, objective: Objective, descent: Descent) -> Past:
@@ -75,9 +80,9 @@ class Past(NamedTuple):
         return cls(objective.weight, loss, objective.penalty, d_coef, d_intercept, moments, descent.fit_intercept)
 
     def remembering(self, parts: list[Part], descent: Descent, older: Moments | None = None) -> Past:
-        """Return this past, but keep samples of the parts if few of them have most of the curvature.
+        """Return this past, but keep samples of the parts if at most REMEMBERED of them have most of the curvature.
 
-        The samples of `older`, an older quadratic, are gone. Its moments are scaled to their share.
+        `older` has the moments of the previous quadratic, scaled to its share of the mean loss. Its samples are gone.
         """
         if self.has_many_features:
             return self
@@ -113,7 +118,7 @@ class Past(NamedTuple):
     def among(self, features: NDArray[np.intp] | None, n_features: int) -> Past:
         """Return this past for `n_features` features, of which it knows those at the places `features`.
 
-        The others were 0 in every sample. None stands for all features.
+        The others were 0 in every sample. None stands for all features. Correlations between features are dropped.
         """
         if features is None:
             return self

@@ -127,7 +127,7 @@ def write_gradients(
 ) -> None:
     """Turn exponentials into gradients: 0 in rows of weight 0 and for classes that do not exist."""
     n_classes, n_far = columns.shape[0], 0
-    for c in range(size):
+    for c in range(size):  # most first factors are 1
         n_far += factors.first[c] != 1
     for j in range(n_classes if n_far > 0 else 0):
         for c in range(size):
@@ -157,7 +157,7 @@ def _fill(column: Any, tile: Tile, factors: TileFactors) -> None:
 
 @inline
 def _scale_four(y: Any, tile: Tile, factors: TileFactors, j: int) -> None:
-    """Turn exponentials of four classes into gradients, if only targets have q > 0: faster than one by one."""
+    """Turn exponentials of four classes, times the first factors, into gradients, where only targets have q > 0."""
     zero = y[0].dtype.type(0)
     for c in range(y[0].size):
         factor, t, at_t = factors.second[c], tile.target[c], factors.at_target[c]
@@ -169,7 +169,7 @@ def _scale_four(y: Any, tile: Tile, factors: TileFactors, j: int) -> None:
 
 @fused
 def _scale(column: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
-    """Turn exponentials of class j into gradients."""
+    """Turn exponentials of class j, times the first factors, into gradients."""
     real, is_dense = column.dtype.type, has_dense_q(rows)
     for c in range(column.size):
         of_q = real(factors.d[c] * q_of_class(rows, group, start + c, j, tile.label[c])) if is_dense else real(0)
