@@ -252,3 +252,24 @@ def test_a_winner_at_any_distance_from_another_block_is_right(n_classes, dtype, 
     np.testing.assert_array_equal(p, expected)
     losses = sl.cross_entropy(rows, [n_classes - 1, 0, 5], temperature=temperature, reduction="none")
     np.testing.assert_allclose(losses, [0, np.log(2048), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "ignored", "matches"),
+    [
+        (np.uint64, 2**64 - 100, 2**64 - 100, True),
+        (np.uint64, 2**64 - 100, -100, False),
+        (np.int64, -100, 2**64 - 100, False),
+        (np.int8, -100, -100, True),
+        (np.int8, -100, 156, False),
+        (np.uint8, 156, -100, False),
+    ],
+)
+def test_ignore_index_is_compared_as_a_number_and_not_as_bits(dtype, stored, ignored, matches):
+    targets = np.array([1, stored, 0], dtype)
+    if matches:
+        loss = sl.cross_entropy(np.zeros((3, 3)), targets, ignore_index=ignored, reduction="none")
+        np.testing.assert_array_equal(loss == 0, [False, True, False])
+    else:
+        with pytest.raises(ValueError, match=f"label {stored}"):
+            sl.cross_entropy(np.zeros((3, 3)), targets, ignore_index=ignored)

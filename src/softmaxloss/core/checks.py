@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core.dtypes import is_half, result_dtype
+from softmaxloss.core.memory import reused_copy
 
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
@@ -323,18 +324,20 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
 
 
 def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return row weights as a one-dimensional array of float64."""
+    """Return a copy of row weights as a one-dimensional array of float64."""
     given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # bools say which rows count
-    array = np.array(given if mask else numbers("sample_weight", given), dtype=np.float64, order="C")
-    if array.shape != batch_shape:
-        fits = array.ndim > 0 and array.size == np.prod(batch_shape)
+    if not mask:
+        numbers("sample_weight", given)
+    if given.shape != batch_shape:
+        fits = given.ndim > 0 and given.size == np.prod(batch_shape)
         remedy = f"; pass np.reshape(sample_weight, {batch_shape})" if fits else ""
         raise ValueError(
-            f"sample_weight must have one entry per row, shape {batch_shape}, got {of_shape(array)}{remedy}"
+            f"sample_weight must have one entry per row, shape {batch_shape}, got {of_shape(given)}{remedy}"
         )
-    _finite_and_non_negative("sample_weight", array)
-    return array.reshape(-1)
+    weight = reused_copy(given, np.dtype(np.float64))
+    _finite_and_non_negative("sample_weight", weight.reshape(batch_shape))
+    return weight
 
 
 def upstream(value: ArrayLike, shape: tuple[int, ...], name: str = "upstream") -> NDArray[np.float64]:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from softmaxloss.core.memory import FEWEST_BYTES, reused_empty
 from softmaxloss.kernels.side_by_side.columns import columns_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Array = NDArray[Any]
 
@@ -73,6 +74,9 @@ class Layout:
         so no bit of a result depends on it.
     in_order : bool
         Whether there are rows, and kernels can take an array of this shape directly if it is in C order.
+    empty : function (shape, dtype)
+        Return an uninitialized array for one call. It is `reused_empty` of core/memory.py, or np.empty if all such
+        arrays are small: this saves 0.1 microseconds.
     scratch : tuple of int
         The shape of the scratch memory that kernels need to compute rows side by side.
     share, n_shares : int
@@ -96,6 +100,8 @@ class Layout:
         apart = (1, self.n_classes) if self.classes_last else (width, 1)
         self._strides = (self.n_rows // max(width, 1), self.n_classes, width, self.n_classes * width, *apart)
         self.scratch = columns_shape(self.n_classes, transposed=self.classes_last)
+        self.empty: Callable[[tuple[int, ...], np.dtype[Any]], Array]
+        self.empty = reused_empty if 8 * max(self.n_rows, prod(self.scratch)) >= FEWEST_BYTES else np.empty
         self.share = self._rows_of(SHARE_ELEMENTS)
         if self.class_major:
             self.share = -(-self.share // SHARE_ROWS) * SHARE_ROWS

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from softmaxloss.core import checks, target_checks
 from softmaxloss.core.dtypes import kernel_dtype
 from softmaxloss.core.layout import Layout, layout_of
+from softmaxloss.core.memory import reused_copy, reused_empty
 from softmaxloss.core.rows import ALL_CLASSES, ALL_ONE, NO_LABELS, ONE, Rows, logits_alone
 from softmaxloss.core.threads import for_each
 from softmaxloss.kernels import summary as summary_kernels
@@ -121,7 +122,7 @@ def describe(
     if target.ndim == len(layout.batch_shape):
         if of is None:
             label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
-            unsmoothed = r[label] if r.size else ONE
+            unsmoothed = np.take(r, label, out=reused_empty(label.shape, _FLOAT), mode="clip") if r.size else ONE
         else:
             label, weight = _labels(target, weight, ignore_index, _among_all(exists, of), of.n_classes)
             label, unsmoothed = _in_slice(label - of.first, r, exists, layout.n_classes)
@@ -134,9 +135,13 @@ def describe(
 
     with np.errstate(all="ignore"):
         mean_class_weight = float(r.sum() if r.size else here) / max(n_existing, 1)
-        # both formulas are equal; `low` rounds less if eps < 0.5, `high` if eps >= 0.5: keep = 1 - eps is exact there
-        low, high = unsmoothed + eps * (mean_class_weight - unsmoothed), keep * unsmoothed + eps * mean_class_weight
-        mass = low if eps < 0.5 else high
+        # equal formulas: the second rounds less if eps < 0.5, the third if eps >= 0.5, where keep = 1 - eps is exact
+        if eps == 0:
+            mass = unsmoothed
+        elif eps < 0.5:
+            mass = unsmoothed + eps * (mean_class_weight - unsmoothed)
+        else:
+            mass = keep * unsmoothed + eps * mean_class_weight
         divisor = _total(weight, unsmoothed, layout.n_rows)
         if reduction == "mean":
             counts = divisor > 0 or bool(np.any((weight > 0) & (unsmoothed > 0)))
@@ -149,7 +154,9 @@ def describe(
 
 def averaged(weight: Float64s, divisor: float) -> Float64s:
     """Divide the weights of rows, so that their weighted losses add up to the mean; a mean over nothing is 0."""
-    return weight / divisor if divisor > 0 else weight * 0.0
+    if divisor <= 0:
+        return weight * 0.0
+    return np.divide(weight, divisor, out=reused_empty(weight.shape, _FLOAT))
 
 
 def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
@@ -276,16 +283,19 @@ def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
 
 def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
     """Return the sum of weight * unsmoothed over the rows."""
-    products = weight * unsmoothed  # not np.dot: the last bit of BLAS depends on its threads
+    if weight is ONE or unsmoothed is ONE:
+        products = unsmoothed if weight is ONE else weight
+    else:  # not np.dot: the last bit of BLAS depends on its threads
+        products = np.multiply(weight, unsmoothed, out=reused_empty(weight.shape, _FLOAT))
     return float(np.sum(products)) if len(products) == n_rows else n_rows * float(products[0])
 
 
-_INTEGER = np.dtype(np.int64)
+_INTEGER, _FLOAT = np.dtype(np.int64), np.dtype(np.float64)
 
 
 def _plain_labels(target: Array, n_classes: int) -> NDArray[np.int64] | None:
     """Return a copy of labels: kernels rely on labels that do not change. Return None if not all are classes."""
-    labels = target.astype(_INTEGER).ravel()
+    labels = reused_copy(target, _INTEGER)
     return labels if target_kernels.all_within(labels, n_classes) else None
 
 
@@ -297,13 +307,15 @@ def _labels(
         plain = _plain_labels(target, n_classes)
         if plain is not None:
             return plain, weight
-    labels = target.reshape(-1)
-    weight = _for_each_row(weight, labels.size)
-    if ignore_index is not None:
-        weight = np.where(labels == checks.integer("ignore_index", ignore_index), 0.0, weight)
-    live = weight != 0
-    target_checks.labels(labels, live, exists, n_classes, target.shape)
-    return np.where(live, labels, 0).astype(np.int64), weight
+    label = reused_copy(target, _INTEGER)
+    weight = reused_copy(np.broadcast_to(ONE, target.size), _FLOAT) if weight is ONE else weight
+    ignored = None if ignore_index is None else checks.integer("ignore_index", ignore_index)
+    low, high = np.iinfo(target.dtype).min, np.iinfo(target.dtype).max
+    ignores = ignored is not None and low <= ignored <= high  # no label of this dtype equals any other number
+    as_label = np.array(ignored if ignores else 0, target.dtype).astype(_INTEGER)
+    if target_kernels.read_labels(label, ignores, as_label[()], exists, n_classes, weight):
+        target_checks.labels(target.reshape(-1), weight != 0, exists, n_classes, target.shape)
+    return label, weight
 
 
 def _among_all(exists: NDArray[np.bool_], of: Slice) -> NDArray[np.bool_]:

@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
+FLOAT64 = np.dtype(np.float64)
 
 
 def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     """Return the RowSummary of each row of logits. For a row of weight 0 its numbers are arbitrary."""
     summary = new_summary(layout.n_rows)
-    stage(_losses_and_gradients, logits, rows, layout, (ONE, np.empty(layout.n_rows), *summary))
+    stage(_losses_and_gradients, logits, rows, layout, (ONE, layout.empty((layout.n_rows,), FLOAT64), *summary))
     return summary
 
 
 def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
     """Return the weighted loss of each row of logits."""
-    loss = np.empty(layout.n_rows)
+    loss = layout.empty((layout.n_rows,), FLOAT64)
     stage(_losses_and_gradients, logits, rows, layout, (ONE, loss))
     return loss
 
@@ -48,7 +49,7 @@ def losses_and_gradients(
 
     For logits of a slice of the classes, `whole` are the summaries of the whole rows.
     """
-    loss = np.empty(layout.n_rows)
+    loss = layout.empty((layout.n_rows,), FLOAT64)
     kernel = _losses_and_gradients if whole is None else _losses_and_gradients_of_slice
     stage(kernel, logits, rows, layout, (d_loss, loss, *(whole or ())), out=out, cap=rows.softcap)
     return loss
@@ -56,7 +57,7 @@ def losses_and_gradients(
 
 def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the softmax of z of each row to `out`: it is the gradient of logsumexp with respect to z."""
-    per_row = np.array([rows.temperature]), np.empty(layout.n_rows)
+    per_row = np.array([rows.temperature]), layout.empty((layout.n_rows,), FLOAT64)
     stage(_losses_and_gradients, logits, rows.without_targets(), layout, per_row, out=out)
 
 

@@ -102,7 +102,7 @@ def stage_piece(piece: Piece, logits: Array, rows: Rows, layout: Layout, per_row
 
 def scratch_for_columns(layout: Layout, logits: Arranged) -> Array:
     """Return scratch memory for the classes of rows that one thread computes side by side."""
-    return np.empty(layout.scratch, _computed_dtype(logits[0]))
+    return layout.empty(layout.scratch, _computed_dtype(logits[0]))
 
 
 def scratch_for_rows(layout: Layout, logits: Arranged, out: Any) -> Array:
@@ -113,7 +113,7 @@ def scratch_for_rows(layout: Layout, logits: Arranged, out: Any) -> Array:
     private = layout.n_classes <= PRIVATE_CLASSES or layout.n_rows >= MANY_ROWS * get_num_threads()
     # a row may be read a second time, so its exponentials must not take the place of the logits
     if private or out.dtype != dtype or np.may_share_memory(logits, out):
-        return np.empty((n_rows, layout.n_classes), dtype)
+        return layout.empty((n_rows, layout.n_classes), dtype)
     return out  # type: ignore[no-any-return]
 
 

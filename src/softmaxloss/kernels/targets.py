@@ -20,6 +20,24 @@ def all_within(labels: Any, n_classes: int) -> bool:
 
 
 @kernel
+def read_labels(labels: Any, ignores: bool, ignored: int, exists: Any, n_classes: int, weight: Any) -> int:
+    """Give weight 0 to ignored rows and label 0 to rows of weight 0; return how many other labels are no such class.
+
+    Such a class lies in 0..n_classes-1 and exists.
+    """
+    wrong = 0
+    for i in range(labels.size):
+        label = labels[i]
+        if ignores and label == ignored:
+            weight[i] = 0.0
+        if weight[i] == 0.0:
+            labels[i] = 0
+        elif not 0 <= label < n_classes or (exists.size and not exists[label]):
+            wrong += 1
+    return wrong
+
+
+@kernel
 def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
     """Fill unsmoothed = sum_j r_j P_j, the label, and whether P is wrong, of each row of nonzero weight.
 

@@ -21,7 +21,7 @@ from softmaxloss.kernels.numerics.exponential import (
     reduced,
 )
 from softmaxloss.kernels.numerics.lanes import LANES, clear, fold, lane_sum
-from softmaxloss.kernels.row import half_gap, q_of_class
+from softmaxloss.kernels.row import half_gap, q_of, q_of_class
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -170,13 +170,27 @@ def _add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
         run[lane] = (a + b) + (c + d)
 
 
-@fused
+@inline
 def moments(
     z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any
 ) -> tuple[float, float]:
     """Return sum_j q_j (peak - z_j) / 2 and sum_j q_j over a block of logits, without the target."""
     clear(lanes.first)
-    clear(lanes.second)
+    if rows.dense is not None or rows.class_weight.size > 0:
+        clear(lanes.second)
+        _add_moments(z, peak, rows, i, start, label, target, lanes)
+        return lane_sum(lanes.first), lane_sum(lanes.second)
+    # all classes but the target have the same q
+    half_peak = 0.5 * np.float64(peak) if peak > -math.inf else 0.0
+    left = target - start if start <= target < start + z.size else z.size
+    for part in (z[:left], z[left + 1 :]):
+        _add_half_gaps(part, half_peak, lanes.first)
+    q = q_of(rows, 1.0, 0.0)
+    return q * lane_sum(lanes.first), q * (z.size - (left < z.size))
+
+
+@fused
+def _add_moments(z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any) -> None:
     for begin in range(0, z.size, LANES):
         part = z[begin : begin + LANES]
         for lane in range(part.size):
@@ -184,4 +198,11 @@ def moments(
             q = 0.0 if j == target else q_of_class(rows, 0, i, j, label)
             lanes.first[lane] += q * half_gap(np.float64(part[lane]), np.float64(peak)) if q > 0.0 else 0.0
             lanes.second[lane] += q
-    return lane_sum(lanes.first), lane_sum(lanes.second)
+
+
+@fused
+def _add_half_gaps(z: Any, half_peak: float, lanes: Any) -> None:
+    for begin in range(0, z.size, LANES):
+        part = z[begin : begin + LANES]
+        for lane in range(part.size):
+            lanes[lane] += half_peak - 0.5 * np.float64(part[lane])

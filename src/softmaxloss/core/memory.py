@@ -1,0 +1,68 @@
+"""Memory of arrays that serve one call only. Each thread keeps it for its next call.
+
+Memory that comes new from the system costs a page fault for every 4 KiB. The C library often gives memory back as soon
+as an array is freed. Then the faults of losses, labels and scratch memory would take as long as a loss of ten classes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Arrays of fewer bytes cause few page faults. Arrays of more bytes are not kept: a program may never need them again.
+FEWEST_BYTES, MOST_BYTES = 1 << 17, 1 << 24
+MOST_KEPT = 4  # by each thread
+CACHE_LINE = 64  # bytes
+
+
+class _Kept(NamedTuple):
+    memory: bytearray  # not an array: `base` of a view of an array leads to the memory, but must lead to the array
+    first: int  # the first byte that begins a cache line
+    user: weakref.ref[Array]  # the last array in this memory: it exists as long as its views
+
+
+_thread = threading.local()  # `kept` lists what this thread keeps, in the order of last use
+
+
+def reused_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an uninitialized array. Its memory is used again when neither the array nor a view of it exists."""
+    n_bytes = prod(shape) * dtype.itemsize
+    if not FEWEST_BYTES <= n_bytes <= MOST_BYTES:
+        return np.empty(shape, dtype)
+    kept: list[_Kept] = _thread.__dict__.setdefault("kept", [])
+    memory, first = _taken_from(kept, n_bytes) or _new(n_bytes)
+    array = np.ndarray(shape, dtype, memory, first)
+    kept.append(_Kept(memory, first, weakref.ref(array)))
+    del kept[:-MOST_KEPT]
+    return array
+
+
+def reused_copy(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a flat copy of an array, in C order. Its memory is used again as that of `reused_empty`."""
+    if array.size * dtype.itemsize < FEWEST_BYTES:
+        return array.astype(dtype).ravel()  # a third of the time
+    copy = reused_empty((array.size,), dtype)
+    copy.reshape(array.shape)[...] = array
+    return copy
+
+
+def _taken_from(kept: list[_Kept], n_bytes: int) -> tuple[bytearray, int] | None:
+    """Remove memory that nothing uses, and that has at least this size, from the list. Return it, or None."""
+    for i in reversed(range(len(kept))):
+        memory, first, user = kept[i]
+        if len(memory) >= n_bytes + CACHE_LINE and user() is None:
+            del kept[i]
+            return memory, first
+    return None
+
+
+def _new(n_bytes: int) -> tuple[bytearray, int]:
+    memory = bytearray(n_bytes + CACHE_LINE)
+    return memory, -np.frombuffer(memory, np.uint8).ctypes.data % CACHE_LINE
