@@ -278,7 +278,7 @@ def _of_labels(
 
 def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
     """Return one number per row, given one per row or one for all rows."""
-    return value if len(value) == n_rows else np.full(n_rows, value)
+    return value if len(value) == n_rows else reused_copy(np.broadcast_to(value, n_rows), _FLOAT)
 
 
 def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
@@ -343,8 +343,9 @@ def _in_slice(
 
 def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.int64], Float64s]:
     """Return the label of each one-hot row, or -1 - t for other rows, and sum_j r_j P_j. Skip rows of weight 0."""
-    rows = rows.with_labels(np.full(layout.n_rows, -1))
-    unsmoothed, wrong = np.zeros(layout.n_rows), np.zeros(layout.n_rows, bool)
+    rows = rows.with_labels(reused_copy(np.broadcast_to(-1, layout.n_rows), _INTEGER))
+    unsmoothed = reused_copy(np.broadcast_to(0.0, layout.n_rows), _FLOAT)
+    wrong = np.zeros(layout.n_rows, bool)
     by_row = layout.row_by_row
 
     def read(piece: Piece) -> None:
@@ -353,6 +354,6 @@ def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.in
         block = by_row.arranged(part, read_only=True)
         target_kernels.read_dense_rows(block, some.fields(), unsmoothed[piece.rows], wrong[piece.rows])
 
-    for_each(read, by_row.pieces())
+    for_each(read, layout.pieces())
     target_checks.soft_targets(dense, wrong, rows.class_mask, layout.axis)
     return rows.label, unsmoothed

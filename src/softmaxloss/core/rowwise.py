@@ -71,11 +71,14 @@ def _losses_and_gradients_of_slice(s: Staged) -> None:
 
 def _run(s: Staged, summary: RowSummary | None, whole: RowSummary | None) -> None:
     layout, z, rows, per_row, out, streamed, taken = s
+    fields, d_loss, loss = rows.fields(), per_row[0], per_row[1]
     if layout.class_major:
-        kernel, scratch = side_by_side.losses_and_gradients, scratch_for_columns(layout, z)
+        scratch, kernel = scratch_for_columns(layout, z), side_by_side.losses_and_gradients
+        dense_scratch = None if rows.dense is None else scratch_for_columns(layout, rows.dense)
+        kernel(z, fields, d_loss, taken, layout.share, scratch, dense_scratch, loss, out, streamed, summary, whole)
     else:
-        kernel, scratch = by_row.losses_and_gradients, scratch_for_rows(layout, z, out)
-    kernel(z, rows.fields(), per_row[0], taken, layout.share, scratch, per_row[1], out, streamed, summary, whole)
+        scratch, kernel = scratch_for_rows(layout, z, out), by_row.losses_and_gradients
+        kernel(z, fields, d_loss, taken, layout.share, scratch, loss, out, streamed, summary, whole)
 
 
 def log_softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:

@@ -7,6 +7,7 @@ back. Logits under a soft cap, and targets in half precision or bools, also go p
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -134,7 +135,12 @@ def _lies_in_order(array: Array) -> bool:
 
 def _nowhere(z: Arranged) -> Arranged:
     """Return an empty array in the format of the logits."""
-    return (np.empty(0, z[0].dtype), *z[1:]) if isinstance(z, tuple) else np.empty((0, z.shape[1]), z.dtype)
+    return (_nothing(z[0].dtype), *z[1:]) if isinstance(z, tuple) else np.empty((0, z.shape[1]), z.dtype)
+
+
+@cache
+def _nothing(dtype: np.dtype[Any]) -> Array:
+    return np.empty(0, dtype)
 
 
 def _stand_in(place: Array, z: Arranged, layout: Layout, *, apart: bool) -> tuple[Array, Arranged]:

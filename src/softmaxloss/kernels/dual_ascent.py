@@ -69,7 +69,7 @@ def ascend(
             length += inverse[columns[a]] * values[a] * values[a]
         lse, square = fill_softmax(z, p), 0.0
         for j in range(z.size):
-            q = q_of_class(rows, 0, i, j, label)
+            q = q_of_class(rows, i, j, label)
             losses[i] += weight * q * (lse - z[j]) if q > 0.0 else 0.0
             curvatures[i] += p[j] * (1.0 - p[j])
             e[j] = scale * weight * gradient_of(p[j], mass, q) - dual[i, j - first] if j >= first else 0.0

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from softmaxloss.kernels.class_major import ClassMajor, place_of
 from softmaxloss.kernels.machine.compilation import by_type, fused, inline
 from softmaxloss.kernels.numerics.double_double import double_double, over, plus, rounded, times, two_sum
 from softmaxloss.kernels.numerics.exponential import (
@@ -61,6 +60,20 @@ class RowFields(NamedTuple):
     temperature: Any = 1.0  # T; a kernel turns it into a Temperature
 
 
+class Columns(NamedTuple):
+    """Target distributions of a tile of rows that are computed side by side, as a kernel keeps them in `dense`."""
+
+    of_class: Any  # (V, rows of the tile): P
+
+
+@inline
+def with_dense(rows: Any, dense: Any) -> RowFields:
+    """Return the same rows with other target distributions."""
+    w, r, mask = rows.weight, rows.class_weight, rows.class_mask
+    numbers = rows.keep, rows.floor, rows.favourite, rows.z_loss, rows.softcap, rows.temperature
+    return RowFields(rows.label, dense, rows.mass, w, r, mask, *numbers)
+
+
 @inline
 def rows_of(fields: Any) -> RowFields:
     """Return the descriptor inside a kernel: `fields` are its arrays, then one array of its numbers."""
@@ -81,13 +94,13 @@ def class_weight_of(class_weight: Any, j: int) -> float:
 
 
 @by_type
-def probability_of(dense: Any, group: int, i: int, j: int, label: int) -> Any:
-    """Return P_j of row i of a group; see `q_of_class`."""
+def probability_of(dense: Any, i: int, j: int, label: int) -> Any:
+    """Return P_j of row i; see `q_of_class`."""
     if isinstance(dense, types.NoneType):
-        return lambda dense, group, i, j, label: 1.0 if j == label else 0.0
+        return lambda dense, i, j, label: 1.0 if j == label else 0.0
     if isinstance(dense, types.Array):
-        return lambda dense, group, i, j, label: dense[_UNSIGNED(i), _UNSIGNED(j)]
-    return lambda dense, group, i, j, label: dense[0][_UNSIGNED(place_of(ClassMajor(*dense), group, j, i))]
+        return lambda dense, i, j, label: dense[_UNSIGNED(i), _UNSIGNED(j)]
+    return lambda dense, i, j, label: dense.of_class[_UNSIGNED(j), _UNSIGNED(i)]
 
 
 @inline
@@ -103,9 +116,9 @@ def q_of(rows: Any, class_weight: float, probability: float) -> Any:
 
 
 @inline
-def q_of_class(rows: Any, group: int, i: int, j: int, label: int) -> Any:
-    """Return q_j of row i, which is counted within its group where rows are side by side."""
-    probability = probability_of(rows.dense, group, i, j, label)
+def q_of_class(rows: Any, i: int, j: int, label: int) -> Any:
+    """Return q_j of row i, which is counted within its tile where rows are side by side."""
+    probability = probability_of(rows.dense, i, j, label)
     return q_of(rows, class_weight_of(rows.class_weight, j), probability)
 
 

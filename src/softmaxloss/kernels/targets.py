@@ -3,10 +3,13 @@
 import math
 from typing import Any
 
-from softmaxloss.kernels.by_row.blocks import BLOCK, highest
+import numpy as np
+
+from softmaxloss.kernels.by_row.blocks import BLOCK, first_index, highest, highest_negated
 from softmaxloss.kernels.machine.compilation import inline, kernel
+from softmaxloss.kernels.machine.intrinsics import higher
 from softmaxloss.kernels.numerics.double_double import two_sum
-from softmaxloss.kernels.numerics.lanes import LANES, clear, lane_sum, lanes_for
+from softmaxloss.kernels.numerics.lanes import FOLDED, LANES, clear, lane_sum, lanes_for
 from softmaxloss.kernels.row import class_weight_of, q_of, rows_of
 
 
@@ -48,43 +51,74 @@ def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
     for i in range(dense.shape[0]):
         if rows.weight[i] == 0.0:
             continue
-        row, total, low, nonzero, ones, places, wrongs = dense[i], 0.0, 0.0, 0, 0, 0, 0
-        clear(lanes.second)
+        row, total, low, top, bottom = dense[i], 0.0, 0.0, dense.dtype.type(0), dense.dtype.type(0)
         for start in range(0, row.size, BLOCK):
-            block = row[start : start + BLOCK]
-            total, error = two_sum(total, _weighted_sum(block, rows, start, lanes))
+            block, r = row[start : start + BLOCK], rows.class_weight[start : start + BLOCK]
+            top, bottom = higher(top, highest(block)), higher(bottom, highest_negated(block))
+            total, error = two_sum(total, _weighted_sum(block, r, lanes.first))
             low += error
-            for j in range(block.size):
-                nonzero += block[j] != 0
-                ones += block[j] == 1
-                places += start + j if block[j] == 1 else 0
-                wrongs += not 0 <= block[j] < math.inf
-        for j in range(rows.class_mask.size):
-            wrongs += row[j] != 0 and not rows.class_mask[j]
         unsmoothed[i] = total + low
-        wrong[i] = wrongs > 0
-        rows.label[i] = -1 - _first_wanted(row, rows, highest(lanes.second))
-        if nonzero == 1 and ones == 1:
-            rows.label[i], unsmoothed[i] = places, class_weight_of(rows.class_weight, places)
+        if bottom > 0 or not math.isfinite(total) or rows.class_mask.size > 0:
+            wrong[i] = _is_wrong(row, rows.class_mask)
+        is_one_hot = top == 1 and _count_nonzero(row) == 1
+        has_largest_q = is_one_hot or (top > 0 and rows.class_weight.size == 0)  # the class of the highest P
+        place = _first_of(row, top) if has_largest_q else _first_wanted(row, rows)
+        rows.label[i] = place if is_one_hot else -1 - place
 
 
 @inline
-def _weighted_sum(block: Any, rows: Any, start: int, lanes: Any) -> float:
-    """Return sum_j r_j P_j over a block; meanwhile lanes.second keeps the largest q."""
-    clear(lanes.first)
+def _weighted_sum(block: Any, class_weight: Any, lanes: Any) -> float:
+    """Return sum_j r_j P_j over a block. A few terms are summed by two_sum alone, which takes less time than lanes."""
+    if block.size <= FOLDED:
+        total = low = 0.0
+        for j in range(block.size):
+            total, error = two_sum(total, class_weight_of(class_weight, j) * block[j])
+            low += error
+        return total + low
+    lanes = lanes[: min(LANES, block.size)]
+    clear(lanes)
     for begin in range(0, block.size, LANES):
-        part = block[begin : begin + LANES]
+        part, r = block[begin : begin + LANES], class_weight[begin : begin + LANES]
         for lane in range(part.size):
-            r = class_weight_of(rows.class_weight, start + begin + lane)
-            lanes.first[lane] += r * part[lane]
-            q = q_of(rows, r, part[lane])
-            lanes.second[lane] = q if q > lanes.second[lane] else lanes.second[lane]
-    return lane_sum(lanes.first)
+            lanes[lane] += class_weight_of(r, lane) * part[lane]
+    return lane_sum(lanes)
 
 
 @inline
-def _first_wanted(row: Any, rows: Any, most: float) -> int:
+def _is_wrong(row: Any, class_mask: Any) -> bool:
+    wrongs = 0
+    for j in range(row.size):
+        wrongs += not 0 <= row[j] < math.inf
+    for j in range(class_mask.size):
+        wrongs += row[j] != 0 and not class_mask[j]
+    return wrongs > 0
+
+
+@inline
+def _count_nonzero(row: Any) -> int:
+    count = 0
+    for j in range(row.size):
+        count += row[j] != 0
+    return count
+
+
+@inline
+def _first_of(row: Any, value: Any) -> int:
+    """Return the first class with this probability, or 0."""
+    for start in range(0, row.size, BLOCK):
+        block = row[start : start + BLOCK]
+        j = first_index(block, value)
+        if j < block.size:
+            return start + j
+    return 0
+
+
+@inline
+def _first_wanted(row: Any, rows: Any) -> int:
     """Return the first existing class whose q is the largest, up to rounding; 0 if there is none."""
+    most = 0.0
+    for j in range(row.size):
+        most = higher(most, np.float64(q_of(rows, class_weight_of(rows.class_weight, j), row[j])))
     for j in range(row.size):
         q = q_of(rows, class_weight_of(rows.class_weight, j), row[j])
         if q >= most * (1.0 - 2.0**-40) and (rows.class_mask.size == 0 or rows.class_mask[j]):

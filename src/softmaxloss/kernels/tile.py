@@ -76,14 +76,14 @@ tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors,
 
 
 @inline
-def begin_tile(rows: Any, tile: Tile, group: int, start: int, first: int, size: int) -> None:
-    """Fill in all that does not depend on logits; row `first` of the batch is row `start` of its group."""
+def begin_tile(rows: Any, tile: Tile, first: int, size: int, dense_first: int) -> None:
+    """Fill in all that does not depend on logits; row `first` of the batch is row `dense_first` of `rows.dense`."""
     _copy_numbers(rows.mass, first, tile.mass[:size])
     _copy_numbers(rows.weight, first, tile.weight[:size])
     label = rows.label[first : first + size]
     for c in range(size):
         tile.label[c], tile.target[c] = label[c], target_of(rows, label[c])
-        tile.q_target[c] = q_of_class(rows, group, start + c, tile.target[c], label[c])
+        tile.q_target[c] = q_of_class(rows, dense_first + c, tile.target[c], label[c])
 
 
 @inline

@@ -105,7 +105,7 @@ def choose_part(
         chance = abs(g) * reciprocal
         drawn = (real(np.int32(words[lane] >> np.uint32(1))) + real(0.5)) * real(2.0**-31)
         sampled = real(0) if chance <= drawn else t if g > 0 else -t
-        wanted = probability_of(dense, 0, i, start + lane, label) > 0
+        wanted = probability_of(dense, i, start + lane, label) > 0
         always = wanted or not chance < 1
         kept[lane] = g if always else sampled
         variance = real(0) if always else chance * (real(1) - chance)

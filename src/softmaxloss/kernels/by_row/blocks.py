@@ -21,7 +21,7 @@ from softmaxloss.kernels.numerics.exponential import (
     reduced,
 )
 from softmaxloss.kernels.numerics.lanes import LANES, clear, fold, lane_sum
-from softmaxloss.kernels.row import half_gap, q_of, q_of_class
+from softmaxloss.kernels.row import class_weight_of, q_of, q_of_class
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -71,6 +71,15 @@ def highest(z: Any) -> Any:
     top = z.dtype.type(-math.inf)
     for j in range(z.size):
         top = higher(top, z[j])
+    return top
+
+
+@inline
+def highest_negated(z: Any) -> Any:
+    """Return the maximum of -z, which may ignore a NaN."""
+    top = z.dtype.type(-math.inf)
+    for j in range(z.size):
+        top = higher(top, -z[j])
     return top
 
 
@@ -175,34 +184,41 @@ def moments(
     z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any
 ) -> tuple[float, float]:
     """Return sum_j q_j (peak - z_j) / 2 and sum_j q_j over a block of logits, without the target."""
+    half_peak, left = 0.5 * np.float64(peak) if peak > -math.inf else 0.0, z.size
+    if start <= target < start + z.size:
+        left = target - start
     clear(lanes.first)
-    if rows.dense is not None or rows.class_weight.size > 0:
-        clear(lanes.second)
-        _add_moments(z, peak, rows, i, start, label, target, lanes)
-        return lane_sum(lanes.first), lane_sum(lanes.second)
-    # all classes but the target have the same q
-    half_peak = 0.5 * np.float64(peak) if peak > -math.inf else 0.0
-    left = target - start if start <= target < start + z.size else z.size
-    for part in (z[:left], z[left + 1 :]):
-        _add_half_gaps(part, half_peak, lanes.first)
-    q = q_of(rows, 1.0, 0.0)
-    return q * lane_sum(lanes.first), q * (z.size - (left < z.size))
-
-
-@fused
-def _add_moments(z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any) -> None:
-    for begin in range(0, z.size, LANES):
-        part = z[begin : begin + LANES]
-        for lane in range(part.size):
-            j = start + begin + lane
-            q = 0.0 if j == target else q_of_class(rows, 0, i, j, label)
-            lanes.first[lane] += q * half_gap(np.float64(part[lane]), np.float64(peak)) if q > 0.0 else 0.0
-            lanes.second[lane] += q
+    if rows.dense is None and rows.class_weight.size == 0:
+        for part in (z[:left], z[left + 1 :]):
+            _add_half_gaps(part, half_peak, lanes.first)
+        q = q_of(rows, 1.0, 0.0)  # of all classes but the target
+        return q * lane_sum(lanes.first), q * (z.size - (left < z.size))
+    clear(lanes.second)
+    for begin, end in ((np.int64(0), left), (left + 1, z.size)):
+        _add_moments(z[begin:end], half_peak, rows, i, start + begin, lanes)
+    if rows.dense is None and start <= label < start + z.size and label != target:
+        r = class_weight_of(rows.class_weight, label)
+        more = q_of(rows, r, 1.0) - q_of(rows, r, 0.0)
+        lanes.first[0] += more * (half_peak - 0.5 * np.float64(z[label - start])) if more > 0.0 else 0.0
+        lanes.second[0] += more
+    return lane_sum(lanes.first), lane_sum(lanes.second)
 
 
 @fused
 def _add_half_gaps(z: Any, half_peak: float, lanes: Any) -> None:
+    """Add (peak - z) / 2, which is finite even where peak - z overflows, and inf for z = -inf."""
     for begin in range(0, z.size, LANES):
         part = z[begin : begin + LANES]
         for lane in range(part.size):
             lanes[lane] += half_peak - 0.5 * np.float64(part[lane])
+
+
+@fused
+def _add_moments(z: Any, half_peak: float, rows: Any, i: int, first: int, lanes: Any) -> None:
+    """Add q (peak - z) / 2 and q of classes from the first on, of which a label has the q of any other class."""
+    for begin in range(0, z.size, LANES):
+        part = z[begin : begin + LANES]
+        for lane in range(part.size):
+            q = q_of_class(rows, i, first + begin + lane, -1)
+            lanes.first[lane] += q * (half_peak - 0.5 * np.float64(part[lane])) if q > 0.0 else 0.0
+            lanes.second[lane] += q

@@ -76,7 +76,7 @@ def _subtract_dense_q(
     label, second, d, real = tile.label[c], factors.second[c], factors.d[c], exponentials.dtype.type
     for k in range(out.size):
         j = start + k
-        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q_of_class(rows, 0, i, j, label))), out[k])
+        out[k] = encoded(gradient_of(exponentials[k], second, real(d * q_of_class(rows, i, j, label))), out[k])
 
 
 @inline

@@ -59,7 +59,7 @@ def losses_and_gradients(
         end = min(begin + share, logits.shape[0])
         for first in range(begin, end, most):
             size = min(most, end - first)
-            begin_tile(rows, tile, 0, first, first, size)
+            begin_tile(rows, tile, first, size, first)
             for c in range(size):
                 i = first + c
                 if tile.weight[c] == 0.0:
@@ -91,7 +91,7 @@ def log_softmax(logits: Any, rows: Any, taken: Any, share: int, out: Any) -> Non
     while begin < logits.shape[0]:
         end = min(begin + share, logits.shape[0])
         for i in range(begin, end):
-            begin_tile(rows, tile, 0, i, i, 1)
+            begin_tile(rows, tile, i, 1, i)
             summarize_row(logits, block, dropped, lanes, rows, i, tile, 0, True)
             find_below(tile, 1, rows.temperature)
             finish_sums(rows, tile, 1)

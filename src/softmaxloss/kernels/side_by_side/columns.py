@@ -3,21 +3,43 @@
 A column is contiguous in memory: columns[j] holds the logits of class j for all rows of the tile.
 """
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from softmaxloss.kernels.class_major import place_of
+from numba import types
+
 from softmaxloss.kernels.machine.cache_lines import numbers_before_cache_line, store
 from softmaxloss.kernels.machine.compilation import by_type, inline
 from softmaxloss.kernels.machine.half import decoded
 from softmaxloss.kernels.machine.intrinsics import CACHE_LINE, prefetch
 from softmaxloss.kernels.machine.transpose import transpose
+from softmaxloss.kernels.row import Columns
 from softmaxloss.kernels.tile import MOST_ROWS
 
 # A tile has up to TILE_ELEMENTS logits, or MOST_ROWS rows of few classes, and stays in a second-level cache. Each
 # column begins with a cache line: with vectors that straddle two cache lines, it takes an eighth longer.
 FEWEST_ROWS = 16
 TILE_ELEMENTS = 1 << 14
+
+
+class ClassMajor(NamedTuple):
+    """A flat array of groups of rows; kernels get its fields as a plain tuple, whose type Numba finds sooner.
+
+    Class j of row c in group g, which has `width` rows, is flat[g * group_stride + j * class_stride + c * row_stride].
+    """
+
+    flat: Any
+    groups: int
+    n_classes: int
+    width: int
+    group_stride: int
+    class_stride: int
+    row_stride: int
+
+
+@inline
+def place_of(array: Any, group: int, j: int, row: int) -> int:
+    """Return the index in the flat array of class j of a row in a group."""
+    return group * array.group_stride + j * array.class_stride + row * array.row_stride
 
 
 def columns_shape(n_classes: int, *, transposed: bool) -> tuple[int, int]:
@@ -67,8 +89,8 @@ def next_tile(logits: Any, columns: Any, skew: int, row: int, end: int) -> tuple
 
 
 @inline
-def read_tile(logits: Any, class_mask: Any, columns: Any, scratch: Any, group: int, start: int, size: int) -> None:
-    """Copy rows of a group to columns; classes that do not exist are -inf."""
+def read_tile(logits: Any, columns: Any, scratch: Any, group: int, start: int, size: int) -> None:
+    """Copy rows of a group to columns."""
     if logits.row_stride == 1:
         for j in range(logits.n_classes):
             _decode(logits.flat[place_of(logits, group, j, start) :], columns[j][:size])
@@ -77,9 +99,19 @@ def read_tile(logits: Any, class_mask: Any, columns: Any, scratch: Any, group: i
         rows = _computed(logits.flat[place : place + size * logits.row_stride], scratch)
         flat = columns.reshape(columns.size)
         transpose(rows, logits.row_stride, size, flat, MOST_ROWS, logits.n_classes, True)
-    for j in range(class_mask.size):
-        if not class_mask[j]:
-            columns[j][:size] = -math.inf
+
+
+@by_type
+def dense_tile(dense: Any, scratch: Any, group: int, start: int, size: int) -> Any:
+    """Return the target distributions of rows of a group, copied to columns; or None if there are none."""
+
+    def copied(dense: Any, scratch: Any, group: int, start: int, size: int) -> Any:
+        probabilities = ClassMajor(*dense)
+        columns, rest = columns_in(scratch, probabilities.n_classes)
+        read_tile(probabilities, columns, rest, group, start, size)
+        return Columns(columns)
+
+    return (lambda dense, scratch, group, start, size: None) if isinstance(dense, types.NoneType) else copied
 
 
 @by_type

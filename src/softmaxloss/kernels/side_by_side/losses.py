@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.kernels.class_major import ClassMajor
 from softmaxloss.kernels.machine.compilation import fused, inline, kernel
 from softmaxloss.kernels.machine.shares import take
 from softmaxloss.kernels.numerics.exponential import below_own_peak, reference_of
 from softmaxloss.kernels.numerics.lanes import clear
-from softmaxloss.kernels.row import gradient_of, has_dense_q, q_of_class, rows_of
+from softmaxloss.kernels.row import gradient_of, has_dense_q, q_of_class, rows_of, with_dense
 from softmaxloss.kernels.side_by_side.columns import (
+    ClassMajor,
     columns_in,
+    dense_tile,
     next_tile,
     prefetch_shared,
     read_tile,
@@ -46,6 +47,7 @@ def losses_and_gradients(
     taken: Any,
     share: int,
     scratch: Any,
+    dense_scratch: Any,
     loss: Any,
     out: Any,
     streamed: bool,
@@ -53,6 +55,8 @@ def losses_and_gradients(
     whole: Any,
 ) -> None:
     """Fill the losses of rows, their gradients times d_loss, and their summaries. Rows are taken a share at a time.
+
+    `scratch` has the shape `columns_shape` and serves for logits, `dense_scratch` for dense targets, or is None.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
     are only a part of all, `whole` holds the summaries of whole rows, else None.
@@ -70,10 +74,11 @@ def losses_and_gradients(
             group, start, size = next_tile(logits, columns, skew, row, end)
             if streamed:
                 prefetch_shared(out, group, start + size)
-            summarize_tile(logits, rows, columns, scratch, tile, group, start, size, needs_lse)
+            some = with_dense(rows, dense_tile(rows.dense, dense_scratch, group, start, size))
+            summarize_tile(logits, some, columns, scratch, tile, group, start, size, needs_lse)
             finish_tile(rows, d_loss, tile, factors, row, size, loss, has_gradients, summary, whole)
             if has_gradients:
-                write_gradients(rows, columns, tile, factors, group, start, size)
+                write_gradients(some, columns, tile, factors, size)
                 write_tile(columns, scratch, out, group, start, size, streamed)
             row += size
         begin = take(taken, share)
@@ -93,10 +98,14 @@ def summarize_tile(
 ) -> None:
     """Summarise rows of a group; `columns` gets SCALE * exp((z - R) / T), and 0 for the targets.
 
-    If a row has no wanted class but its lse is needed, it is seen from its winner. So a tiny rest keeps its digits.
+    `rows` hold the dense targets of the tile alone. If a row has no wanted class but its lse is needed, it is seen from
+    its winner. So a tiny rest keeps its digits.
     """
-    begin_tile(rows, tile, group, start, group * logits.width + start, size)
-    read_tile(logits, rows.class_mask, columns, scratch, group, start, size)
+    begin_tile(rows, tile, group * logits.width + start, size, 0)
+    read_tile(logits, columns, scratch, group, start, size)
+    for j in range(rows.class_mask.size):
+        if not rows.class_mask[j]:
+            columns[j][:size] = -math.inf
     find_peaks(columns, tile, logits.n_classes, size)
     if needs_lse:
         see_from_winners(columns, tile, logits.n_classes, size)
@@ -114,7 +123,7 @@ def summarize_tile(
         clear(tile.low_dot[:size])
     if has_dense_q(rows):
         for j in range(logits.n_classes):
-            add_gaps(columns[j][:size], tile, rows, group, j, start)
+            add_gaps(columns[j][:size], tile, rows, j)
     sum_exponentials(logits, columns, tile, group, start, size, rows.temperature)
     for c in range(size):  # see find_peaks
         is_number = (tile.rest[c] >= 0.0 and not math.isnan(tile.target_logit[c])) or tile.peak[c] == math.inf
@@ -122,9 +131,7 @@ def summarize_tile(
 
 
 @inline
-def write_gradients(
-    rows: Any, columns: Any, tile: Tile, factors: TileFactors, group: int, start: int, size: int
-) -> None:
+def write_gradients(rows: Any, columns: Any, tile: Tile, factors: TileFactors, size: int) -> None:
     """Turn exponentials into gradients: 0 in rows of weight 0 and for classes that do not exist."""
     n_classes, n_far = columns.shape[0], 0
     for c in range(size):  # most first factors are 1
@@ -136,7 +143,7 @@ def write_gradients(
     for j in range(0, in_fours, 4):
         _scale_four(four_from(columns, j, size), tile, factors, j)
     for j in range(in_fours, n_classes):
-        _scale(columns[j][:size], rows, tile, factors, group, j, start)
+        _scale(columns[j][:size], rows, tile, factors, j)
     filled = 0
     for c in range(size):
         filled += tile.weight[c] == 0.0 or math.isnan(factors.second[c])
@@ -168,10 +175,10 @@ def _scale_four(y: Any, tile: Tile, factors: TileFactors, j: int) -> None:
 
 
 @fused
-def _scale(column: Any, rows: Any, tile: Tile, factors: TileFactors, group: int, j: int, start: int) -> None:
+def _scale(column: Any, rows: Any, tile: Tile, factors: TileFactors, j: int) -> None:
     """Turn exponentials of class j, times the first factors, into gradients."""
     real, is_dense = column.dtype.type, has_dense_q(rows)
     for c in range(column.size):
-        of_q = real(factors.d[c] * q_of_class(rows, group, start + c, j, tile.label[c])) if is_dense else real(0)
+        of_q = real(factors.d[c] * q_of_class(rows, c, np.int32(j), tile.label[c])) if is_dense else real(0)
         gradient = gradient_of(column[c], factors.second[c], of_q)
         column[c] = factors.at_target[c] if tile.target[c] == np.int32(j) else gradient

@@ -7,9 +7,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from softmaxloss.kernels.by_row.blocks import multiply
-from softmaxloss.kernels.machine.compilation import fused, inline
+from softmaxloss.kernels.machine.compilation import by_type, fused, inline
 from softmaxloss.kernels.machine.intrinsics import higher, stack_array
 from softmaxloss.kernels.numerics.double_double import two_sum
 from softmaxloss.kernels.numerics.exponential import (
@@ -147,10 +148,21 @@ def _exponentiate_one(r: Any, powers: Any) -> None:
 
 
 @fused
-def add_gaps(column: Any, tile: Tile, rows: Any, group: int, j: int, start: int) -> None:
+def add_gaps(column: Any, tile: Tile, rows: Any, j: int) -> None:
     """Add q (peak - z) / 2 of class j to dot, except for targets."""
     for c in range(column.size):
-        q = 0.0 if tile.target[c] == j else q_of_class(rows, group, start + c, j, tile.label[c])
-        term = q * half_gap(np.float64(column[c]), np.float64(tile.peak[c])) if q > 0.0 else 0.0
-        tile.dot[c], error = two_sum(tile.dot[c], term)
-        tile.low_dot[c] += error
+        q = q_of_class(rows, c, np.int32(j), tile.label[c])
+        gap = half_gap(np.float64(column[c]), np.float64(tile.peak[c]))
+        term = 0.0 if tile.target[c] == np.int32(j) or q <= 0.0 else q * gap
+        tile.dot[c], tile.low_dot[c] = _sum(tile.dot[c], tile.low_dot[c], term, column[c])
+
+
+@by_type
+def _sum(total: float, low: float, term: float, like: Any) -> Any:
+    """Return a double-double and a term added up. In single precision its low part is not used."""
+
+    def exactly(total: float, low: float, term: float, like: Any) -> tuple[float, float]:
+        total, error = two_sum(total, term)
+        return total, low + error
+
+    return exactly if like == types.float64 else lambda total, low, term, like: (total + term, low)
