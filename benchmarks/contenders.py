@@ -22,15 +22,15 @@ Run = Callable[[], Any]
 Runs = dict[str, Run]
 
 
-def softmaxloss(problem: Problem, threads: int) -> Runs:
-    """Return the functions of this library, the gradient in an array that is there already."""
+def softmaxloss(problem: Problem, threads: int, **options: Any) -> Runs:
+    """Return the functions of this library, with options; the gradient goes to an array that is there already."""
     import softmaxloss as sl
 
     sl.set_num_threads(threads)
-    gradient = np.empty_like(problem.logits)
+    gradient, given = np.empty_like(problem.logits), problem._asdict() | options
     return {
-        LOSS: partial(sl.cross_entropy, **problem._asdict()),
-        LOSS_AND_GRADIENT: partial(sl.cross_entropy_and_grad, **problem._asdict(), out=gradient),
+        LOSS: partial(sl.cross_entropy, **given),
+        LOSS_AND_GRADIENT: partial(sl.cross_entropy_and_grad, **given, out=gradient),
     }
 
 
@@ -60,14 +60,19 @@ def memory(problem: Problem, threads: int) -> Runs:
     return {LOSS: fastest(read_part), LOSS_AND_GRADIENT: fastest(copy_part)}
 
 
-def pytorch(problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional") -> Runs:
-    """Return PyTorch's function, or that of a library with the same signature.
+def pytorch(
+    problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional", **options: Any
+) -> Runs:
+    """Return PyTorch's function with its options, or that of a library with the same signature.
 
     It has no place for a gradient, but the allocator keeps the memory for the next.
     """
     import torch
 
     mean_loss = import_module(library).cross_entropy
+    if options:
+        tensors = {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+        mean_loss = partial(mean_loss, **tensors)
     torch.set_num_threads(threads)
     if compiled:
         torch.compiler.reset()
@@ -76,7 +81,8 @@ def pytorch(problem: Problem, threads: int, *, compiled: bool = False, library: 
     logits = torch.from_numpy(problem.logits.view(np.uint8)).view(dtype).clone()
     targets = torch.from_numpy(problem.targets)
     if problem.axis == -1:
-        logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)  # PyTorch wants classes second
+        logits = logits.reshape(-1, logits.shape[-1])  # PyTorch wants classes second
+        targets = targets.reshape(-1) if targets.ndim < problem.logits.ndim else targets.reshape(logits.shape)
     leaf = logits.detach().requires_grad_()
 
     def loss() -> Any:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softmaxloss.core.dtypes import is_half, result_dtype
+from softmaxloss.core.dtypes import DOUBLE, is_half, result_dtype
 from softmaxloss.core.memory import reused_copy
 
 Array = NDArray[Any]
@@ -324,7 +324,7 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
 
 
 def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return a copy of row weights as a one-dimensional array of float64."""
+    """Return row weights as a one-dimensional array of float64: a copy, as others write to it."""
     given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # bools say which rows count
     if not mask:
@@ -335,7 +335,7 @@ def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.
         raise ValueError(
             f"sample_weight must have one entry per row, shape {batch_shape}, got {of_shape(given)}{remedy}"
         )
-    weight = reused_copy(given, np.dtype(np.float64))
+    weight = reused_copy(given, DOUBLE)
     _finite_and_non_negative("sample_weight", weight.reshape(batch_shape))
     return weight
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+SINGLE, DOUBLE, INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 
 
 @cache
@@ -21,13 +22,13 @@ def is_half(dtype: np.dtype[Any]) -> bool:
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that kernels compute in: float32 for bool, half precision and float32, else float64."""
     single = dtype.kind == "b" or is_half(dtype) or (dtype.kind == "f" and dtype.itemsize == 4)
-    return np.dtype(np.float32 if single else np.float64)
+    return SINGLE if single else DOUBLE
 
 
 @cache
 def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of results of the shape of the logits: that of the logits, but float64 for integers."""
-    return dtype.newbyteorder("=") if dtype.kind not in "iu" else np.dtype(np.float64)
+    return dtype.newbyteorder("=") if dtype.kind not in "iu" else DOUBLE
 
 
 def computed(part: Array) -> Array:

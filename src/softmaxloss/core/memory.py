@@ -1,4 +1,4 @@
-"""Memory of arrays that serve one call only. Each thread keeps it for its next call.
+"""Memory of arrays that mostly serve one call only. Each thread keeps it for its next call, at most 32 MiB.
 
 Memory that comes new from the system costs a page fault for every 4 KiB. The C library often gives memory back as soon
 as an array is freed. Then the faults of losses, labels and scratch memory would take as long as a loss of ten classes.
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # Arrays of fewer bytes cause few page faults. Arrays of more bytes are not kept: a program may never need them again.
-FEWEST_BYTES, MOST_BYTES = 1 << 17, 1 << 24
-MOST_KEPT = 4  # by each thread
+FEWEST_BYTES, MOST_BYTES = 1 << 17, 1 << 23
+MOST_KEPT_BYTES = 1 << 25  # by each thread
 CACHE_LINE = 64  # bytes
 
 
 class _Kept(NamedTuple):
-    memory: bytearray  # not an array: `base` of a view of an array leads to the memory, but must lead to the array
+    memory: memoryview  # if it were an array, NumPy would make it the base of views, and `user` would die before them
     first: int  # the first byte that begins a cache line
-    user: weakref.ref[Array]  # the last array in this memory: it exists as long as its views
+    user: weakref.ref[Array]  # the last array in this memory
 
 
 _thread = threading.local()  # `kept` lists what this thread keeps, in the order of last use
@@ -33,15 +33,19 @@ _thread = threading.local()  # `kept` lists what this thread keeps, in the order
 
 def reused_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an uninitialized array. Its memory is used again when neither the array nor a view of it exists."""
-    n_bytes = prod(shape) * dtype.itemsize
+    size = prod(shape)
+    n_bytes = size * dtype.itemsize
     if not FEWEST_BYTES <= n_bytes <= MOST_BYTES:
         return np.empty(shape, dtype)
-    kept: list[_Kept] = _thread.__dict__.setdefault("kept", [])
+    # without the list, a call inside this one, of a signal handler for example, takes other memory
+    kept: list[_Kept] = _thread.__dict__.pop("kept", [])
     memory, first = _taken_from(kept, n_bytes) or _new(n_bytes)
-    array = np.ndarray(shape, dtype, memory, first)
+    array = np.frombuffer(memory, dtype, size, first)
     kept.append(_Kept(memory, first, weakref.ref(array)))
-    del kept[:-MOST_KEPT]
-    return array
+    while sum(len(of.memory) for of in kept) > MOST_KEPT_BYTES:
+        del kept[0]
+    _thread.kept = kept
+    return array.reshape(shape)
 
 
 def reused_copy(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -53,16 +57,16 @@ def reused_copy(array: Array, dtype: np.dtype[Any]) -> Array:
     return copy
 
 
-def _taken_from(kept: list[_Kept], n_bytes: int) -> tuple[bytearray, int] | None:
-    """Remove memory that nothing uses, and that has at least this size, from the list. Return it, or None."""
+def _taken_from(kept: list[_Kept], n_bytes: int) -> tuple[memoryview, int] | None:
+    """Remove memory that nothing uses, and that has this size or a little more, from the list. Return it, or None."""
     for i in reversed(range(len(kept))):
         memory, first, user = kept[i]
-        if len(memory) >= n_bytes + CACHE_LINE and user() is None:
+        if n_bytes + CACHE_LINE <= len(memory) <= 2 * n_bytes and user() is None:
             del kept[i]
             return memory, first
     return None
 
 
-def _new(n_bytes: int) -> tuple[bytearray, int]:
-    memory = bytearray(n_bytes + CACHE_LINE)
-    return memory, -np.frombuffer(memory, np.uint8).ctypes.data % CACHE_LINE
+def _new(n_bytes: int) -> tuple[memoryview, int]:
+    memory = np.empty(n_bytes + CACHE_LINE, np.uint8)
+    return memory.data, -memory.ctypes.data % CACHE_LINE

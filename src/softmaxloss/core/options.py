@@ -25,13 +25,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softmaxloss.core import checks, target_checks
-from softmaxloss.core.dtypes import kernel_dtype
+from softmaxloss.core.dtypes import DOUBLE, INTEGER, kernel_dtype
 from softmaxloss.core.layout import Layout, layout_of
 from softmaxloss.core.memory import reused_copy, reused_empty
 from softmaxloss.core.rows import ALL_CLASSES, ALL_ONE, NO_LABELS, ONE, Rows, logits_alone
+from softmaxloss.core.staging import scratch_for_columns
 from softmaxloss.core.threads import for_each
 from softmaxloss.kernels import summary as summary_kernels
 from softmaxloss.kernels import targets as target_kernels
+from softmaxloss.kernels.side_by_side import targets as side_by_side
 
 if TYPE_CHECKING:
     from softmaxloss.core.layout import Piece
@@ -122,7 +124,8 @@ def describe(
     if target.ndim == len(layout.batch_shape):
         if of is None:
             label, weight = _labels(target, weight, ignore_index, exists, layout.n_classes)
-            unsmoothed = np.take(r, label, out=reused_empty(label.shape, _FLOAT), mode="clip") if r.size else ONE
+            # all labels are classes; with mode="raise", np.take would need a buffer
+            unsmoothed = np.take(r, label, out=reused_empty(label.shape, DOUBLE), mode="clip") if r.size else ONE
         else:
             label, weight = _labels(target, weight, ignore_index, _among_all(exists, of), of.n_classes)
             label, unsmoothed = _in_slice(label - of.first, r, exists, layout.n_classes)
@@ -135,13 +138,7 @@ def describe(
 
     with np.errstate(all="ignore"):
         mean_class_weight = float(r.sum() if r.size else here) / max(n_existing, 1)
-        # equal formulas: the second rounds less if eps < 0.5, the third if eps >= 0.5, where keep = 1 - eps is exact
-        if eps == 0:
-            mass = unsmoothed
-        elif eps < 0.5:
-            mass = unsmoothed + eps * (mean_class_weight - unsmoothed)
-        else:
-            mass = keep * unsmoothed + eps * mean_class_weight
+        mass = _smoothed(unsmoothed, eps, mean_class_weight)
         divisor = _total(weight, unsmoothed, layout.n_rows)
         if reduction == "mean":
             counts = divisor > 0 or bool(np.any((weight > 0) & (unsmoothed > 0)))
@@ -156,7 +153,7 @@ def averaged(weight: Float64s, divisor: float) -> Float64s:
     """Divide the weights of rows, so that their weighted losses add up to the mean; a mean over nothing is 0."""
     if divisor <= 0:
         return weight * 0.0
-    return np.divide(weight, divisor, out=reused_empty(weight.shape, _FLOAT))
+    return np.divide(weight, divisor, out=reused_empty(weight.shape, DOUBLE))
 
 
 def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
@@ -276,9 +273,24 @@ def _of_labels(
     return layout, rows.with_labels(NO_LABELS), reduction
 
 
+def _smoothed(mass: Float64s, eps: float, mean_class_weight: float) -> Float64s:
+    """Return (1 - eps) * mass + eps * mean_class_weight."""
+    if eps == 0:
+        return mass
+    smoothed = reused_copy(mass, DOUBLE)
+    if eps < 0.5:  # an equal formula, which rounds less
+        np.subtract(mean_class_weight, mass, out=smoothed)
+        smoothed *= eps
+        smoothed += mass
+    else:  # 1 - eps is exact
+        smoothed *= 1 - eps
+        smoothed += eps * mean_class_weight
+    return smoothed
+
+
 def _for_each_row(value: Float64s, n_rows: int) -> Float64s:
     """Return one number per row, given one per row or one for all rows."""
-    return value if len(value) == n_rows else reused_copy(np.broadcast_to(value, n_rows), _FLOAT)
+    return value if len(value) == n_rows else reused_copy(np.broadcast_to(value, n_rows), DOUBLE)
 
 
 def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
@@ -286,33 +298,33 @@ def _total(weight: Float64s, unsmoothed: Float64s, n_rows: int) -> float:
     if weight is ONE or unsmoothed is ONE:
         products = unsmoothed if weight is ONE else weight
     else:  # not np.dot: the last bit of BLAS depends on its threads
-        products = np.multiply(weight, unsmoothed, out=reused_empty(weight.shape, _FLOAT))
+        products = np.multiply(weight, unsmoothed, out=reused_empty(weight.shape, DOUBLE))
     return float(np.sum(products)) if len(products) == n_rows else n_rows * float(products[0])
-
-
-_INTEGER, _FLOAT = np.dtype(np.int64), np.dtype(np.float64)
 
 
 def _plain_labels(target: Array, n_classes: int) -> NDArray[np.int64] | None:
     """Return a copy of labels: kernels rely on labels that do not change. Return None if not all are classes."""
-    labels = reused_copy(target, _INTEGER)
+    labels = reused_copy(target, INTEGER)
     return labels if target_kernels.all_within(labels, n_classes) else None
 
 
 def _labels(
     target: Array, weight: Float64s, ignore_index: int | None, exists: NDArray[np.bool_], n_classes: int
 ) -> tuple[NDArray[np.int64], Float64s]:
-    """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0."""
+    """Return valid labels, and weights that are 0 in the ignored rows; rows of weight 0 get label 0.
+
+    The array `weight`, unless it is ONE, is overwritten.
+    """
     if ignore_index is None and not exists.size and weight is ONE:
         plain = _plain_labels(target, n_classes)
         if plain is not None:
             return plain, weight
-    label = reused_copy(target, _INTEGER)
-    weight = reused_copy(np.broadcast_to(ONE, target.size), _FLOAT) if weight is ONE else weight
+    label = reused_copy(target, INTEGER)
+    weight = reused_copy(np.broadcast_to(ONE, target.size), DOUBLE) if weight is ONE else weight
     ignored = None if ignore_index is None else checks.integer("ignore_index", ignore_index)
     low, high = np.iinfo(target.dtype).min, np.iinfo(target.dtype).max
     ignores = ignored is not None and low <= ignored <= high  # no label of this dtype equals any other number
-    as_label = np.array(ignored if ignores else 0, target.dtype).astype(_INTEGER)
+    as_label = np.array(ignored if ignores else 0, target.dtype).astype(INTEGER)
     if target_kernels.read_labels(label, ignores, as_label[()], exists, n_classes, weight):
         target_checks.labels(target.reshape(-1), weight != 0, exists, n_classes, target.shape)
     return label, weight
@@ -343,16 +355,18 @@ def _in_slice(
 
 def _read_dense(dense: Array, rows: Rows, layout: Layout) -> tuple[NDArray[np.int64], Float64s]:
     """Return the label of each one-hot row, or -1 - t for other rows, and sum_j r_j P_j. Skip rows of weight 0."""
-    rows = rows.with_labels(reused_copy(np.broadcast_to(-1, layout.n_rows), _INTEGER))
-    unsmoothed = reused_copy(np.broadcast_to(0.0, layout.n_rows), _FLOAT)
+    rows = rows.with_labels(reused_copy(np.broadcast_to(-1, layout.n_rows), INTEGER))
+    unsmoothed = reused_copy(np.broadcast_to(0.0, layout.n_rows), DOUBLE)
     wrong = np.zeros(layout.n_rows, bool)
-    by_row = layout.row_by_row
 
     def read(piece: Piece) -> None:
-        part = by_row.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False)
+        part = layout.part(dense, piece).astype(kernel_dtype(dense.dtype), copy=False)
         some = rows._replace(label=rows.label[piece.rows], weight=rows.weight[piece.rows])
-        block = by_row.arranged(part, read_only=True)
-        target_kernels.read_dense_rows(block, some.fields(), unsmoothed[piece.rows], wrong[piece.rows])
+        block, found = layout.arranged(part, read_only=True), (unsmoothed[piece.rows], wrong[piece.rows])
+        if layout.class_major:
+            side_by_side.read_dense_rows(block, some.fields(), scratch_for_columns(layout, block), *found)
+        else:
+            target_kernels.read_dense_rows(block, some.fields(), *found)
 
     for_each(read, layout.pieces())
     target_checks.soft_targets(dense, wrong, rows.class_mask, layout.axis)

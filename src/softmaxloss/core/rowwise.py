@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from softmaxloss.core.dtypes import DOUBLE
 from softmaxloss.core.rows import ONE
 from softmaxloss.core.staging import scratch_for_columns, scratch_for_rows, stage, stage_piece
 from softmaxloss.core.summary import RowSummary, new_summary
@@ -25,19 +26,18 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Float64s = NDArray[np.float64]
-FLOAT64 = np.dtype(np.float64)
 
 
 def summarize(logits: Array, rows: Rows, layout: Layout) -> RowSummary:
     """Return the RowSummary of each row of logits. For a row of weight 0 its numbers are arbitrary."""
     summary = new_summary(layout.n_rows)
-    stage(_losses_and_gradients, logits, rows, layout, (ONE, layout.empty((layout.n_rows,), FLOAT64), *summary))
+    stage(_losses_and_gradients, logits, rows, layout, (ONE, layout.empty((layout.n_rows,), DOUBLE), *summary))
     return summary
 
 
 def losses(logits: Array, rows: Rows, layout: Layout) -> Float64s:
     """Return the weighted loss of each row of logits."""
-    loss = layout.empty((layout.n_rows,), FLOAT64)
+    loss = layout.empty((layout.n_rows,), DOUBLE)
     stage(_losses_and_gradients, logits, rows, layout, (ONE, loss))
     return loss
 
@@ -49,7 +49,7 @@ def losses_and_gradients(
 
     For logits of a slice of the classes, `whole` are the summaries of the whole rows.
     """
-    loss = layout.empty((layout.n_rows,), FLOAT64)
+    loss = layout.empty((layout.n_rows,), DOUBLE)
     kernel = _losses_and_gradients if whole is None else _losses_and_gradients_of_slice
     stage(kernel, logits, rows, layout, (d_loss, loss, *(whole or ())), out=out, cap=rows.softcap)
     return loss
@@ -57,7 +57,7 @@ def losses_and_gradients(
 
 def softmax(logits: Array, rows: Rows, out: Array, layout: Layout) -> None:
     """Write the softmax of z of each row to `out`: it is the gradient of logsumexp with respect to z."""
-    per_row = np.array([rows.temperature]), layout.empty((layout.n_rows,), FLOAT64)
+    per_row = np.array([rows.temperature]), layout.empty((layout.n_rows,), DOUBLE)
     stage(_losses_and_gradients, logits, rows.without_targets(), layout, per_row, out=out)
 
 

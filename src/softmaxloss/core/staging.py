@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softmaxloss.core.dtypes import as_bits, computed, kernel_dtype, result_dtype
+from softmaxloss.core.dtypes import DOUBLE, SINGLE, as_bits, computed, kernel_dtype, result_dtype
 from softmaxloss.core.threads import for_each, get_num_threads, none_taken, share
 from softmaxloss.kernels.by_row.losses import rows_that_wait
 
@@ -34,8 +34,6 @@ PRIVATE_CLASSES = 1 << 17
 MANY_ROWS = 4
 # Results of at least this size are written by streaming stores, twice as fast: caches would keep only their end.
 STREAMED_BYTES = 1 << 24
-
-_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Staged(NamedTuple):
@@ -101,9 +99,9 @@ def stage_piece(piece: Piece, logits: Array, rows: Rows, layout: Layout, per_row
     return Staged(layout, z, rows.part(piece.rows, dense), of_piece, _nowhere(z), False, none_taken())
 
 
-def scratch_for_columns(layout: Layout, logits: Arranged) -> Array:
-    """Return scratch memory for the classes of rows that one thread computes side by side."""
-    return layout.empty(layout.scratch, _computed_dtype(logits[0]))
+def scratch_for_columns(layout: Layout, values: Arranged) -> Array:
+    """Return scratch memory for logits, or dense targets, of rows that one thread computes side by side."""
+    return layout.empty(layout.scratch, _computed_dtype(values[0]))
 
 
 def scratch_for_rows(layout: Layout, logits: Arranged, out: Any) -> Array:
@@ -125,7 +123,7 @@ def _lie_directly(logits: Array, rows: Rows, layout: Layout, out: Array | None) 
     if out is not None and not _lies_in_order(out):
         return False
     dense = rows.dense
-    return dense is None or (dense.dtype in (_SINGLE, _DOUBLE) and _lies_in_order(dense))
+    return dense is None or (dense.dtype in (SINGLE, DOUBLE) and _lies_in_order(dense))
 
 
 def _lies_in_order(array: Array) -> bool:
@@ -163,7 +161,7 @@ def _values(arranged: Arranged) -> Array:
 
 
 def _computed_dtype(stored: Array) -> np.dtype[Any]:
-    return _DOUBLE if stored.dtype == _DOUBLE else _SINGLE
+    return DOUBLE if stored.dtype == DOUBLE else SINGLE
 
 
 def load(part: Array, softcap: float = 0.0) -> Array:

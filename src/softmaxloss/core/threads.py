@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmaxloss.core import checks
+from softmaxloss.core.dtypes import INTEGER
 from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 Counter = NDArray[np.int64]  # its only entry counts the rows that threads have taken
-_NOTHING, _INTEGER = object(), np.dtype(np.int64)
+_NOTHING = object()
 _SECONDS_OF_SLEEP = 1e-4
 _busy = threading.local()  # `here` is True in threads that take part in shared work
 
@@ -228,7 +229,7 @@ def get_num_threads() -> int:
 
 def none_taken() -> Counter:
     """Return a counter that kernels take rows from."""
-    return np.zeros(1, _INTEGER)
+    return np.zeros(1, INTEGER)
 
 
 def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:

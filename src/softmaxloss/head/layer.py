@@ -156,6 +156,7 @@ class Layer:
             free = self.max_memory - _BYTES_PER_ROW * self.n_rows - 2 * 8 * n_classes
             columns = prod(columns_shape(min(n_classes, FEW_CLASSES), transposed=True))
             free -= threads * max(n_classes, WAITING_ELEMENTS, columns) * itemsize
+            free -= threads * columns * 8 if rows.dense is not None else 0
             # a piece is no larger than what a thread takes at a time; all pieces together are no larger than the chunk
             all_pieces = threads * pieces * max(n_classes, PIECE_ELEMENTS) * 8
             most = max(1, (free - all_pieces) // per_row, free // (per_row + pieces * n_classes * 8))

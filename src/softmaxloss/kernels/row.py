@@ -47,7 +47,7 @@ class RowFields(NamedTuple):
     """
 
     label: Any  # (N,) int64: the class with P = 1; or -1 - t: then P is the row of `dense`, and 0 if `dense` is None
-    dense: Any  # target distributions P of the rows without a label, of the shape of the logits; or None
+    dense: Any  # target distributions P of the rows without a label; or None. Side by side it is a DenseTile of a tile
     mass: Any  # (N,), or (1,) for all rows: the sum of q over the classes
     weight: Any  # (N,), or (1,) for all rows: w; a row of weight 0 is never read
     class_weight: Any  # (V,): r, 0 for classes that do not exist; empty where all are 1
@@ -60,8 +60,8 @@ class RowFields(NamedTuple):
     temperature: Any = 1.0  # T; a kernel turns it into a Temperature
 
 
-class Columns(NamedTuple):
-    """Target distributions of a tile of rows that are computed side by side, as a kernel keeps them in `dense`."""
+class DenseTile(NamedTuple):
+    """The target distributions of a tile of rows that are computed side by side."""
 
     of_class: Any  # (V, rows of the tile): P
 

@@ -24,9 +24,9 @@ def all_within(labels: Any, n_classes: int) -> bool:
 
 @kernel
 def read_labels(labels: Any, ignores: bool, ignored: int, exists: Any, n_classes: int, weight: Any) -> int:
-    """Give weight 0 to ignored rows and label 0 to rows of weight 0; return how many other labels are no such class.
+    """Give weight 0 to ignored rows, and label 0 to rows of weight 0.
 
-    Such a class lies in 0..n_classes-1 and exists.
+    Return how many rows of other weights have a label that is no existing class.
     """
     wrong = 0
     for i in range(labels.size):
@@ -61,7 +61,8 @@ def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
         if bottom > 0 or not math.isfinite(total) or rows.class_mask.size > 0:
             wrong[i] = _is_wrong(row, rows.class_mask)
         is_one_hot = top == 1 and _count_nonzero(row) == 1
-        has_largest_q = is_one_hot or (top > 0 and rows.class_weight.size == 0)  # the class of the highest P
+        # without class weights the highest P has the largest q; rounding of q does not matter then
+        has_largest_q = is_one_hot or (top > 0 and rows.class_weight.size == 0)
         place = _first_of(row, top) if has_largest_q else _first_wanted(row, rows)
         rows.label[i] = place if is_one_hot else -1 - place
 

@@ -21,7 +21,7 @@ from softmaxloss.kernels.numerics.exponential import (
     reduced,
 )
 from softmaxloss.kernels.numerics.lanes import LANES, clear, fold, lane_sum
-from softmaxloss.kernels.row import class_weight_of, q_of, q_of_class
+from softmaxloss.kernels.row import class_weight_of, half_gap, q_of, q_of_class
 
 # Classes of a block: 8 KiB of float32, 16 KiB of float64; a quarter to a half of a first-level cache.
 BLOCK = 2048
@@ -30,6 +30,8 @@ STRIP = 256
 # Numbers in a vector, on most processors. The quarters of a strip are whole vectors, computed side by side.
 _VECTOR = 8
 _FOUR_VECTORS = 4 * _VECTOR
+# The sum of all gaps of a block, times this number, does not overflow.
+_SMALL = 0.5 / BLOCK
 block_for, strip_for = stack_array(BLOCK), stack_array(STRIP)
 
 
@@ -181,44 +183,45 @@ def _add_quarters(r: Any, powers: Any, out: Any, run: Any) -> None:
 
 @inline
 def moments(
-    z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any
+    z: Any, peak: Any, rows: Any, i: int, start: int, label: int, target: int, lanes: Any, needs_mass: bool
 ) -> tuple[float, float]:
-    """Return sum_j q_j (peak - z_j) / 2 and sum_j q_j over a block of logits, without the target."""
-    half_peak, left = 0.5 * np.float64(peak) if peak > -math.inf else 0.0, z.size
+    """Return sum_j q_j (peak - z_j) / 2, and sum_j q_j if it is needed, over a block of logits without the target."""
+    finite_peak, left = np.float64(peak) if peak > -math.inf else 0.0, z.size
     if start <= target < start + z.size:
         left = target - start
     clear(lanes.first)
     if rows.dense is None and rows.class_weight.size == 0:
         for part in (z[:left], z[left + 1 :]):
-            _add_half_gaps(part, half_peak, lanes.first)
+            _add_small_gaps(part, finite_peak * _SMALL, lanes.first)
         q = q_of(rows, 1.0, 0.0)  # of all classes but the target
-        return q * lane_sum(lanes.first), q * (z.size - (left < z.size))
+        return (0.5 / _SMALL * q) * lane_sum(lanes.first), q * (z.size - (left < z.size))
     clear(lanes.second)
     for begin, end in ((np.int64(0), left), (left + 1, z.size)):
-        _add_moments(z[begin:end], half_peak, rows, i, start + begin, lanes)
+        _add_moments(z[begin:end], 0.5 * finite_peak, rows, i, start + begin, lanes, needs_mass)
     if rows.dense is None and start <= label < start + z.size and label != target:
         r = class_weight_of(rows.class_weight, label)
         more = q_of(rows, r, 1.0) - q_of(rows, r, 0.0)
-        lanes.first[0] += more * (half_peak - 0.5 * np.float64(z[label - start])) if more > 0.0 else 0.0
+        lanes.first[0] += more * half_gap(np.float64(z[label - start]), finite_peak) if more > 0.0 else 0.0
         lanes.second[0] += more
-    return lane_sum(lanes.first), lane_sum(lanes.second)
+    return lane_sum(lanes.first), lane_sum(lanes.second) if needs_mass else 0.0
 
 
 @fused
-def _add_half_gaps(z: Any, half_peak: float, lanes: Any) -> None:
-    """Add (peak - z) / 2, which is finite even where peak - z overflows, and inf for z = -inf."""
+def _add_small_gaps(z: Any, small_peak: float, lanes: Any) -> None:
+    """Add _SMALL * (peak - z). For z = -inf this is inf."""
     for begin in range(0, z.size, LANES):
         part = z[begin : begin + LANES]
         for lane in range(part.size):
-            lanes[lane] += half_peak - 0.5 * np.float64(part[lane])
+            lanes[lane] += small_peak - _SMALL * np.float64(part[lane])
 
 
 @fused
-def _add_moments(z: Any, half_peak: float, rows: Any, i: int, first: int, lanes: Any) -> None:
-    """Add q (peak - z) / 2 and q of classes from the first on, of which a label has the q of any other class."""
+def _add_moments(z: Any, half_peak: float, rows: Any, i: int, first: int, lanes: Any, needs_mass: bool) -> None:
+    """Add q (peak - z) / 2 and q of classes from the first on. A label counts like others; `moments` adds the rest."""
     for begin in range(0, z.size, LANES):
         part = z[begin : begin + LANES]
         for lane in range(part.size):
             q = q_of_class(rows, i, first + begin + lane, -1)
             lanes.first[lane] += q * (half_peak - 0.5 * np.float64(part[lane])) if q > 0.0 else 0.0
-            lanes.second[lane] += q
+            if needs_mass:
+                lanes.second[lane] += q

@@ -58,7 +58,8 @@ def sweep(
                 low_dot += error
             peak = top
         if has_dense_q(rows):
-            block_dot, block_mass = moments(z, peak, rows, i, start, label, target, lanes)
+            is_last = stop == row.size  # the mass is used where a later block has a higher peak
+            block_dot, block_mass = moments(z, peak, rows, i, start, label, target, lanes, not is_last)
             dot, error = two_sum(dot, block_dot)
             low_dot += error
             mass += block_mass

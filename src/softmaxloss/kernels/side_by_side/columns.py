@@ -1,6 +1,6 @@
 """Rows side by side: copied to a tile, where each class is one column, and back.
 
-A column is contiguous in memory: columns[j] holds the logits of class j for all rows of the tile.
+A column is contiguous in memory: columns[j] holds the logits, or the probabilities, of class j for all rows of a tile.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from softmaxloss.kernels.machine.compilation import by_type, inline
 from softmaxloss.kernels.machine.half import decoded
 from softmaxloss.kernels.machine.intrinsics import CACHE_LINE, prefetch
 from softmaxloss.kernels.machine.transpose import transpose
-from softmaxloss.kernels.row import Columns
+from softmaxloss.kernels.row import DenseTile
 from softmaxloss.kernels.tile import MOST_ROWS
 
 # A tile has up to TILE_ELEMENTS logits, or MOST_ROWS rows of few classes, and stays in a second-level cache. Each
@@ -109,7 +109,7 @@ def dense_tile(dense: Any, scratch: Any, group: int, start: int, size: int) -> A
         probabilities = ClassMajor(*dense)
         columns, rest = columns_in(scratch, probabilities.n_classes)
         read_tile(probabilities, columns, rest, group, start, size)
-        return Columns(columns)
+        return DenseTile(columns)
 
     return (lambda dense, scratch, group, start, size: None) if isinstance(dense, types.NoneType) else copied
 

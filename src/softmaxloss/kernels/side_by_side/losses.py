@@ -56,7 +56,8 @@ def losses_and_gradients(
 ) -> None:
     """Fill the losses of rows, their gradients times d_loss, and their summaries. Rows are taken a share at a time.
 
-    `scratch` has the shape `columns_shape` and serves for logits, `dense_scratch` for dense targets, or is None.
+    `scratch` is for columns of logits. `dense_scratch` is for those of dense targets, and None without them. Both have
+    the shape `columns_shape`.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
     are only a part of all, `whole` holds the summaries of whole rows, else None.
