@@ -63,7 +63,7 @@ def memory(problem: Problem, threads: int) -> Runs:
 def pytorch(
     problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional", **options: Any
 ) -> Runs:
-    """Return PyTorch's function with its options, or that of a library with the same signature.
+    """Return PyTorch's function with `options`, or that of a library with the same signature.
 
     It has no place for a gradient, but the allocator keeps the memory for the next.
     """

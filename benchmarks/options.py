@@ -1,9 +1,9 @@
-"""Time each option beside the loss without options, and beside PyTorch where it has the option.
+"""Compare the time of each option with the loss without options, and with PyTorch where PyTorch has the option.
 
 python -m benchmarks.options [--shapes 1024x1000 ...] [--options "soft targets" ...] [--threads 2] [--rounds 5]
 
-The first column of times is ours with the option. "Over none" is that time over ours without options. The last two are
-PyTorch's times over ours.
+The column "time" is ours with the option. "over none" is that time divided by ours without options. The last two
+columns are PyTorch's times divided by ours.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def ours_with(option: str, problem: Problem, threads: int) -> Runs:
 
 
 def ours_without(problem: Problem, threads: int) -> Runs:
-    """Return the functions of this library without an option; they return nothing, as other results are compared."""
+    """Return the functions of this library without options. They return None: their results must not be compared."""
 
     def only_timed(run: Callable[[], Any]) -> Callable[[], None]:
         return lambda: run() and None
@@ -91,7 +91,7 @@ def pytorch_with(option: str, problem: Problem, threads: int, *, compiled: bool 
 
 
 def row_of(option: str, found: dict[str, Any]) -> list[str]:
-    """Return the row of a table: our time, that time over the one without the option, and the others over ours."""
+    """Return the row of a table: our time, the same divided by that without the option, and ratios of the others."""
     ours, without = found[OURS], found[NONE]
     ratio = median(our / plain for our, plain in zip(ours["seconds"], without["seconds"], strict=True))
     return [option, cell(ours, ours), digits(ratio), *(cell(found.get(name), ours) for name in (PYTORCH, COMPILED))]

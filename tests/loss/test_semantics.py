@@ -228,7 +228,7 @@ def test_a_gap_beyond_the_largest_number_is_no_infinite_loss(dtype, target, opti
 @DTYPES
 @pytest.mark.parametrize("n_classes", [100, 201, 5000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_many_such_gaps_are_no_infinite_loss(dtype, n_classes, weighted):
+def test_many_huge_gaps_are_no_infinite_loss(dtype, n_classes, weighted):
     largest, smoothing = float(np.finfo(dtype).max), 0.5
     options = {"class_weight": np.ones(n_classes)} if weighted else {}
     logits = np.array([largest] + [-largest] * (n_classes - 1), dtype)
@@ -286,13 +286,13 @@ def test_ignore_index_is_compared_as_a_number_and_not_as_bits(dtype, stored, ign
             sl.cross_entropy(np.zeros((3, 3)), targets, ignore_index=ignored)
 
 
-# side by side; row by row in one block; in several blocks
+# 3 classes are computed side by side, 201 row by row in one block, 5000 in several blocks
 N_CLASSES = pytest.mark.parametrize("n_classes", [3, 201, 5000])
 
 
 @N_CLASSES
 @pytest.mark.parametrize("wrong", [-0.1, np.nan, np.inf])
-def test_a_wrong_share_is_refused_wherever_it_stands(n_classes, wrong):
+def test_a_wrong_probability_is_refused_wherever_it_stands(n_classes, wrong):
     for j in (0, n_classes // 2, n_classes - 1):
         targets = np.full((2, n_classes), 1 / n_classes)
         targets[1, j] = wrong
@@ -301,8 +301,8 @@ def test_a_wrong_share_is_refused_wherever_it_stands(n_classes, wrong):
 
 
 @N_CLASSES
-def test_the_class_that_class_weights_make_the_largest_share_keeps_the_digits_of_its_gradient(n_classes):
-    """Its probability is 1, so its gradient is the share of the other class: the difference of two large numbers."""
+def test_the_gradient_at_the_class_with_the_largest_q_keeps_its_digits(n_classes):
+    """Its softmax is 1. So its gradient, sum(q) - q_t, is the small q of the other class."""
     targets, class_weight, logits = np.zeros((3, n_classes), np.float32)
     targets[:2], class_weight[:2], logits[1] = [0.6, 0.4], [1e-3, 1e3], 200
     _, d_logits = sl.cross_entropy_and_grad(logits, targets, class_weight=class_weight, reduction="sum")
@@ -310,7 +310,7 @@ def test_the_class_that_class_weights_make_the_largest_share_keeps_the_digits_of
 
 
 @N_CLASSES
-def test_a_row_without_wanted_classes_is_never_seen_from_a_class_that_does_not_exist(n_classes):
+def test_targets_of_only_zeros_never_read_a_masked_class(n_classes):
     logits, exists = np.zeros(n_classes), np.arange(n_classes) > 0
     logits[0] = np.nan
     loss, d_logits = sl.cross_entropy_and_grad(logits, np.zeros(n_classes), class_mask=exists, reduction="sum")

@@ -1,4 +1,4 @@
-"""Memory that is used again: arrays that exist never share it, and calls cause no page faults."""
+"""Memory that is used again: arrays that exist never share it, and repeated calls cause hardly any page faults."""
 
 import gc
 import platform
@@ -126,8 +126,8 @@ def test_labels_and_weights_of_the_caller_stay_as_they_are():
         (200, "targets=soft"),
     ],
 )
-def test_calls_of_one_shape_cause_no_page_faults(n_classes, options):
-    """The C library is told to give back each array of 128 KiB as soon as it is freed."""
+def test_calls_of_one_shape_cause_hardly_any_page_faults(n_classes, options):
+    """The script makes the C library give back arrays of 128 KiB or more as soon as they are freed."""
     script = f"""
         import ctypes, resource
         ctypes.CDLL(None).mallopt(-3, 1 << 17)

@@ -75,8 +75,8 @@ class Layout:
     in_order : bool
         Whether there are rows, and kernels can take an array of this shape directly if it is in C order.
     empty : function (shape, dtype)
-        Return an uninitialized array for one call. It is `reused_empty` of core/memory.py, or np.empty if all such
-        arrays are small: this saves 0.1 microseconds.
+        Return an uninitialized array for one call. It is `reused_empty` of core/memory.py. If all arrays of a call are
+        small, it is np.empty, which takes 0.1 microseconds less.
     scratch : tuple of int
         The shape of the scratch memory that kernels need to compute rows side by side.
     share, n_shares : int

@@ -1,7 +1,7 @@
-"""Memory of arrays that mostly serve one call only. Each thread keeps it for its next call, at most 32 MiB.
+"""Memory of arrays that mostly serve one call. Each thread keeps up to 32 MiB of it for its next call.
 
 Memory that comes new from the system costs a page fault for every 4 KiB. The C library often gives memory back as soon
-as an array is freed. Then the faults of losses, labels and scratch memory would take as long as a loss of ten classes.
+as an array is freed. Then page faults would take as long as the loss of rows of ten classes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Arrays of fewer bytes cause few page faults. Arrays of more bytes are not kept: a program may never need them again.
-FEWEST_BYTES, MOST_BYTES = 1 << 17, 1 << 23
-MOST_KEPT_BYTES = 1 << 25  # by each thread
 CACHE_LINE = 64  # bytes
+# Arrays of fewer bytes cause few page faults. Arrays of more bytes are not kept: a program may never need them again.
+FEWEST_BYTES, MOST_BYTES = 1 << 17, (1 << 23) - CACHE_LINE
+MOST_KEPT_BYTES = 1 << 25  # by each thread, with the arrays in use
 
 
 class _Kept(NamedTuple):
-    memory: memoryview  # if it were an array, NumPy would make it the base of views, and `user` would die before them
+    memory: memoryview  # not an array: that would become the base of views, and `user` could be gone before its views
     first: int  # the first byte that begins a cache line
     user: weakref.ref[Array]  # the last array in this memory
 
@@ -37,7 +37,7 @@ def reused_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     n_bytes = size * dtype.itemsize
     if not FEWEST_BYTES <= n_bytes <= MOST_BYTES:
         return np.empty(shape, dtype)
-    # without the list, a call inside this one, of a signal handler for example, takes other memory
+    # a call inside this one, for example by a signal handler, finds no list, so it takes other memory
     kept: list[_Kept] = _thread.__dict__.pop("kept", [])
     memory, first = _taken_from(kept, n_bytes) or _new(n_bytes)
     array = np.frombuffer(memory, dtype, size, first)
@@ -51,14 +51,14 @@ def reused_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 def reused_copy(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return a flat copy of an array, in C order. Its memory is used again as that of `reused_empty`."""
     if array.size * dtype.itemsize < FEWEST_BYTES:
-        return array.astype(dtype).ravel()  # a third of the time
+        return array.astype(dtype).ravel()  # three times as fast as what follows
     copy = reused_empty((array.size,), dtype)
     copy.reshape(array.shape)[...] = array
     return copy
 
 
 def _taken_from(kept: list[_Kept], n_bytes: int) -> tuple[memoryview, int] | None:
-    """Remove memory that nothing uses, and that has this size or a little more, from the list. Return it, or None."""
+    """Remove unused memory, of at least this size and at most twice as much, from the list. Return it, or None."""
     for i in reversed(range(len(kept))):
         memory, first, user = kept[i]
         if n_bytes + CACHE_LINE <= len(memory) <= 2 * n_bytes and user() is None:

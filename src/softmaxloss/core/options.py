@@ -151,9 +151,9 @@ def describe(
 
 def averaged(weight: Float64s, divisor: float) -> Float64s:
     """Divide the weights of rows, so that their weighted losses add up to the mean; a mean over nothing is 0."""
-    if divisor <= 0:
-        return weight * 0.0
-    return np.divide(weight, divisor, out=reused_empty(weight.shape, DOUBLE))
+    if divisor > 0:
+        return np.divide(weight, divisor, out=reused_empty(weight.shape, DOUBLE))
+    return weight * 0.0
 
 
 def describe_labels(targets: ArrayLike, layout: Layout, options: RowOptions, not_taken: Mapping[str, str]) -> Rows:
@@ -278,11 +278,11 @@ def _smoothed(mass: Float64s, eps: float, mean_class_weight: float) -> Float64s:
     if eps == 0:
         return mass
     smoothed = reused_copy(mass, DOUBLE)
-    if eps < 0.5:  # an equal formula, which rounds less
+    if eps < 0.5:  # the formula above, rearranged to round less
         np.subtract(mean_class_weight, mass, out=smoothed)
         smoothed *= eps
         smoothed += mass
-    else:  # 1 - eps is exact
+    else:  # 1 - eps is exact, so the formula rounds little
         smoothed *= 1 - eps
         smoothed += eps * mean_class_weight
     return smoothed
@@ -323,7 +323,7 @@ def _labels(
     weight = reused_copy(np.broadcast_to(ONE, target.size), DOUBLE) if weight is ONE else weight
     ignored = None if ignore_index is None else checks.integer("ignore_index", ignore_index)
     low, high = np.iinfo(target.dtype).min, np.iinfo(target.dtype).max
-    ignores = ignored is not None and low <= ignored <= high  # no label of this dtype equals any other number
+    ignores = ignored is not None and low <= ignored <= high  # no label equals a number outside
     as_label = np.array(ignored if ignores else 0, target.dtype).astype(INTEGER)
     if target_kernels.read_labels(label, ignores, as_label[()], exists, n_classes, weight):
         target_checks.labels(target.reshape(-1), weight != 0, exists, n_classes, target.shape)

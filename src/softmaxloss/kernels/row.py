@@ -47,7 +47,7 @@ class RowFields(NamedTuple):
     """
 
     label: Any  # (N,) int64: the class with P = 1; or -1 - t: then P is the row of `dense`, and 0 if `dense` is None
-    dense: Any  # target distributions P of the rows without a label; or None. Side by side it is a DenseTile of a tile
+    dense: Any  # P of the rows without a label, or None; side by side the fields of a ClassMajor, later a DenseTile
     mass: Any  # (N,), or (1,) for all rows: the sum of q over the classes
     weight: Any  # (N,), or (1,) for all rows: w; a row of weight 0 is never read
     class_weight: Any  # (V,): r, 0 for classes that do not exist; empty where all are 1
@@ -117,7 +117,7 @@ def q_of(rows: Any, class_weight: float, probability: float) -> Any:
 
 @inline
 def q_of_class(rows: Any, i: int, j: int, label: int) -> Any:
-    """Return q_j of row i, which is counted within its tile where rows are side by side."""
+    """Return q_j of row i of `rows.dense`, which is row i of a tile if rows are computed side by side."""
     probability = probability_of(rows.dense, i, j, label)
     return q_of(rows, class_weight_of(rows.class_weight, j), probability)
 

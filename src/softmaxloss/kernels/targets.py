@@ -26,7 +26,7 @@ def all_within(labels: Any, n_classes: int) -> bool:
 def read_labels(labels: Any, ignores: bool, ignored: int, exists: Any, n_classes: int, weight: Any) -> int:
     """Give weight 0 to ignored rows, and label 0 to rows of weight 0.
 
-    Return how many rows of other weights have a label that is no existing class.
+    Return how many rows of nonzero weight have a wrong label: no class, or one that does not exist.
     """
     wrong = 0
     for i in range(labels.size):
@@ -61,7 +61,7 @@ def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
         if bottom > 0 or not math.isfinite(total) or rows.class_mask.size > 0:
             wrong[i] = _is_wrong(row, rows.class_mask)
         is_one_hot = top == 1 and _count_nonzero(row) == 1
-        # without class weights the highest P has the largest q; rounding of q does not matter then
+        # without class weights the highest P has the largest q, so q need not be computed
         has_largest_q = is_one_hot or (top > 0 and rows.class_weight.size == 0)
         place = _first_of(row, top) if has_largest_q else _first_wanted(row, rows)
         rows.label[i] = place if is_one_hot else -1 - place
@@ -69,7 +69,7 @@ def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
 
 @inline
 def _weighted_sum(block: Any, class_weight: Any, lanes: Any) -> float:
-    """Return sum_j r_j P_j over a block. A few terms are summed by two_sum alone, which takes less time than lanes."""
+    """Return sum_j r_j P_j over a block. Up to FOLDED terms, plain two_sum is faster than lanes."""
     if block.size <= FOLDED:
         total = low = 0.0
         for j in range(block.size):

@@ -217,7 +217,7 @@ def _add_small_gaps(z: Any, small_peak: float, lanes: Any) -> None:
 
 @fused
 def _add_moments(z: Any, half_peak: float, rows: Any, i: int, first: int, lanes: Any, needs_mass: bool) -> None:
-    """Add q (peak - z) / 2 and q of classes from the first on. A label counts like others; `moments` adds the rest."""
+    """Add q (peak - z) / 2 and q of classes from `first` on. A label has P = 0 here: `moments` corrects that."""
     for begin in range(0, z.size, LANES):
         part = z[begin : begin + LANES]
         for lane in range(part.size):

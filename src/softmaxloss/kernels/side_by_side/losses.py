@@ -56,8 +56,8 @@ def losses_and_gradients(
 ) -> None:
     """Fill the losses of rows, their gradients times d_loss, and their summaries. Rows are taken a share at a time.
 
-    `scratch` is for columns of logits. `dense_scratch` is for those of dense targets, and None without them. Both have
-    the shape `columns_shape`.
+    `scratch` is for columns of logits. `dense_scratch` is for columns of dense targets; it is None if there are none.
+    `columns_shape` returns the shape of both.
 
     `out` may be `logits` itself, or hold nothing where no gradients are wanted; `summary` may be None. If these classes
     are only a part of all, `whole` holds the summaries of whole rows, else None.
@@ -99,8 +99,8 @@ def summarize_tile(
 ) -> None:
     """Summarise rows of a group; `columns` gets SCALE * exp((z - R) / T), and 0 for the targets.
 
-    `rows` hold the dense targets of the tile alone. If a row has no wanted class but its lse is needed, it is seen from
-    its winner. So a tiny rest keeps its digits.
+    `rows.dense` holds the targets of this tile alone. If a row has no wanted class but its lse is needed, it is seen
+    from its winner. So a tiny rest keeps its digits.
     """
     begin_tile(rows, tile, group * logits.width + start, size, 0)
     read_tile(logits, columns, scratch, group, start, size)
@@ -119,7 +119,7 @@ def summarize_tile(
 
     clear(tile.rest[:size])
     clear(tile.dot[:size])
-    if columns.itemsize == 8 or has_dense_q(rows):  # else there are no low parts
+    if columns.itemsize == 8:  # else there are no low parts
         clear(tile.low_rest[:size])
         clear(tile.low_dot[:size])
     if has_dense_q(rows):

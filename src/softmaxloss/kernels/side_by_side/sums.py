@@ -159,7 +159,7 @@ def add_gaps(column: Any, tile: Tile, rows: Any, j: int) -> None:
 
 @by_type
 def _sum(total: float, low: float, term: float, like: Any) -> Any:
-    """Return a double-double and a term added up. In single precision its low part is not used."""
+    """Return the sum of a double-double and a term. For logits of single precision, `low` is not used."""
 
     def exactly(total: float, low: float, term: float, like: Any) -> tuple[float, float]:
         total, error = two_sum(total, term)

@@ -15,16 +15,16 @@ from softmaxloss.kernels.tile import MOST_ROWS, Doubles, Indices, Reals
 
 
 class Seen(NamedTuple):
-    """What is known of the target distribution P of each row of a tile after some of its classes."""
+    """The state of each row of a tile, while the classes are read one after the other."""
 
-    total: Doubles  # sum_j r_j P_j, with what it lost by rounding
-    low: Doubles
+    total: Doubles  # sum_j r_j P_j: the high part
+    low: Doubles  # and the low part
     highest: Reals  # the highest P, and the first class that has it
     place: Indices
     largest_q: Doubles  # the largest q, and the first class that has it; used where there are class weights
     wanted: Indices
     nonzero: Indices  # how many P are not 0
-    wrong: Indices  # how many are wrong
+    wrong: Indices  # how many P will be refused
 
 
 seen_for = stack_arrays(Seen, MOST_ROWS)
@@ -43,8 +43,8 @@ def read_dense_rows(dense: Any, rows: Any, scratch: Any, unsmoothed: Any, wrong:
         read_tile(dense, columns, rest, group, start, size)
         for values in (seen.total, seen.low, seen.largest_q):
             clear(values[:size])
-        for values in (seen.nonzero, seen.wrong):
-            clear(values[:size])
+        for counts in (seen.nonzero, seen.wrong):  # Numba wants one dtype in a tuple
+            clear(counts[:size])
         seen.highest[:size] = 0
         seen.place[:size], seen.wanted[:size] = first, first
         for j in range(dense.n_classes):
