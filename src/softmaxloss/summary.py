@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["RowSummary", "merge", "summarize"]
 
 
-NOT_TAKEN = dict.fromkeys(("reduction", "normalizer"), "there is one summary for each row")
+NOT_TAKEN = dict.fromkeys(("reduction", "normalizer"), "there is one summary for each row") | {
+    "z_loss": "pass it to the method losses of the summary"
+}
 
 
 @partial(with_row_options, but=NOT_TAKEN)
@@ -48,8 +50,9 @@ def summarize(
         The number of classes of the whole vocabulary, without padding. It is needed for a slice. Label smoothing is
         spread evenly over these classes.
     **options
-        The row options of `cross_entropy` except reduction and normalizer. `class_weight` and `class_mask` have one
-        entry per class of `logits`. The summary of a row that is ignored or has weight 0 has no meaning.
+        The row options of `cross_entropy` except reduction, normalizer and z_loss. `class_weight` and `class_mask` have
+        one entry per class of `logits`. The summary of a row that is ignored or has weight 0 has no meaning. Otherwise
+        the weight of a row has no influence.
 
     Returns
     -------

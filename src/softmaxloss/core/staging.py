@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmaxloss.core.dtypes import DOUBLE, SINGLE, as_bits, computed, kernel_dtype, result_dtype
+from softmaxloss.core.memory import reused_empty
 from softmaxloss.core.threads import for_each, get_num_threads, none_taken, share
 from softmaxloss.kernels.by_row.losses import rows_that_wait
 
@@ -152,7 +153,7 @@ def _stand_in(place: Array, z: Arranged, layout: Layout, *, apart: bool) -> tupl
         arranged = layout.arranged(as_bits(place))
         if np.may_share_memory(_values(arranged), place):
             return place, arranged
-    array = np.empty(place.shape, stored if same else dtype)
+    array = reused_empty(place.shape, stored if same else dtype)
     return array, layout.arranged(as_bits(array))
 
 
@@ -169,9 +170,10 @@ def load(part: Array, softcap: float = 0.0) -> Array:
     if softcap == 0.0:
         return as_bits(part.astype(result_dtype(part.dtype), copy=False))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        part = part.astype(np.float64) / softcap
-        np.tanh(part, out=part)
-        return np.multiply(part, softcap, out=part)
+        capped = _over(part, softcap)
+        np.tanh(capped, out=capped)
+        capped *= softcap
+    return capped
 
 
 def store(result: Array, out: Array) -> None:
@@ -189,4 +191,14 @@ def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> Non
 
 def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:
     """Return the derivative of the soft cap, 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2."""
-    return 1 / np.cosh(logits.astype(np.float64) / softcap) ** 2
+    slope = _over(logits, softcap)
+    np.cosh(slope, out=slope)
+    slope *= slope
+    return np.divide(1, slope, out=slope)
+
+
+def _over(logits: Array, softcap: float) -> NDArray[np.float64]:
+    quotients = reused_empty(logits.shape, DOUBLE)
+    quotients[...] = logits
+    quotients /= softcap
+    return quotients

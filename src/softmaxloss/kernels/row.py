@@ -69,9 +69,7 @@ class DenseTile(NamedTuple):
 @inline
 def with_dense(rows: Any, dense: Any) -> RowFields:
     """Return the same rows with other target distributions."""
-    w, r, mask = rows.weight, rows.class_weight, rows.class_mask
-    numbers = rows.keep, rows.floor, rows.favourite, rows.z_loss, rows.softcap, rows.temperature
-    return RowFields(rows.label, dense, rows.mass, w, r, mask, *numbers)
+    return RowFields(rows.label, dense, *rows[2:])
 
 
 @inline
