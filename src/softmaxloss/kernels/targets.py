@@ -9,7 +9,7 @@ from softmaxloss.kernels.by_row.blocks import BLOCK, first_index, highest, highe
 from softmaxloss.kernels.machine.compilation import inline, kernel
 from softmaxloss.kernels.machine.intrinsics import higher
 from softmaxloss.kernels.numerics.double_double import two_sum
-from softmaxloss.kernels.numerics.lanes import FOLDED, LANES, clear, lane_sum, lanes_for
+from softmaxloss.kernels.numerics.lanes import LANES, clear, lane_sum, lanes_for
 from softmaxloss.kernels.row import class_weight_of, q_of, rows_of
 
 
@@ -69,13 +69,7 @@ def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
 
 @inline
 def _weighted_sum(block: Any, class_weight: Any, lanes: Any) -> float:
-    """Return sum_j r_j P_j over a block. Up to FOLDED terms, plain two_sum is faster than lanes."""
-    if block.size <= FOLDED:
-        total = low = 0.0
-        for j in range(block.size):
-            total, error = two_sum(total, class_weight_of(class_weight, j) * block[j])
-            low += error
-        return total + low
+    """Return sum_j r_j P_j over a block."""
     lanes = lanes[: min(LANES, block.size)]
     clear(lanes)
     for begin in range(0, block.size, LANES):
