@@ -33,7 +33,7 @@ def summarize(
 ) -> RowSummary:
     """Return the summaries of rows of logits, over all classes or over a slice of them.
 
-    ``summarize(logits, targets).losses()`` equals ``cross_entropy(logits, targets, reduction="none")``.
+    ``summarize(z, t).losses()`` equals ``cross_entropy(z, t, reduction="none").ravel()``, up to rounding.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ def test_metrics_refuse_options_of_the_loss_with_a_reason(name, option, reason):
         function(**right, **{option: None})
 
 
-# Values that change every result, for the two rows and three classes of FUNCTIONS.
+# A value of each option, for the two rows and three classes of FUNCTIONS.
 EACH_OPTION = made(
     {name: option.alone for name, option in OPTIONS.items() if name != "upstream"}
     | {"ignore_index": LABELS[0], "class_mask": [True, False, True], "reduction": "sum"},
@@ -214,7 +214,7 @@ WITHOUT_INFLUENCE = {
 TRIED = [
     (name, option)
     for name in FUNCTIONS
-    if "softcap" in parameters_of(name)
+    if "class_mask" in parameters_of(name)
     for option in EACH_OPTION
     if (name, option) not in WITHOUT_INFLUENCE
 ]

@@ -23,7 +23,7 @@ MOST_KEPT_BYTES = 1 << 25  # by each thread, with the arrays in use
 
 
 class _Kept(NamedTuple):
-    memory: memoryview  # not an array: that would become the base of views, and `user` could be gone before its views
+    memory: memoryview  # not an array: it would be the base of views, which would then not keep `user` alive
     first: int  # the first byte that begins a cache line
     user: weakref.ref[Array]  # the last array in this memory
 

@@ -1,4 +1,4 @@
-"""The pass that checks one-hot and soft targets: it finds one-hot rows, how much rows weigh, and wrong values."""
+"""The passes that check targets. That over one-hot and soft targets also finds one-hot rows and sum_j r_j P_j."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ def read_labels(labels: Any, ignores: bool, ignored: int, exists: Any, n_classes
 
 @kernel
 def read_dense_rows(dense: Any, rows: Any, unsmoothed: Any, wrong: Any) -> None:
-    """Fill unsmoothed = sum_j r_j P_j, the label, and whether P is wrong, of each row of nonzero weight.
+    """Set `unsmoothed` (sum_j r_j P_j), `rows.label` and `wrong` of each row of nonzero weight.
 
     The label of a row that is not one-hot is -1 - t, with t a class of the largest q. P is wrong if it holds a
     negative number, NaN or inf, or is not 0 for a class that does not exist.

@@ -19,10 +19,10 @@ class Seen(NamedTuple):
 
     total: Doubles  # sum_j r_j P_j: the high part
     low: Doubles  # and the low part
-    highest: Reals  # the highest P, and the first class that has it
-    place: Indices
-    largest_q: Doubles  # the largest q, and the first class that has it; used where there are class weights
-    wanted: Indices
+    highest: Reals  # the highest P
+    place: Indices  # the first class that has it
+    largest_q: Doubles  # the largest q; used where there are class weights
+    wanted: Indices  # the first class that has it
     nonzero: Indices  # how many P are not 0
     wrong: Indices  # how many P will be refused
 
