@@ -324,7 +324,7 @@ def class_mask(value: ArrayLike, n_classes: int) -> NDArray[np.bool_]:
 
 
 def sample_weight(value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return row weights as a one-dimensional array of float64: a copy: `_labels` of options.py writes to it."""
+    """Return a copy of row weights, flat and as float64. `_labels` of options.py writes to it."""
     given = as_array("sample_weight", value)
     mask = given.dtype.kind == "b"  # bools say which rows count
     if not mask:
