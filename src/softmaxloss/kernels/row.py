@@ -121,14 +121,18 @@ def q_of_class(rows: Any, i: int, j: int, label: int) -> Any:
 
 
 @inline
-def target_of(rows: Any, label: int) -> int:
-    """Return the target t of a row; with a label it is the favourite class if smoothing gives that a larger q."""
-    target, favourite = label if label >= 0 else -1 - label, int(rows.favourite)
-    if favourite >= 0 and label >= 0:
-        of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
-        of_label = q_of(rows, class_weight_of(rows.class_weight, label), 1.0)
-        target = favourite if of_favourite > of_label else label
-    return target
+def target_of(label: int) -> int:
+    """Return the target t of a row, unless it is the favourite class: see `favoured`."""
+    return label if label >= 0 else -1 - label
+
+
+@inline
+def favoured(rows: Any, label: int, target: int) -> int:
+    """Return the favourite class if the row has a label, and smoothing gives this class a larger q; else the target."""
+    favourite = int(rows.favourite)
+    of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
+    of_target = q_of(rows, class_weight_of(rows.class_weight, target), 1.0)
+    return favourite if label >= 0 and of_favourite > of_target else target
 
 
 @inline

@@ -22,12 +22,15 @@ from softmaxloss.kernels.numerics.exponential import (
     times_exp,
 )
 from softmaxloss.kernels.row import (
+    class_weight_of,
     dot_of,
     factors_of,
+    favoured,
     gradient_of,
     gradient_of_target,
     loss_of,
-    q_of_class,
+    probability_of,
+    q_of,
     split,
     target_of,
 )
@@ -77,13 +80,23 @@ tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors,
 
 @inline
 def begin_tile(rows: Any, tile: Tile, first: int, size: int, dense_first: int) -> None:
-    """Fill in all that does not depend on logits; row `first` of the batch is row `dense_first` of `rows.dense`."""
+    """Fill in all that does not depend on logits; row `first` of the batch is row `dense_first` of `rows.dense`.
+
+    The loops that always run have no branches, so they become vector code.
+    """
     _copy_numbers(rows.mass, first, tile.mass[:size])
     _copy_numbers(rows.weight, first, tile.weight[:size])
     label = rows.label[first : first + size]
     for c in range(size):
-        tile.label[c], tile.target[c] = label[c], target_of(rows, label[c])
-        tile.q_target[c] = q_of_class(rows, dense_first + c, tile.target[c], label[c])
+        tile.label[c], tile.target[c] = label[c], target_of(label[c])
+    if rows.favourite >= 0.0:
+        for c in range(size):
+            tile.target[c] = favoured(rows, tile.label[c], tile.target[c])
+    for c in range(size):
+        tile.q_target[c] = q_of(rows, 1.0, probability_of(rows.dense, dense_first + c, tile.target[c], tile.label[c]))
+    if rows.class_weight.size > 0:
+        for c in range(size):
+            tile.q_target[c] *= class_weight_of(rows.class_weight, tile.target[c])
 
 
 @inline

@@ -111,7 +111,7 @@ def summarize_tile(
     if needs_lse:
         see_from_winners(columns, tile, logits.n_classes, size)
     for c in range(size):
-        tile.target_logit[c] = columns[tile.target[c], c]
+        tile.target_logit[c] = columns[np.uint64(tile.target[c]), c]
         reference = reference_of(tile.peak[c], rows.temperature)
         set_reference(tile, c, reference)
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
