@@ -61,18 +61,27 @@ def memory(problem: Problem, threads: int) -> Runs:
 
 
 def pytorch(
-    problem: Problem, threads: int, *, compiled: bool = False, library: str = "torch.nn.functional", **options: Any
+    problem: Problem,
+    threads: int,
+    *,
+    compiled: bool = False,
+    library: str = "torch.nn.functional",
+    change: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> Runs:
     """Return PyTorch's function with `options`, or that of a library with the same signature.
 
-    It has no place for a gradient, but the allocator keeps the memory for the next.
+    If `change` is given, the loss is that of change(logits). The function has no place for a gradient, but the
+    allocator keeps the memory for the next.
     """
     import torch
 
-    mean_loss = import_module(library).cross_entropy
-    if options:
-        tensors = {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
-        mean_loss = partial(mean_loss, **tensors)
+    cross_entropy = import_module(library).cross_entropy
+    tensors = {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+
+    def mean_loss(logits: Any, targets: Any) -> Any:
+        return cross_entropy(logits if change is None else change(logits), targets, **tensors)
+
     torch.set_num_threads(threads)
     if compiled:
         torch.compiler.reset()

@@ -21,7 +21,7 @@ from benchmarks.report import cell, digits
 from benchmarks.shapes import SHAPES, Array, Problem
 from benchmarks.workers import workers
 
-IGNORED, SMOOTHING = -100, 0.1
+IGNORED, SMOOTHING, CAP, TEMPERATURE = -100, 0.1, 30.0, 2.0
 
 
 def _ignored(problem: Problem) -> dict[str, Any]:
@@ -57,8 +57,13 @@ OPTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     "soft targets, label smoothing": lambda problem: {**_soft(problem), "label_smoothing": SMOOTHING},
     "class mask": _class_mask,
     "z-loss": lambda _: {"z_loss": 1e-4},
-    "soft cap": lambda _: {"softcap": 30.0},
-    "temperature": lambda _: {"temperature": 2.0},
+    "soft cap": lambda _: {"softcap": CAP},
+    "temperature": lambda _: {"temperature": TEMPERATURE},
+}
+# Who uses PyTorch writes these options as functions of the logits.
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "soft cap": lambda logits: CAP * (logits / CAP).tanh(),
+    "temperature": lambda logits: logits / TEMPERATURE,
 }
 PYTORCHS_NAMES = {"class_weight": "weight", "ignore_index": "ignore_index", "label_smoothing": "label_smoothing"}
 NONE, PYTORCH, COMPILED = "without the option", "PyTorch", "torch.compile"
@@ -84,6 +89,8 @@ def pytorch_with(option: str, problem: Problem, threads: int, *, compiled: bool 
     """Return PyTorch's function with an option; nothing if PyTorch does not have it."""
     options = OPTIONS[option](problem)
     targets = options.pop("targets", problem.targets)
+    if (change := CHANGES.get(option)) is not None:
+        return pytorch(problem, threads, compiled=compiled, change=change)
     if not options.keys() <= PYTORCHS_NAMES.keys():
         return {}
     named = {PYTORCHS_NAMES[name]: value for name, value in options.items()}

@@ -36,6 +36,7 @@ def call_every_kernel(dtype: DTypeLike) -> None:
             weight = np.zeros((n_classes, 2), logits.dtype)
             linear_cross_entropy_and_grad(logits[:, :2].copy(), weight, targets, backward=Sampled())
         cross_entropy_and_grad(logits, [0, 1], ignore_index=1)
+        cross_entropy_and_grad(logits, [0, 1], softcap=30.0)
         log_softmax(logits)
         log_probs_and_grad(logits, [0, 1])
         metrics(logits, [0, 1])

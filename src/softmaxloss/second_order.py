@@ -20,7 +20,7 @@ from softmaxloss.core import checks, rowwise
 from softmaxloss.core.dtypes import result_dtype
 from softmaxloss.core.layout import Piece, layout_of
 from softmaxloss.core.options import request, with_row_options
-from softmaxloss.core.staging import cap_slope, load
+from softmaxloss.core.staging import load, multiply_by_cap_slope
 from softmaxloss.core.threads import for_each
 
 if TYPE_CHECKING:
@@ -279,8 +279,9 @@ class _Problem:
         z_slope = rows.extra_slope(summary.lse(temperature))[:, None]
         d_map, d2_map = np.broadcast_to(1.0, x.shape), np.broadcast_to(0.0, x.shape)
         if self.rows.softcap:
-            d_map = cap_slope(x, self.rows.softcap)
-            d2_map = -2 * np.tanh(x / self.rows.softcap) * d_map / self.rows.softcap / temperature
+            d_map = np.ones_like(x)
+            multiply_by_cap_slope(d_map, x, self.rows.softcap)
+            d2_map = -2 * (z / self.rows.softcap) * d_map / self.rows.softcap / temperature
         weight, mass = rows.weight[:, None], rows.mass[:, None]
         return _Point(
             live, winner, p, not_p, d_z, d_map, d2_map, temperature, weight, mass + z_slope, z_slope, rows.z_loss

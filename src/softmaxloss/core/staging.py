@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from softmaxloss.core.dtypes import DOUBLE, SINGLE, as_bits, computed, kernel_dtype, result_dtype
 from softmaxloss.core.memory import reused_empty
 from softmaxloss.core.threads import for_each, get_num_threads, none_taken, share
+from softmaxloss.kernels import soft_cap
 from softmaxloss.kernels.by_row.losses import rows_that_wait
 
 if TYPE_CHECKING:
@@ -169,10 +170,8 @@ def load(part: Array, softcap: float = 0.0) -> Array:
     """Return some of the logits as kernels take them: half precision as bits, and capped logits as float64."""
     if softcap == 0.0:
         return as_bits(part.astype(result_dtype(part.dtype), copy=False))
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        capped = _over(part, softcap)
-        np.tanh(capped, out=capped)
-        capped *= softcap
+    capped = reused_empty(part.shape, DOUBLE)
+    soft_cap.cap(_flat(part), softcap, capped.reshape(-1))
     return capped
 
 
@@ -183,22 +182,16 @@ def store(result: Array, out: Array) -> None:
 
 
 def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> None:
-    """Turn the gradient with respect to capped logits into the gradient with respect to the logits."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        slope = cap_slope(logits, softcap)
-        np.multiply(gradient, slope, out=gradient, where=gradient != 0)  # a row that was not read keeps 0: not 0 * NaN
+    """Turn the gradient with respect to capped logits, in C order, into the gradient with respect to the logits.
+
+    The slope of the soft cap is 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2. Where a row was not read,
+    the gradient stays 0.
+    """
+    soft_cap.multiply_by_slope(_flat(logits), softcap, gradient.reshape(-1))
 
 
-def cap_slope(logits: Array, softcap: float) -> NDArray[np.float64]:
-    """Return the derivative of the soft cap, 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2."""
-    slope = _over(logits, softcap)
-    np.cosh(slope, out=slope)
-    slope *= slope
-    return np.divide(1, slope, out=slope)
-
-
-def _over(logits: Array, softcap: float) -> NDArray[np.float64]:
-    quotients = reused_empty(logits.shape, DOUBLE)
-    quotients[...] = logits
-    quotients /= softcap
-    return quotients
+def _flat(part: Array) -> Array:
+    """Return some of the logits as one row in C order, read-only; half precision as bits."""
+    row = np.require(load(part), requirements=["C_CONTIGUOUS", "ALIGNED"]).reshape(-1)
+    row.setflags(write=False)
+    return row

@@ -175,6 +175,12 @@ def exponential(r: Any, power: Any) -> Any:
     return lambda r, power: power * (polynomial(terms, r, r * r) * (r * r) + r) + power
 
 
+@by_type(jit_options=_EXP_OPTIONS)
+def less_one(r: float, power: float) -> Any:
+    """Return power * e**r - 1 in double precision, with all its digits where the result is near 0."""
+    return lambda r, power: power * (polynomial(_DOUBLE, r, r * r) * (r * r) + r) + (power - 1.0)
+
+
 @fused
 def _short_exponential(r: float, power: float) -> float:
     """Return `exponential` of single precision before it is rounded to float32: it is right to 28 bits."""
