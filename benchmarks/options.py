@@ -1,9 +1,9 @@
-"""Compare the time of each option with the loss without options, and with PyTorch where PyTorch has the option.
+"""Compare the time of each option with the loss without options, and with PyTorch.
 
 python -m benchmarks.options [--shapes 1024x1000 ...] [--options "soft targets" ...] [--threads 2] [--rounds 5]
 
 The column "time" is ours with the option. "over none" is that time divided by ours without options. The last two
-columns are PyTorch's times divided by ours.
+columns are PyTorch's times divided by ours. They are empty where PyTorch needs more than a line for the option.
 """
 
 import argparse
@@ -60,7 +60,7 @@ OPTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     "soft cap": lambda _: {"softcap": CAP},
     "temperature": lambda _: {"temperature": TEMPERATURE},
 }
-# Who uses PyTorch writes these options as functions of the logits.
+# In PyTorch, users write these options as functions of the logits.
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "soft cap": lambda logits: CAP * (logits / CAP).tanh(),
     "temperature": lambda logits: logits / TEMPERATURE,
@@ -86,7 +86,7 @@ def ours_without(problem: Problem, threads: int) -> Runs:
 
 
 def pytorch_with(option: str, problem: Problem, threads: int, *, compiled: bool = False) -> Runs:
-    """Return PyTorch's function with an option; nothing if PyTorch does not have it."""
+    """Return PyTorch's function with an option; nothing if it is no option or line of PyTorch."""
     options = OPTIONS[option](problem)
     targets = options.pop("targets", problem.targets)
     if (change := CHANGES.get(option)) is not None:

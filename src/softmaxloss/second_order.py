@@ -279,7 +279,7 @@ class _Problem:
         z_slope = rows.extra_slope(summary.lse(temperature))[:, None]
         d_map, d2_map = np.broadcast_to(1.0, x.shape), np.broadcast_to(0.0, x.shape)
         if self.rows.softcap:
-            d_map = np.ones_like(x)
+            d_map = np.ones(x.shape)
             multiply_by_cap_slope(d_map, x, self.rows.softcap)
             d2_map = -2 * (z / self.rows.softcap) * d_map / self.rows.softcap / temperature
         weight, mass = rows.weight[:, None], rows.mass[:, None]

@@ -125,3 +125,13 @@ def test_a_z_loss_is_finite_where_lse_squared_is_not(lse):
     assert sl.cross_entropy(np.array([lse]), 0, z_loss=z_loss) == pytest.approx(
         float(REAL(lse) ** 2 * z_loss), rel=1e-15
     )
+
+
+@pytest.mark.parametrize("softcap", [0.3, 7.7, 30.0, 300.0])
+def test_two_classes_under_a_soft_cap_are_as_exact(softcap):
+    """Each of two classes has its own rounded logit: here the errors of both can add up."""
+    rng = np.random.default_rng(0)
+    logits = rng.uniform(-2.0, 2.0, (100_000, 2)) * softcap
+    loss, _, scale, _ = right(logits, np.tile([1.0, 0.0], (len(logits), 1)), softcap=softcap)
+    got = sl.cross_entropy(logits, np.zeros(len(logits), int), softcap=softcap, reduction="none")
+    assert ulps(got, loss, scale) <= 5 + 4 * softcap

@@ -169,10 +169,14 @@ def _computed_dtype(stored: Array) -> np.dtype[Any]:
 def load(part: Array, softcap: float = 0.0) -> Array:
     """Return some of the logits as kernels take them: half precision as bits, and capped logits as float64."""
     if softcap == 0.0:
-        return as_bits(part.astype(result_dtype(part.dtype), copy=False))
+        return _stored(part)
     capped = reused_empty(part.shape, DOUBLE)
     soft_cap.cap(_flat(part), softcap, capped.reshape(-1))
     return capped
+
+
+def _stored(part: Array) -> Array:
+    return as_bits(part.astype(result_dtype(part.dtype), copy=False))
 
 
 def store(result: Array, out: Array) -> None:
@@ -182,8 +186,9 @@ def store(result: Array, out: Array) -> None:
 
 
 def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> None:
-    """Turn the gradient with respect to capped logits, in C order, into the gradient with respect to the logits.
+    """Turn a gradient with respect to capped logits into one with respect to the logits.
 
+    `gradient` must be in C order.
     The slope of the soft cap is 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2. Where a row was not read,
     the gradient stays 0.
     """
@@ -192,6 +197,6 @@ def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> Non
 
 def _flat(part: Array) -> Array:
     """Return some of the logits as one row in C order, read-only; half precision as bits."""
-    row = np.require(load(part), requirements=["C_CONTIGUOUS", "ALIGNED"]).reshape(-1)
+    row = np.require(_stored(part), requirements=["C_CONTIGUOUS", "ALIGNED"]).reshape(-1)
     row.setflags(write=False)
     return row

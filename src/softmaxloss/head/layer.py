@@ -146,7 +146,7 @@ class Layer:
         itemsize, n_classes = self.computed.itemsize, self.n_classes
         threads = os.cpu_count() or 1  # not get_num_threads(): its value must change no bit of a result
         per_row = max(1, buffers * n_classes * itemsize + 3 * self.features_per_row * itemsize + more)
-        pieces += 4 if rows.softcap else 0
+        pieces += 2 if rows.softcap else 0
         if rows.dense is not None:
             pieces += 1
             per_row += n_classes * (rows.dense.itemsize + itemsize)  # dense targets may be copied, then converted

@@ -37,7 +37,7 @@ from softmaxloss.kernels.numerics.exponential import (
 from softmaxloss.kernels.numerics.logarithm import log_one_plus
 
 # Numba wraps negative indices around, which turns vector loads into gathers; unsigned indices need no wrapping.
-_UNSIGNED = np.uint64
+UNSIGNED = np.uint64
 
 
 class RowFields(NamedTuple):
@@ -82,13 +82,13 @@ def rows_of(fields: Any) -> RowFields:
 @inline
 def of_row(values: Any, i: int) -> float:
     """Return the number of row i, of an array that has one for each row, or one for all."""
-    return values[_UNSIGNED(i)] if values.size > 1 else values[0]
+    return values[UNSIGNED(i)] if values.size > 1 else values[0]
 
 
 @inline
 def class_weight_of(class_weight: Any, j: int) -> float:
     """Return r_j, which is 1 where no class weights are given."""
-    return class_weight[_UNSIGNED(j)] if class_weight.size > 0 else 1.0
+    return class_weight[UNSIGNED(j)] if class_weight.size > 0 else 1.0
 
 
 @by_type
@@ -97,8 +97,8 @@ def probability_of(dense: Any, i: int, j: int, label: int) -> Any:
     if isinstance(dense, types.NoneType):
         return lambda dense, i, j, label: 1.0 if j == label else 0.0
     if isinstance(dense, types.Array):
-        return lambda dense, i, j, label: dense[_UNSIGNED(i), _UNSIGNED(j)]
-    return lambda dense, i, j, label: dense.of_class[_UNSIGNED(j), _UNSIGNED(i)]
+        return lambda dense, i, j, label: dense[UNSIGNED(i), UNSIGNED(j)]
+    return lambda dense, i, j, label: dense.of_class[UNSIGNED(j), UNSIGNED(i)]
 
 
 @inline
@@ -122,7 +122,7 @@ def q_of_class(rows: Any, i: int, j: int, label: int) -> Any:
 
 @inline
 def target_of(label: int) -> int:
-    """Return the target t of a row, unless it is the favourite class: see `favoured`."""
+    """Return the class that a label stands for: the target of the row, unless `favoured` replaces it."""
     return label if label >= 0 else -1 - label
 
 

@@ -176,9 +176,9 @@ def exponential(r: Any, power: Any) -> Any:
 
 
 @by_type(jit_options=_EXP_OPTIONS)
-def less_one(r: float, power: float) -> Any:
-    """Return power * e**r - 1 in double precision, with all its digits where the result is near 0."""
-    return lambda r, power: power * (polynomial(_DOUBLE, r, r * r) * (r * r) + r) + (power - 1.0)
+def less_one(r: float) -> Any:
+    """Return e**r - 1 in double precision for |r| <= ln(2) / 2."""
+    return lambda r: polynomial(_DOUBLE, r, r * r) * (r * r) + r
 
 
 @fused

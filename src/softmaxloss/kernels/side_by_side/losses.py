@@ -9,7 +9,7 @@ from softmaxloss.kernels.machine.compilation import fused, inline, kernel
 from softmaxloss.kernels.machine.shares import take
 from softmaxloss.kernels.numerics.exponential import below_own_peak, reference_of
 from softmaxloss.kernels.numerics.lanes import clear
-from softmaxloss.kernels.row import gradient_of, has_dense_q, q_of_class, rows_of, with_dense
+from softmaxloss.kernels.row import UNSIGNED, gradient_of, has_dense_q, q_of_class, rows_of, with_dense
 from softmaxloss.kernels.side_by_side.columns import (
     ClassMajor,
     columns_in,
@@ -111,7 +111,7 @@ def summarize_tile(
     if needs_lse:
         see_from_winners(columns, tile, logits.n_classes, size)
     for c in range(size):
-        tile.target_logit[c] = columns[np.uint64(tile.target[c]), c]
+        tile.target_logit[c] = columns[UNSIGNED(tile.target[c]), c]
         reference = reference_of(tile.peak[c], rows.temperature)
         set_reference(tile, c, reference)
         peak = tile.peak[c] if math.isfinite(tile.peak[c]) else reference.base
