@@ -3,7 +3,8 @@
 python -m benchmarks.options [--shapes 1024x1000 ...] [--options "soft targets" ...] [--threads 2] [--rounds 5]
 
 The column "time" is ours with the option. "over none" is that time divided by ours without options. The last two
-columns are PyTorch's times divided by ours. They are empty where PyTorch needs more than a line for the option.
+columns are PyTorch's times divided by ours. They show "-" if this
+benchmark has no PyTorch version of the option.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def ours_without(problem: Problem, threads: int) -> Runs:
 
 
 def pytorch_with(option: str, problem: Problem, threads: int, *, compiled: bool = False) -> Runs:
-    """Return PyTorch's function with an option; nothing if it is no option or line of PyTorch."""
+    """Return PyTorch's function with an option; nothing if neither PYTORCHS_NAMES nor CHANGES has it."""
     options = OPTIONS[option](problem)
     targets = options.pop("targets", problem.targets)
     if (change := CHANGES.get(option)) is not None:

@@ -19,8 +19,8 @@ def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
 
     A wheel brings all kernels along. In an installation from source, the first call of a kernel compiles it, in 1 to 10
     seconds. The machine code is kept on disk: later processes load it in a fraction of a second. One-hot and soft
-    targets, soft caps and `metrics` have kernels of their own, which are compiled when they are first used. Capped
-    logits are float64, and need the kernels of float64, too.
+    targets, soft caps and `metrics` have kernels of their own, which are compiled when they are first used. A soft cap
+    turns logits into float64: if you use one, warm up float64, too.
 
     Parameters
     ----------

@@ -113,10 +113,9 @@ def test_a_soft_cap_in_double_precision_costs_as_many_ulp_as_it_is_high(softcap)
         logits, targets, dense, _ = problem(frozenset(), np.float64, n_classes, scale)
         loss, d_logits, loss_scale, d_scale = right(logits, dense, softcap=softcap)
         got, d_got = sl.cross_entropy_and_grad(logits, targets, softcap=softcap, reduction="none")
-        size = np.abs(logits)
-        limit = 5 + 4 * min(softcap, float(np.max(size)))
+        limit = 5 + 4 * min(softcap, float(np.max(np.abs(logits))))
         assert ulps(got, loss, loss_scale) <= limit
-        assert ulps(d_got, d_logits, d_scale, per=limit + 4 * size / softcap) <= 1
+        assert ulps(d_got, d_logits, d_scale) <= limit
 
 
 @pytest.mark.parametrize("lse", [1e150, -1e160, 1e170])
@@ -128,7 +127,7 @@ def test_a_z_loss_is_finite_where_lse_squared_is_not(lse):
 
 
 @pytest.mark.parametrize("softcap", [0.3, 7.7, 30.0, 300.0])
-def test_two_classes_under_a_soft_cap_are_as_exact(softcap):
+def test_two_classes_under_a_soft_cap_keep_the_same_bound(softcap):
     """Each of two classes has its own rounded logit: here the errors of both can add up."""
     rng = np.random.default_rng(0)
     logits = rng.uniform(-2.0, 2.0, (100_000, 2)) * softcap

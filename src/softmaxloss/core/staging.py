@@ -188,15 +188,15 @@ def store(result: Array, out: Array) -> None:
 def multiply_by_cap_slope(gradient: Array, logits: Array, softcap: float) -> None:
     """Turn a gradient with respect to capped logits into one with respect to the logits.
 
-    `gradient` must be in C order.
-    The slope of the soft cap is 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2. Where a row was not read,
-    the gradient stays 0.
+    The slope of the soft cap is 1 - tanh(x / softcap)**2, which is 1 / cosh(x / softcap)**2. A gradient of 0 stays 0,
+    even where the logit is NaN, as in a row that is not read. `gradient` must be in C order: `reshape` would copy any
+    other array, and the result would be lost.
     """
     soft_cap.multiply_by_slope(_flat(logits), softcap, gradient.reshape(-1))
 
 
 def _flat(part: Array) -> Array:
-    """Return some of the logits as one row in C order, read-only; half precision as bits."""
-    row = np.require(_stored(part), requirements=["C_CONTIGUOUS", "ALIGNED"]).reshape(-1)
-    row.setflags(write=False)
-    return row
+    """Return some of the logits as a flat, read-only array in C order; half precision becomes bits."""
+    flat = np.require(_stored(part), requirements=["C_CONTIGUOUS", "ALIGNED"]).reshape(-1)
+    flat.setflags(write=False)
+    return flat

@@ -122,13 +122,16 @@ def q_of_class(rows: Any, i: int, j: int, label: int) -> Any:
 
 @inline
 def target_of(label: int) -> int:
-    """Return the class that a label stands for: the target of the row, unless `favoured` replaces it."""
+    """Return the target of a row, which `favoured` may replace. A label below 0 stands for the target -1 - label."""
     return label if label >= 0 else -1 - label
 
 
 @inline
 def favoured(rows: Any, label: int, target: int) -> int:
-    """Return the favourite class if the row has a label, and smoothing gives this class a larger q; else the target."""
+    """Return the favourite class if the row has a label, and smoothing makes its q larger than that of the target.
+
+    Otherwise return the target. `rows.favourite` must not be negative.
+    """
     favourite = int(rows.favourite)
     of_favourite = q_of(rows, class_weight_of(rows.class_weight, favourite), 0.0)
     of_target = q_of(rows, class_weight_of(rows.class_weight, target), 1.0)

@@ -2,7 +2,7 @@
 
 Both compute in double precision. With e = exp(-2 |x| / c), tanh(|x| / c) is (1 - e) / (1 + e), and the slope is
 4 e / (1 + e)**2. An error of one ulp in a capped logit z is an error of about |z| ulp in exp(z). So for logits of
-double precision, `cap` computes 1 - e and the quotients in double-double, and rounds only its result.
+double precision, double-doubles keep the rounding errors of x / c, 1 - e and (1 - e) / (1 + e).
 """
 
 import math
@@ -25,7 +25,7 @@ from softmaxloss.kernels.numerics.exponential import (
     temperature_of,
 )
 
-_FAR = 1024.0  # from this |x| / c on, e is 0
+_FAR = 1024.0  # e is 0 for any |x| / c from this one on, so its rounding error, which may be NaN, is not needed
 
 
 @kernel
@@ -35,11 +35,11 @@ def cap(logits: Any, softcap: float, out: Any) -> None:
     zero = reference_of(0.0, one)
     for i in range(logits.size):
         x = decoded(logits[i])
-        r, power = _reduced_square(x, softcap, zero, one)
+        r, power = _reduced_e(x, softcap, zero, one)
         high, low = two_sum(power * less_one(r), power - 1.0)
         less = double_double(high, low, x)  # e - 1
-        tanh = over(less, plus(less, 2.0))
-        out[i] = math.copysign(rounded(times(tanh, softcap)), x)
+        minus_tanh = over(less, plus(less, 2.0))  # of |x| / c
+        out[i] = math.copysign(rounded(times(minus_tanh, softcap)), x)
 
 
 @kernel
@@ -51,14 +51,14 @@ def multiply_by_slope(logits: Any, softcap: float, gradient: Any) -> None:
     one = temperature_of(1.0)
     zero = reference_of(0.0, one)
     for i in range(logits.size):
-        e = exponential(*_reduced_square(decoded(logits[i]), softcap, zero, one))
+        e = exponential(*_reduced_e(decoded(logits[i]), softcap, zero, one))
         slope = 4.0 * e / ((1.0 + e) * (1.0 + e))
         gradient[i] = gradient[i] * slope if gradient[i] != 0.0 else gradient[i]
 
 
 @inline
-def _reduced_square(x: Any, softcap: float, zero: Reference, one: Temperature) -> tuple[float, float]:
-    """Return r and a power of two such that exp(-2 |x| / softcap) is power * e**r."""
+def _reduced_e(x: Any, softcap: float, zero: Reference, one: Temperature) -> tuple[float, float]:
+    """Return r and a power of two such that e = exp(-2 |x| / softcap) is power * exp(r)."""
     size = np.float64(abs(x))
     quotient = size / softcap
     error = multiply_add(-quotient, softcap, size) / softcap if quotient < _FAR else 0.0

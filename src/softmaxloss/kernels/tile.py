@@ -82,7 +82,7 @@ tile_for, factors_for = stack_arrays(Tile, MOST_ROWS), stack_arrays(TileFactors,
 def begin_tile(rows: Any, tile: Tile, first: int, size: int, dense_first: int) -> None:
     """Fill in all that does not depend on logits; row `first` of the batch is row `dense_first` of `rows.dense`.
 
-    Options that are seldom used have loops of their own. Without their branches, the other loops become vector code.
+    Options that are seldom used have loops of their own. So the other loops have no branches, and become vector code.
     """
     _copy_numbers(rows.mass, first, tile.mass[:size])
     _copy_numbers(rows.weight, first, tile.weight[:size])
