@@ -3,8 +3,7 @@
 python -m benchmarks.options [--shapes 1024x1000 ...] [--options "soft targets" ...] [--threads 2] [--rounds 5]
 
 The column "time" is ours with the option. "over none" is that time divided by ours without options. The last two
-columns are PyTorch's times divided by ours. They show "-" if this
-benchmark has no PyTorch version of the option.
+columns are PyTorch's times divided by ours. They show "-" if this benchmark has no PyTorch version of the option.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """The kernels of the soft cap, against arithmetic of 60 digits."""
 
+from functools import partial
+
 import ml_dtypes
 import mpmath
 import numpy as np
@@ -16,22 +18,15 @@ caps = st.floats(1e-3, 1e6)
 same_each_time = settings(deadline=None, derandomize=True, database=None)  # the first call compiles
 
 
-def capped(x, cap):
-    """Return the capped logits, as the kernel computes them."""
-    x = np.atleast_1d(x)
+def ones_after(kernel, x, cap):
+    """Return what a kernel makes of ones: the capped logits, or the slope of the cap."""
+    x, out = np.atleast_1d(x), np.ones(np.size(x))
     x.setflags(write=False)
-    out = np.empty(x.size)
-    soft_cap.cap(x, cap, out)
+    kernel(x, cap, out)
     return out
 
 
-def slope_at(x, cap):
-    """Return the slope of the cap: what the kernel makes of a gradient of ones."""
-    x = np.atleast_1d(x)
-    x.setflags(write=False)
-    gradient = np.ones(x.size)
-    soft_cap.multiply_by_slope(x, cap, gradient)
-    return gradient
+capped, slope_at = partial(ones_after, soft_cap.cap), partial(ones_after, soft_cap.multiply_by_slope)
 
 
 @same_each_time
