@@ -150,7 +150,7 @@ def of_classifier():
     from classifier.test_fit_callbacks import WRONG_STOPPING
     from classifier.test_model_file import DAMAGES, WRONG_TABLES, fitted
     from classifier.test_onnx_export import WRONG_EXPORTS
-    from classifier.test_partial_fit import WRONG_BATCHES, WRONG_LATER
+    from classifier.test_stream_batches import WRONG_BATCHES, WRONG_LATER
     from data_sets import data
     from softmaxloss import model_file
     from softmaxloss.onnx import to_onnx
