@@ -169,16 +169,16 @@ def reduced(x: Any, reference: Reference, temperature: Temperature) -> Any:
 
 
 @by_type(jit_options=_EXP_OPTIONS)
-def exponential(r: Any, power: Any) -> Any:
-    """Return power * e**r for |r| <= ln(2) / 2, where power is a power of two or 0."""
+def less_one(r: Any) -> Any:
+    """Return e**r - 1 for |r| <= ln(2) / 2."""
     terms = _SINGLE if r == types.float32 else _DOUBLE
-    return lambda r, power: power * (polynomial(terms, r, r * r) * (r * r) + r) + power
+    return lambda r: polynomial(terms, r, r * r) * (r * r) + r
 
 
 @by_type(jit_options=_EXP_OPTIONS)
-def less_one(r: float) -> Any:
-    """Return e**r - 1 in double precision for |r| <= ln(2) / 2."""
-    return lambda r: polynomial(_DOUBLE, r, r * r) * (r * r) + r
+def exponential(r: Any, power: Any) -> Any:
+    """Return power * e**r for |r| <= ln(2) / 2, where power is a power of two or 0."""
+    return lambda r, power: power * less_one(r) + power
 
 
 @fused
