@@ -1,7 +1,8 @@
 """The build backend: hatchling, with a hook that puts the machine code of all kernels into a wheel.
 
 `python -m build` compiles them all, for some 10 minutes. What pip builds in order to install it holds no machine code:
-it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any wheel like this.
+it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any wheel like this; without this variable,
+installers other than pip, such as uv, wait for all kernels.
 """
 
 import os
@@ -52,7 +53,7 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
             list(pool.map(self._compile, DTYPES))
         for file in sorted(Path(self._folder.name).rglob("*.nbc")):
             build_data["force_include"][str(file)] = f"softmaxloss/kernels/machine_code/{file.name}"
-        tag = next(sys_tags())
+        tag = next(tag for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))
         system = tag.platform
         if platform.libc_ver()[0] == "glibc":  # any version has the memory functions that the machine code needs
             system = system.replace("linux_", "manylinux_2_17_")
@@ -66,7 +67,8 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
 
     def _compile(self, dtype: str) -> None:
         """Compile the kernels of a dtype for this machine, which shows what there is, then for the other levels."""
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "NUMBA_CACHE_DIR": self._folder.name}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+        environment = inherited | {"PYTHONPATH": str(ROOT / "src"), "NUMBA_CACHE_DIR": self._folder.name}
         signatures = Path(self._folder.name) / f"{dtype}.signatures"
         for function in (note_signatures, compile_for_levels):
             code = f"import hatch_build; hatch_build.{function.__name__}({dtype!r}, {str(signatures)!r})"
@@ -79,6 +81,8 @@ def note_signatures(dtype: str, file: str) -> None:
     from softmaxloss.kernels.machine.compilation import KERNELS
 
     call_every_kernel(dtype)
+    if never_called := [kernel for kernel in KERNELS if not kernel.signatures]:
+        raise RuntimeError(f"call_every_kernel does not call {never_called}")
     Path(file).write_bytes(pickle.dumps([kernel.signatures for kernel in KERNELS]))
 
 

@@ -10,10 +10,12 @@ from scipy import sparse
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import FEW_CLASSES
 from softmaxloss.core.options import request
+from softmaxloss.core.threads import none_taken
 from softmaxloss.evaluation import metrics
 from softmaxloss.functional import cross_entropy_and_grad, log_softmax
 from softmaxloss.head.linear import linear_cross_entropy_and_grad
 from softmaxloss.head.sampled import Sampled
+from softmaxloss.kernels.machine import shares
 from softmaxloss.log_probabilities import log_probs_and_grad
 from softmaxloss.moments import Moments
 from softmaxloss.objective import Objective
@@ -33,8 +35,9 @@ def call_every_kernel(dtype: DTypeLike) -> None:
         for targets in ([0, 1], soft, soft.astype(np.float32)):
             cross_entropy_and_grad(logits, targets)
             _share_classes(logits, targets)
-            weight = np.zeros((n_classes, 2), logits.dtype)
-            linear_cross_entropy_and_grad(logits[:, :2].copy(), weight, targets, backward=Sampled())
+            features, weight = logits[:, :2].copy(), np.zeros((n_classes, 2), logits.dtype)
+            for in_any_order in (weight, np.asfortranarray(weight)):
+                linear_cross_entropy_and_grad(features, in_any_order, targets, backward=Sampled())
         cross_entropy_and_grad(logits, [0, 1], ignore_index=1)
         cross_entropy_and_grad(logits, [0, 1], softcap=30.0)
         log_softmax(logits)
@@ -42,6 +45,9 @@ def call_every_kernel(dtype: DTypeLike) -> None:
         metrics(logits, [0, 1])
     _stream(np.arange(2))
     _stream(np.full((2, 2), 0.5))
+    left = none_taken()
+    shares.leave(left)  # called by helper threads, which may come too late to help
+    shares.reaches(left, 1)
 
 
 def _share_classes(logits: Any, targets: ArrayLike) -> None:

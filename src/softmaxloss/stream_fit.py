@@ -201,10 +201,13 @@ def _visits(
     largest = np.append(np.zeros(len(coef)), 1)
     np.maximum.at(largest, X.indices, np.abs(X.data))
     np.minimum(inverse, STEEPEST / (scale * batch.row_weight.max()) / largest**2, out=inverse)
-    places, fields = [array.astype(np.intp) for array in (X.indptr, X.indices)], batch.rows.fields()
+    places, rows = [array.astype(np.intp) for array in (X.indptr, X.indices)], batch.rows
+    if rows.dense is not None:
+        rows = rows._replace(dense=rows.dense.copy())  # in C order, the only one that the kernel is compiled for
+    fields = rows.fields()
     dual, scratch = np.zeros((batch.n_rows, len(intercept))), np.empty((5, batch.n_classes))
     for order in orders:
         visit = _Visit(np.empty(batch.n_rows), np.empty(batch.n_rows), dual)
-        for rows in chunks(batch.n_rows, batch.n_classes * X.nnz // batch.n_rows):  # between them Ctrl-C is heard
-            ascend(order[rows], *places, X.data, fields, scale, coef, intercept, inverse, dual, *visit[:2], scratch)
+        for some in chunks(batch.n_rows, batch.n_classes * X.nnz // batch.n_rows):  # between them Ctrl-C is heard
+            ascend(order[some], *places, X.data, fields, scale, coef, intercept, inverse, dual, *visit[:2], scratch)
         yield visit

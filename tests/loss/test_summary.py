@@ -11,6 +11,7 @@ import softmaxloss as sl
 from agree import assert_close
 from cases import CASES, over, without
 from softmaxloss import RowSummary, merge, summarize
+from softmaxloss.kernels import summary as kernels
 from softmaxloss.kernels.summary import total
 
 N_ROWS = 4
@@ -132,6 +133,26 @@ def test_a_nan_in_one_part_is_a_nan_in_the_whole():
         merged = merge(summaries(logits, [300]))
         usable = np.isfinite(merged.losses())
         assert usable.tolist() == [True, False, True, True]
+
+
+def test_merge_says_what_is_wrong():
+    two, three = (summarize(np.zeros((n_rows, 4)), np.zeros(n_rows, int)) for n_rows in (2, 3))
+    with pytest.raises(ValueError, match=r"parts must be .* the same rows, at least one, got summaries of \[\] rows"):
+        merge([])
+    with pytest.raises(ValueError, match=r"parts must be .* the same rows, .* got summaries of \[2, 3\] rows"):
+        merge([two, three])
+    with pytest.raises(ValueError, match=r"temperature must .*, got 0"):
+        merge([two], temperature=0)
+    with pytest.raises(TypeError, match=r"temperature must .*, got '1'"):
+        merge([two], temperature="1")
+
+
+def test_a_temperature_of_any_type_merges_with_the_machine_code_of_floats():
+    part = summarize(np.arange(8.0).reshape(2, 4), [0, 1])
+    right, known = merge([part, part], temperature=2.0), len(kernels.merge.signatures)
+    for two in (2, np.float32(2)):
+        assert_same_summary(merge([part, part], temperature=two), right)
+    assert len(kernels.merge.signatures) == known
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 1000, 100_000])

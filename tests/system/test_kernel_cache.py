@@ -9,12 +9,13 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 import softmaxloss
 from scripts import PREAMBLE, run
-from softmaxloss.kernels.machine import processor
+from softmaxloss.kernels.machine import compilation, processor
 from thorough import thorough
 
 SOURCE = Path(softmaxloss.__file__).parent
@@ -95,21 +96,22 @@ def right_digest_of_small_kernels():
     return run_with_digests("print(of_small_kernels())")
 
 
+def nowhere_to_write(package):
+    """Put a file wherever the package could have a folder for its cache, and return the environment that does the rest.
+
+    Permissions would stop no superuser, files do.
+    """
+    for folder in {path.parent for path in package.rglob("*.py")}:
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+        (folder / "__pycache__").write_text("")
+    return dict.fromkeys(["NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"], str(package / "__init__.py" / "below"))
+
+
 @compiles_anew
 def test_without_any_folder_for_the_cache_the_library_works(right_digest_of_small_kernels, tmp_path):
-    """Files stand where the folders would be: that stops even a user who may write everywhere."""
-    file = tmp_path / "file"
-    file.write_text("")
     package = shutil.copytree(SOURCE, tmp_path / "softmaxloss", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in {path.parent for path in package.rglob("*.py")}:
-        (folder / "__pycache__").write_text("")
-    nowhere = {
-        "NUMBA_CACHE_DIR": str(file / "below"),
-        "XDG_CACHE_HOME": str(file / "below"),
-        "HOME": str(file / "below"),
-    }
     script = "print(sl.__file__, of_small_kernels())"
-    used, digest = run_with_digests(script, PYTHONPATH=str(tmp_path), **nowhere).split()
+    used, digest = run_with_digests(script, PYTHONPATH=str(tmp_path), **nowhere_to_write(package)).split()
     assert used == str(package / "__init__.py")
     assert digest == right_digest_of_small_kernels
 
@@ -195,8 +197,9 @@ def compilations_of_small_kernels(**options):
         from softmaxloss.kernels.machine import compilation
         with event.install_recorder("numba:compile") as recorder:
             digest = of_small_kernels()
-        # only a kernel's cache reports a compilation without its dispatcher
-        print(digest, sum("dispatcher" not in event.data for _, event in recorder.buffer if event.is_start))
+        kernels = [None, *compilation.KERNELS]  # a kernel's cache reports a compilation without the dispatcher
+        begun = [event.data.get("dispatcher") for _, event in recorder.buffer if event.is_start]
+        print(digest, sum(dispatcher in kernels for dispatcher in begun))
     """
     digest, n = run_with_digests(script, **options).split()
     return digest, int(n)
@@ -226,12 +229,32 @@ def test_machine_code_in_the_package_is_loaded_unless_it_is_damaged(right_digest
         shutil.copy(file, shipped)
     second = {**copy, "NUMBA_CACHE_DIR": str(tmp_path / "second")}
     assert compilations_of_small_kernels(**second) == (right_digest_of_small_kernels, 0)
+    nowhere = {**copy, **nowhere_to_write(package)}  # as in a read-only container
+    assert compilations_of_small_kernels(**nowhere) == (right_digest_of_small_kernels, 0)
 
     for file in shipped.iterdir():
         content = bytearray(file.read_bytes())
         content[-100] ^= 1
         file.write_bytes(content)
     assert compilations_of_small_kernels(**second) == (right_digest_of_small_kernels, 3)
+
+
+def test_a_program_that_is_one_archive_keeps_no_machine_code(right_digest_of_small_kernels, tmp_path):
+    """Its sources cannot be read as files. So nothing would show that the code is that of another version."""
+    archive = shutil.make_archive(str(tmp_path / "program"), "zip", SOURCE.parent, "softmaxloss")
+    script = "print(sl.__file__, of_small_kernels())"
+    used, digest = run_with_digests(script, PYTHONPATH=archive, XDG_CACHE_HOME=str(tmp_path / "cache")).split()
+    assert used.startswith(archive)
+    assert digest == right_digest_of_small_kernels
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.parametrize("setting", ["OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"])
+def test_machine_code_of_other_settings_of_numba_is_in_another_file(setting, monkeypatch):
+    files = compilation._Files(SOURCE / "kernels", SOURCE, "kernel")
+    before = files._file("key")
+    monkeypatch.setattr(numba.config, setting, 1 - bool(getattr(numba.config, setting)))
+    assert files._file("key") != before
 
 
 @pytest.mark.parametrize(

@@ -76,15 +76,22 @@ RESULTS = """
 import hashlib, sys
 from softmaxloss.kernels.machine import processor
 processor.LEVEL = sys.argv[1] or None
+import ml_dtypes
 import numpy as np
+import softmaxloss as sl
 from everything import everything, make_problem
 
 digest = hashlib.sha256()
-for dtype in ("float32", "float64", "float16"):
+for dtype in ("float32", "float64", "float16", "bfloat16"):
     for axis, batch, n_classes in ((-1, (4, 3), 2100), (1, (2, 3, 5), 20), (-1, (70,), 7)):
-        for result in everything(make_problem(dtype, axis, batch, n_classes)).values():
+        for softcap in (None, 3.0):
+            for result in everything(make_problem(dtype, axis, batch, n_classes, softcap)).values():
+                digest.update(np.asarray(result).tobytes())
+    features, weight = np.random.default_rng(0).normal(size=(2, 300, 64)).astype(dtype)
+    for targets in (np.arange(300), sl.softmax(np.eye(300))):
+        loss, gradients = sl.linear_cross_entropy_and_grad(features, weight, targets, backward=sl.Sampled())
+        for result in (loss, gradients.features, gradients.weight):
             digest.update(np.asarray(result).tobytes())
-everything(make_problem("float32", softcap=3.0))
 print(digest.hexdigest())
 """
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from softmaxloss.core import checks
 from softmaxloss.kernels import summary as kernels
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     -------
     RowSummary
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the summaries are not of the same number of rows, there is none, or the temperature is out of range.
+
     Examples
     --------
     >>> import softmaxloss
@@ -97,6 +103,9 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     >>> softmaxloss.merge([left, right]).losses().round(3)
     array([0.306])
     """
-    merged = new_summary(len(parts[0].peak))
+    rows = [len(part.peak) for part in parts]
+    if len(set(rows)) != 1:
+        raise ValueError(f"parts must be summaries of the same rows, at least one, got summaries of {rows} rows")
+    merged, temperature = new_summary(rows[0]), checks.temperature(temperature)
     kernels.merge(RowSummary(*map(np.stack, zip(*parts, strict=True))), temperature, merged)
     return merged

@@ -66,6 +66,8 @@ def kernel(function: Callable[..., Any]) -> Compiled:
 # A wheel brings machine code along; a source tree has none.
 SHIPPED = Path(__file__).parents[1] / "machine_code"
 _CHECKSUM_BYTES = 32
+# the settings of Numba, from environment variables, that change machine code
+_SETTINGS = "BOUNDSCHECK", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT"
 _SECONDS_UNTIL_NOTICE = 2.0
 
 
@@ -80,7 +82,8 @@ class _Files:
         self.sources, self.folder, self.name = sources, folder, name
 
     def _file(self, key: object) -> str:
-        made_with = sys.platform, sys.version_info[:2], numba.__version__, numba.config.BOUNDSCHECK
+        settings = [getattr(numba.config, name, None) for name in _SETTINGS]
+        made_with = sys.platform, sys.version_info[:2], numba.__version__, settings
         digest = hashlib.sha256(repr((made_with, _source_stamp(self.sources), key)).encode()).hexdigest()
         return f"{self.name}.{digest[:32]}.nbc"
 
@@ -140,6 +143,12 @@ def _notice() -> None:
 
 @cache
 def _source_stamp(sources: Path) -> str:
-    """Return a digest of all compiled sources: kernels/, and the folder of an entry point outside of it."""
+    """Return a digest of all compiled sources: kernels/, and the folder of an entry point outside of it.
+
+    In a program that is one archive they are not there. Then nothing shows whether saved machine code is theirs, and
+    none is used.
+    """
     files = [*sorted(Path(__file__).parents[1].rglob("*.py")), *sorted(sources.glob("*.py"))]
+    if not files:
+        raise FileNotFoundError(f"no sources in {sources}")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

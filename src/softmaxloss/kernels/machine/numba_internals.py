@@ -196,12 +196,34 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+class _PackageFolder(_part("numba.core.caching", "InTreeCacheLocator")):  # type: ignore[misc]
+    """The `__pycache__` beside a kernel, which this process may only read."""
+
+    @classmethod
+    def from_function(cls, *arguments: Any) -> Any:
+        """Return the folder without a test that it can be written."""
+        return cls(*arguments)
+
+
+class _Folder(_part("numba.core.caching", "CompileResultCacheImpl")):  # type: ignore[misc]
+    """Numba's choice of a folder to write. Where it finds none, machine code is still read, above all that of a wheel.
+
+    Without this, a process in a read-only container would compile for 10 seconds what the wheel holds.
+    """
+
+    @property
+    def _locator_classes(self) -> list[Any]:
+        return [*super()._locator_classes, _PackageFolder]
+
+
 class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignore[misc]
     """Numba's disk cache with files of our own, which does nothing where the disk or this Numba refuses.
 
     A later start then takes 0.5 s instead of 10 s of compilation. Numba's own cache (`cache=True`) is no substitute:
     it would not notice that a step in another file has changed.
     """
+
+    _impl_class = _Folder
 
     def __init__(self, compiled: Any, files: Callable[[Path, str], Any]) -> None:
         super().__init__(compiled.py_func)
@@ -244,7 +266,7 @@ class _KernelCache(_part("numba.core.caching", "FunctionCache")):  # type: ignor
 def keep_on_disk(compiled: Any, files: Callable[[Path, str], Any]) -> None:
     """Keep the machine code of a compiled function in files(folder, name).
 
-    If no folder can be written, or the cache of this Numba has other parts, each process compiles anew.
+    If the cache of this Numba has other parts, each process compiles anew.
     """
     with suppress(Exception):
         compiled._cache = _KernelCache(compiled, files)  # noqa: SLF001
