@@ -10,7 +10,7 @@ import torch_oracle
 from agree import assert_close
 from cases import CASES, over, over_cases, without
 from softmaxloss import reference
-from softmaxloss.torch import by_chunks
+from softmaxloss.torch import by_chunks, head
 from tensors import array, assert_same, layer_problem, of_case, problem, tensor, with_classes_second
 
 pytestmark = pytest.mark.usefixtures("without_kernels")
@@ -140,3 +140,37 @@ def test_frozen_inputs_of_a_layer_get_no_gradient():
     slt.linear_cross_entropy(x.detach(), w, labels, linear_bias=b.detach()).backward()
     assert (x.grad, b.grad) == (None, None)
     assert w.grad.shape == (5, 4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("needs_all_logits", [False, True])
+def test_autocast_changes_nothing_of_the_loss_of_a_layer(reduction, needs_all_logits):
+    *layer, labels = layer_problem(dtype=torch.float32)
+    weight = torch.ones(6, requires_grad=needs_all_logits)
+
+    def loss():
+        x, w, b = layer
+        return slt.linear_cross_entropy(x, w, labels, linear_bias=b, sample_weight=weight, reduction=reduction)
+
+    want = loss()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = loss()
+    assert_same(got.detach(), want.detach())
+    assert_same(*(torch.autograd.grad(of.sum(), layer) for of in (got, want)))
+
+
+def test_chunks_of_a_layer_ignore_autocast_in_the_backward_pass_too():
+    x, w, _, labels = layer_problem(dtype=torch.float32)
+    loss = slt.linear_cross_entropy(x, w, labels, reduction="none").sum()
+    want = torch.autograd.grad(loss, [x, w], retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(loss, [x, w])
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_gradient_from_above_is_not_read_on_another_device(dtype):
+    x, w = (torch.empty(n, 4, dtype=dtype, device="meta", requires_grad=True) for n in (6, 5))
+    labels, more = torch.empty(6, dtype=torch.int64, device="meta"), {"max_memory": None, "backward": "exact"}
+    loss = head.linear_cross_entropy((x, w, None), labels, {"reduction": "mean"}, more)
+    assert [g.shape for g in torch.autograd.grad(loss, [x, w])] == [(6, 4), (5, 4)]

@@ -21,6 +21,7 @@ OPTIONS = {
     "none": {"reduction": "none"},
     "weight": {"weight": torch.tensor([0.5, 1, 2, 0, 3])},
     "normalizer": {"normalizer": 2.5},
+    "whole numbers": {"temperature": 2, "z_loss": 1, "normalizer": 3},
     "normalizer as a tensor": {"normalizer": torch.tensor(2.5)},
     "all": {
         "weight": torch.tensor([0.5, 1, 2, 0, 3]),
@@ -89,8 +90,9 @@ def test_a_loss_of_another_number_of_rows_is_compiled_once_more_for_all(loss):
 
 
 @over_losses
-def test_a_compiled_loss_has_derivatives_by_soft_targets(loss):
-    assert_compiles(loss, "weight", soft=True)
+@pytest.mark.parametrize("option", ["weight", "whole numbers"])
+def test_a_compiled_loss_has_derivatives_by_soft_targets(loss, option):
+    assert_compiles(loss, option, soft=True)
 
 
 @over_losses
@@ -136,6 +138,64 @@ def test_a_compiled_loss_of_half_precision_is_a_float32(dtype):
     got, want = (with_gradients(f(logits, labels), [logits]) for f in (compiled, slt.cross_entropy))
     assert_same(got[0], want[0])
     torch.testing.assert_close(got[1], want[1], rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+WRONG = {
+    "target": {"target": torch.tensor([0, 99, 0, 1, 2, 3])},
+    "weight": {"weight": -torch.ones(5)},
+    "reduction": {"reduction": "average"},
+}
+
+
+@over_losses
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_compiled_loss_raises_the_errors_of_one_computed_at_once(loss, wrong):
+    x, w, b, labels = layer_problem(dtype=torch.float32)
+    errors = []
+    for f in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        with pytest.raises(slt.TensorValueError) as caught:
+            f(x, w, b, **{"target": labels} | wrong)
+        errors.append(str(caught.value))
+    assert errors[1] == errors[0]
+
+
+WRONG_FOR_OPERATIONS = {
+    "reduction": ({"reduction": "average"}, "reduction must be one of"),
+    "label_smoothing": ({"label_smoothing": 1.5}, "label_smoothing must lie between 0 and 1, got 1.5"),
+    "temperature": ({"temperature": 0}, "temperature must lie between"),
+    "normalizer": ({"normalizer": -1.0}, "normalizer must be finite and not negative"),
+    "column of labels": ({"target": torch.zeros(6, 1, dtype=torch.int64)}, r"target must have shape \(6,\), got"),
+    "labels as floats": ({"target": torch.zeros(6)}, r"target must have shape \(6, 5\), got"),
+    "weight": ({"weight": torch.ones(4)}, r"weight must have shape \(5,\), got"),
+    "sample_weight": (
+        {"sample_weight": torch.ones(5, requires_grad=True)},
+        r"sample_weight must have shape \(6,\), got",
+    ),
+    "class_mask": ({"class_mask": torch.ones(5)}, "class_mask must not be torch.float32"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG_FOR_OPERATIONS.values(), ids=WRONG_FOR_OPERATIONS)
+def test_wrong_arguments_are_refused_where_operations_are_compiled(wrong, said):
+    logits, labels = problem()
+    arguments = {"target": labels, "sample_weight": torch.ones(6, requires_grad=True)} | wrong
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=said):  # there is no other error for a whole graph
+        torch.compile(slt.cross_entropy, fullgraph=True, backend="eager")(logits, **arguments)
+    errors = []
+    for function in (slt.cross_entropy, torch.compile(slt.cross_entropy, backend="eager")):
+        with pytest.raises((slt.TensorValueError, slt.TensorTypeError)) as caught:
+            function(logits, **arguments)
+        errors.append((caught.type, str(caught.value)))
+    assert errors[1] == errors[0]
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"target": torch.zeros(6, 1, dtype=torch.int64)}])
+@pytest.mark.parametrize("function", [slt.log_probs, slt.linear_log_probs])
+def test_wrong_arguments_of_log_probabilities_are_refused_in_compiled_graphs(function, wrong):
+    x, w, _, labels = layer_problem()
+    inputs = (x,) if function is slt.log_probs else (x, w)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=f"{next(iter(wrong))} must"):
+        torch.compile(function, fullgraph=True, backend="eager")(*inputs, **{"target": labels % 4} | wrong)
 
 
 def test_a_compiled_loss_without_gradients_makes_none():

@@ -102,6 +102,33 @@ def test_chunks_of_another_device_give_the_same_and_hold_no_logits():
     torch.testing.assert_close([list(found), list(derivatives[0])], [list(right), list(derivatives[1])])
 
 
+def test_one_row_of_a_layer_needs_no_batch_dimension():
+    x, w, b, _ = layer_problem(6, 4, 5)
+    row, target = x.detach()[0], torch.tensor(3)
+    found = log_probabilities._by_chunks((row, w, b), target, {}, None)
+    right = slt.linear_log_probs(row, w, target, linear_bias=b)
+    assert (found.log_prob.shape, found.entropy.shape) == ((), ())
+    torch.testing.assert_close(list(found), list(right))
+
+
+@pytest.mark.parametrize("way", ["chunks", "all logits"])
+def test_autocast_changes_nothing_of_a_layer(way, monkeypatch):
+    monkeypatch.setattr(log_probabilities, "is_plain", lambda *_: False)
+    *layer, _ = layer_problem(6, 4, 5, dtype=torch.float32)
+    target = problem()[1]
+
+    def of_layer():
+        if way == "chunks":
+            return log_probabilities._by_chunks(tuple(layer), target, {}, 2 * 5 * 32)
+        return slt.linear_log_probs(layer[0], layer[1], target, linear_bias=layer[2])
+
+    want = of_layer()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = of_layer()
+    assert_same(list(got), list(want))
+    assert_same(*(torch.autograd.grad(of.log_prob.sum() + 2 * of.entropy.sum(), layer) for of in (got, want)))
+
+
 @pytest.mark.parametrize("function", ["log_probs", "linear_log_probs"])
 def test_functions_are_compiled_and_mapped(function):
     x, w, _, _ = layer_problem(6, 4, 5)

@@ -148,3 +148,19 @@ def test_the_soft_targets_of_pytorch_may_sum_to_anything():
     want = torch.nn.functional.cross_entropy(logits, target, reduction="none")
     torch.testing.assert_close(losses, want)
     assert slt.cross_entropy(logits, target).item() == pytest.approx((want.sum() / target.sum()).item())
+
+
+LEAVES = {
+    "leaf": lambda z: z.clone().requires_grad_(),
+    "leaf that is a view": lambda z: z.clone().reshape(3, 2, 5).view(6, 5).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("leaf_of", LEAVES.values(), ids=LEAVES)
+@pytest.mark.parametrize("seen_as", [lambda leaf: leaf, lambda leaf: leaf.view(6, 5)], ids=["itself", "view"])
+def test_no_gradient_overwrites_a_leaf(leaf_of, seen_as):
+    logits, labels = problem()
+    leaf = leaf_of(logits.detach())
+    slt.cross_entropy(seen_as(leaf), labels, inplace_backward=True).backward()
+    assert_same(leaf.detach(), logits.detach())
+    assert_same(leaf.grad, gradient(slt.cross_entropy(logits, labels), logits))

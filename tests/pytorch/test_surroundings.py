@@ -200,6 +200,26 @@ def test_subclasses_of_tensors_stay_themselves(loss):
         assert type(ours(x.as_subclass(Mine))) is Mine, of_torch
 
 
+class Seen(torch.Tensor):
+    """A subclass that writes down which functions are called."""
+
+    called = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.called.append(function)
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+@pytest.mark.parametrize("of", ["cross_entropy", "linear_cross_entropy"])
+def test_a_normalizer_of_a_subclass_sees_the_function_that_is_called(of):
+    x, w, _, labels = layer_problem()
+    arguments = (x, labels % 4) if of == "cross_entropy" else (x, w, labels)
+    Seen.called.clear()
+    getattr(slt, of)(*arguments, normalizer=torch.tensor(3.0).as_subclass(Seen))
+    assert getattr(slt, of) in Seen.called
+
+
 class Watch(TorchFunctionMode):
     """Writes down which functions are called."""
 

@@ -172,6 +172,6 @@ def test_softmax_names_its_wrong_argument(name, wrong, error, said, device):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_tensors_of_two_devices_are_refused(name):
     function, right = FUNCTIONS[name]
-    for argument, value in {**right, "weight": torch.ones(3)}.items():
+    for argument, value in {**right, "weight": torch.ones(3), "normalizer": torch.tensor(2.0)}.items():
         with pytest.raises(RuntimeError, match=rf"\b{argument}\b.*device|device.*\b{argument}\b"):
             function(**right | {argument: value.to("meta")})

@@ -6,6 +6,7 @@ respect to targets or weights.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import array_api_compat.torch as torch_namespace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd import Function
 from torch.nn.functional import linear
 
@@ -25,6 +27,7 @@ from softmaxloss.torch.storage import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -33,8 +36,7 @@ if TYPE_CHECKING:
 
 def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) -> Tensor:
     """Return the loss of logits, whose options may be tensors."""
-    if not torch.compiler.is_compiling():
-        check(tuple(input.shape), input.dtype, target, axis, options)
+    check(tuple(input.shape), input.dtype, target, axis, options)
     numbers, names, tensors = split(options)
     refuses = torch.compiler.is_compiling() and (is_mapped() or any(t.requires_grad for t in (target, *tensors)))
     if in_forward_mode() or refuses:  # PyTorch supports no Function here, only plain operations
@@ -44,11 +46,16 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) ->
 
 def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
     """Refuse shapes, dtypes and numbers that are wrong for logits. The values in tensors are not checked."""
-    numbers, _, _ = split(options)
+    compiling, numbers = torch.compiler.is_compiling(), split(options)[0]
+    if compiling:  # checks of floats need no arrays of NumPy, which the compiler cannot trace
+        numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
     checks.reduction(numbers["reduction"])
     checked_numbers(**{name: numbers[name] for name in NUMBERS if name in numbers})
-    divisor = options.get("normalizer")
-    checks.normalizer(1.0 if isinstance(divisor, Tensor) else divisor, numbers["reduction"])
+    divisor = 1.0 if isinstance(options.get("normalizer"), Tensor) else numbers.get("normalizer")
+    checks.normalizer(divisor, numbers["reduction"])
+    if compiling:
+        _check_shapes(shape, target, axis, options)
+        return
     logits = checks.logits(_like(shape, dtype))
     checks.axis(axis, logits)
     batch = shape[:axis] + shape[axis + 1 :]
@@ -58,6 +65,24 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int,
             check(_like(tensor.shape, tensor.dtype), shape[axis])
     if (tensor := options.get("sample_weight")) is not None:
         checks.sample_weight(_like(tensor.shape, tensor.dtype), batch)
+
+
+def _check_shapes(shape: tuple[int, ...], target: Tensor, axis: int, options: Options) -> None:
+    """Refuse wrong shapes and dtypes in a graph that is being compiled. The compiler cannot trace `_like`.
+
+    Without `fullgraph=True`, PyTorch then leaves the graph, and `check` raises an error that says more.
+    """
+    batch, classes = shape[:axis] + shape[axis + 1 :], shape[axis : axis + 1]
+    of_target = shape if target.is_floating_point() or target.dtype is torch.bool else batch
+    of_options = {"class_weight": classes, "class_mask": classes, "sample_weight": batch}
+    for name, expected in {"targets": of_target, **of_options}.items():
+        tensor = target if name == "targets" else options.get(name)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} must have shape {expected}, got {checks.of_shape(tensor)}")
+        if tensor.is_complex() or (name == "class_mask" and tensor.dtype is not torch.bool):
+            raise TypeError(f"{name} must not be {tensor.dtype}")
 
 
 def _like(shape: Iterable[int], dtype: torch.dtype) -> NDArray[Any]:
@@ -118,12 +143,19 @@ def _loss_of_others(input: Tensor, axis: int, numbers: Options, names: list[str]
     return loss
 
 
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which `torch.autocast` rounds no factors of products on the device of a tensor."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+
+
 def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the logits (..., C, d1, ..., dK) of a linear layer, computed in the widest dtype of its tensors."""
     tensors = [tensor for tensor in (input, weight, bias) if tensor is not None]
     dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
     bias = None if bias is None else bias.to(dtype).flatten()
-    logits = linear(input.to(dtype), weight.to(dtype).flatten(0, -2), bias)
+    with without_autocast(input):
+        logits = linear(input.to(dtype), weight.to(dtype).flatten(0, -2), bias)
     return logits.reshape(*input.shape[:-1], *weight.shape[:-1])
 
 

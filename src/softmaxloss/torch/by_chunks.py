@@ -73,10 +73,11 @@ def losses_and_gradients(
         logits = by_arrays.logits_of(x_part, weight, bias)
         loss, d_logits = array.losses_and_gradients(logits, upstream=upstream, **some, **options)
         losses.append(loss)
-        if d_x is not None:
-            d_x[part] = d_logits @ weight.to(d_logits.dtype)
-        if d_weight is not None:
-            d_weight += d_logits.T @ x_part.to(d_logits.dtype)
+        with by_arrays.without_autocast(x):
+            if d_x is not None:
+                d_x[part] = d_logits @ weight.to(d_logits.dtype)
+            if d_weight is not None:
+                d_weight += d_logits.T @ x_part.to(d_logits.dtype)
         if d_bias is not None:
             d_bias += d_logits.sum(0, dtype=d_bias.dtype)
 

@@ -108,8 +108,11 @@ class _CrossEntropy(Function):
 
 
 def needs_product(d_loss: Tensor) -> bool:
-    """Return whether the gradient from above is something else than 1. For a batch of such gradients return False."""
-    return not is_batched(d_loss) and (d_loss.dim() > 0 or d_loss.item() != 1.0)
+    """Return whether the gradient from above may be something else than 1. For a batch of such gradients return False.
+
+    On other devices than the CPU its value is not read, because the CPU would have to wait for the device.
+    """
+    return not is_batched(d_loss) and (d_loss.dim() > 0 or not d_loss.is_cpu or d_loss.item() != 1.0)
 
 
 def times(gradient: Tensor, d_loss: Tensor) -> Tensor:

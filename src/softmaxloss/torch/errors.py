@@ -41,7 +41,7 @@ _REMEDIES = {
 
 def in_words_of_torch(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function raise errors that name PyTorch's arguments."""
-    names = _OF_HEAD if function.__name__.startswith("linear") else _OF_LOSS
+    names = _OF_HEAD if "linear" in function.__name__ else _OF_LOSS
 
     @wraps(function)
     def translated(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -110,7 +110,7 @@ def cross_entropy(
     >>> loss.item(), logits.grad
     (4.24835413113866e-18, tensor([[-4.2484e-18,  4.2484e-18]]))
     """
-    tensors = (input, target, weight, sample_weight, class_mask)
+    tensors = (input, target, weight, sample_weight, class_mask, normalizer)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             cross_entropy,

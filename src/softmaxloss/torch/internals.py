@@ -38,9 +38,12 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:
-    """Return whether a gradient may overwrite a tensor: not a leaf that requires gradients, nor a view of one."""
+    """Return whether a gradient may overwrite a tensor that requires gradients: neither a leaf nor a view of one.
+
+    The leaf may itself be a view. Then `_base` is what the leaf views: also a leaf, which requires no gradients.
+    """
     root = tensor if tensor._base is None else tensor._base
-    return not (root.is_leaf and root.requires_grad)
+    return not (tensor.is_leaf or root.is_leaf)
 
 
 def in_forward_mode() -> bool:

@@ -88,7 +88,7 @@ normalizer
     >>> head.weight.grad.shape
     torch.Size([50000, 2])
     """
-    tensors = (input, linear_weight, target, linear_bias, weight, sample_weight, class_mask)
+    tensors = (input, linear_weight, target, linear_bias, weight, sample_weight, class_mask, normalizer)
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(
             linear_cross_entropy,

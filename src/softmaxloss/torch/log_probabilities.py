@@ -197,8 +197,7 @@ def _options(
 
 
 def _check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
-    if not torch.compiler.is_compiling():  # the compiler cannot trace the checks
-        by_arrays.check(shape, dtype, target, axis, {"reduction": "none", **options})
+    by_arrays.check(shape, dtype, target, axis, {"reduction": "none", **options})
 
 
 def _by_arrays(input: Tensor, target: Tensor, axis: int, options: Options) -> LogProbs:
@@ -212,7 +211,8 @@ def _by_chunks(layer: Layer, target: Tensor, options: Options, max_memory: int |
         return _by_arrays(by_arrays.logits_of(x, weight, bias), t, 1, options)
 
     input, weight, bias = layer
-    xs, ts = (torch.split(rows, rows_at_once(weight, max_memory)) for rows in (input.flatten(0, -2), target.flatten()))
+    flat = input.reshape(target.numel(), input.shape[-1]), target.flatten()
+    xs, ts = (torch.split(rows, rows_at_once(weight, max_memory)) for rows in flat)
     found = [checkpoint(of_part, x, weight, bias, t, use_reentrant=False) for x, t in zip(xs, ts, strict=True)]
     return LogProbs(*(torch.cat(values).reshape(target.shape) for values in zip(*found, strict=True)))
 

@@ -16,6 +16,7 @@ from softmaxloss.head import Sampled
 from softmaxloss.torch import by_arrays
 from softmaxloss.torch.arguments import Layer, Options
 from softmaxloss.torch.by_kernels import loss_and_gradient, requested
+from softmaxloss.torch.errors import in_words_of_torch
 from softmaxloss.torch.head import losses_and_gradients
 from softmaxloss.torch.storage import as_tensor, loss_dtype
 
@@ -52,6 +53,7 @@ def linear_cross_entropy(layer: Layer, target: Tensor, options: Options, more: O
 
 
 @torch.library.custom_op("softmaxloss::cross_entropy", mutates_args=(), device_types="cpu")
+@in_words_of_torch
 def _cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -129,6 +131,7 @@ _cross_entropy.register_autograd(_backward, setup_context=_keep)
 
 
 @torch.library.custom_op("softmaxloss::linear_cross_entropy", mutates_args=(), device_types="cpu")
+@in_words_of_torch
 def _linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
