@@ -67,6 +67,12 @@ class Frame(NamedTuple):
         """Return the class of the largest number of each row."""
         return self.xp.astype(self.xp.argmax(array, axis=self.axis, keepdims=True), self.index.dtype, copy=False)
 
+    def of_class(self, array: Array, index: Array) -> Array:
+        """Return the number of one class of each row."""
+        if hasattr(self.xp, "gather"):  # torch.compile would compile PyTorch's take_along_axis for each number of rows
+            return self.xp.gather(array, self.axis, index)
+        return self.xp.take_along_axis(array, index, axis=self.axis)
+
     def total(self, array: Array) -> Array:
         """Return the sum over the classes."""
         return self.xp.sum(array, axis=self.axis, keepdims=True)
@@ -146,9 +152,9 @@ def at(frame: Frame, x: Array, t: Array) -> Array:
     """Return the logit of the class t of each row; 0 where t is not among the classes of a block."""
     xp = frame.xp
     if frame.first is None:
-        return xp.take_along_axis(x, t, axis=frame.axis)
+        return frame.of_class(x, t)
     place, last = t - frame.first, frame.index.shape[frame.axis] - 1
-    here = xp.take_along_axis(x, xp.clip(place, 0, last), axis=frame.axis)
+    here = frame.of_class(x, xp.clip(place, 0, last))
     return xp.where((place >= 0) & (place <= last), here, 0.0)
 
 

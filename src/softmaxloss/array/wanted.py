@@ -159,8 +159,7 @@ def _of_distributions(rows: Wanted, targets: Array) -> Wanted:
     rows = rows._replace(p=p)
     q = rows.q()
     t = frame.highest(q)
-    q_t = xp.take_along_axis(q, t, axis=frame.axis)
-    return rows._replace(t=t, q_t=q_t, unsmoothed=frame.total(rows.r * p))
+    return rows._replace(t=t, q_t=frame.of_class(q, t), unsmoothed=frame.total(rows.r * p))
 
 
 def _averaged(rows: Wanted) -> Array:

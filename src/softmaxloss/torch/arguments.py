@@ -59,7 +59,7 @@ def row_options(target: Tensor, **options: Any) -> Options:
         raise ValueError(f"normalizer must be a single number, got {checks.of_shape(normalizer)}")
     if isinstance(normalizer, Tensor):
         checks.normalizer_beside(options["reduction"])
-        if normalizer.device not in (target.device, torch.device("cpu")):  # PyTorch takes a number of the CPU anywhere
+        if normalizer.device not in (target.device, torch.device("cpu")):  # PyTorch takes a CPU scalar anywhere
             raise TensorValueError(f"normalizer must be on {target.device} or the CPU, got device {normalizer.device}")
     if ignored is not None and type(ignored) is not int:
         ignored = options["ignore_index"] = checks.integer("ignore_index", ignored)

@@ -14,7 +14,6 @@ import array_api_compat.torch as torch_namespace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd import Function
 from torch.nn.functional import linear
 
@@ -47,7 +46,7 @@ def cross_entropy(input: Tensor, target: Tensor, axis: int, options: Options) ->
 def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int, options: Options) -> None:
     """Refuse shapes, dtypes and numbers that are wrong for logits. The values in tensors are not checked."""
     compiling, numbers = torch.compiler.is_compiling(), split(options)[0]
-    if compiling:  # checks of floats need no arrays of NumPy, which the compiler cannot trace
+    if compiling:  # it cannot trace NumPy, which checks of ints use
         numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
     checks.reduction(numbers["reduction"])
     checked_numbers(**{name: numbers[name] for name in NUMBERS if name in numbers})
@@ -68,9 +67,9 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, target: Tensor, axis: int,
 
 
 def _check_shapes(shape: tuple[int, ...], target: Tensor, axis: int, options: Options) -> None:
-    """Refuse wrong shapes and dtypes in a graph that is being compiled. The compiler cannot trace `_like`.
+    """Refuse wrong shapes, complex tensors, and masks that are not bool. The compiler cannot trace the other checks.
 
-    Without `fullgraph=True`, PyTorch then leaves the graph, and `check` raises an error that says more.
+    Without `fullgraph=True`, PyTorch runs the call again, uncompiled, and `check` raises an error that says more.
     """
     batch, classes = shape[:axis] + shape[axis + 1 :], shape[axis : axis + 1]
     of_target = shape if target.is_floating_point() or target.dtype is torch.bool else batch
@@ -82,7 +81,8 @@ def _check_shapes(shape: tuple[int, ...], target: Tensor, axis: int, options: Op
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{name} must have shape {expected}, got {checks.of_shape(tensor)}")
         if tensor.is_complex() or (name == "class_mask" and tensor.dtype is not torch.bool):
-            raise TypeError(f"{name} must not be {tensor.dtype}")
+            expected_dtype = "bool" if name == "class_mask" else "real numbers"
+            raise TypeError(f"{name} must hold {expected_dtype}, got {tensor.dtype}")
 
 
 def _like(shape: Iterable[int], dtype: torch.dtype) -> NDArray[Any]:
@@ -144,9 +144,10 @@ def _loss_of_others(input: Tensor, axis: int, numbers: Options, names: list[str]
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which `torch.autocast` rounds no factors of products on the device of a tensor."""
+    """Return a context in which `torch.autocast` is off on the device of a tensor."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+    is_on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -108,9 +108,9 @@ class _CrossEntropy(Function):
 
 
 def needs_product(d_loss: Tensor) -> bool:
-    """Return whether the gradient from above may be something else than 1. For a batch of such gradients return False.
+    """Return whether the gradient from above may differ from 1. For a batch of such gradients return False.
 
-    On other devices than the CPU its value is not read, because the CPU would have to wait for the device.
+    A value on another device than the CPU is not read: the CPU would have to wait for the device.
     """
     return not is_batched(d_loss) and (d_loss.dim() > 0 or not d_loss.is_cpu or d_loss.item() != 1.0)
 

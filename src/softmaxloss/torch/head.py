@@ -65,8 +65,9 @@ class _LinearCrossEntropy(Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         input, weight, bias, target, options, more = arguments
         layer = (input, weight, bias)
-        # with reduction "none", gradients of parameters depend on d_loss of each row: backward computes them
-        wanted = (False,) * 3 if options["reduction"] == "none" else ctx.needs_input_grad[:3]
+        # Backward computes gradients that depend on the d_loss of each row, and float16 where d_loss is not read.
+        later = options["reduction"] == "none" or (input.dtype is torch.float16 and not input.is_cpu)
+        wanted = (False,) * 3 if later else ctx.needs_input_grad[:3]
         loss, gradients = losses_and_gradients(layer, target, options, more, wanted)
         numbers, names, tensors = split(options)
         ctx.save_for_backward(*layer, target, *gradients, *tensors)

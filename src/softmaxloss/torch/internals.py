@@ -38,9 +38,9 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:
-    """Return whether a gradient may overwrite a tensor that requires gradients: neither a leaf nor a view of one.
+    """Return whether a gradient may overwrite a tensor that requires gradients. Leaves and views of them are spared.
 
-    The leaf may itself be a view. Then `_base` is what the leaf views: also a leaf, which requires no gradients.
+    If a leaf is itself a view, its views have the same `_base` as it has: a leaf that requires no gradients.
     """
     root = tensor if tensor._base is None else tensor._base
     return not (tensor.is_leaf or root.is_leaf)
