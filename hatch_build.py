@@ -1,8 +1,8 @@
 """The build backend: hatchling, with a hook that puts the machine code of all kernels into a wheel.
 
 `python -m build` compiles them all, for some 10 minutes. What pip builds in order to install it holds no machine code:
-it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any wheel like this; without this variable,
-installers other than pip, such as uv, wait for all kernels.
+it compiles what it needs at first use. HATCH_BUILD_NO_HOOKS=true builds any wheel without machine code.
+Installers other than pip, such as uv, wait for all kernels if this variable is not set.
 """
 
 import os
@@ -53,7 +53,7 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
             list(pool.map(self._compile, DTYPES))
         for file in sorted(Path(self._folder.name).rglob("*.nbc")):
             build_data["force_include"][str(file)] = f"softmaxloss/kernels/machine_code/{file.name}"
-        tag = next(tag for tag in sys_tags() if not tag.platform.startswith(("manylinux", "musllinux")))
+        tag = next(tag for tag in sys_tags() if not tag.platform.startswith("manylinux"))
         system = tag.platform
         if platform.libc_ver()[0] == "glibc":  # any version has the memory functions that the machine code needs
             system = system.replace("linux_", "manylinux_2_17_")

@@ -23,13 +23,13 @@ def dense():
 
 
 def words():
-    """Return 6,000 rows of words, the first ones most often."""
+    """Return 6,000 rows of words, in which the first features are frequent, and labels."""
     X = _rows_of_words(np.minimum(np.random.default_rng(0).zipf(1.4, size=(6000, 30)) - 1, 2999))
     return X, drawn(5 * X, 10)
 
 
 def rare_words(n_classes=5):
-    """Return 300 rows of words, sorted by class."""
+    """Return 300 rows of words and their labels, sorted by class."""
     X = _rows_of_words(np.random.default_rng(0).integers(3000, size=(300, 30)))
     y = drawn(3 * X, n_classes)
     order = np.argsort(y, kind="stable")
@@ -37,7 +37,7 @@ def rare_words(n_classes=5):
 
 
 def _rows_of_words(columns):
-    """Return rows of unit length that have these features, of 3,000; one that a row has twice counts twice."""
+    """Return how often each of 3,000 features stands in a row of `columns`, with rows scaled to unit length."""
     rows = np.repeat(np.arange(len(columns)), columns.shape[1])
     counts = sparse.csr_array((np.ones(columns.size), (rows, columns.ravel())), (len(columns), 3000))
     return sparse.csr_array(counts.multiply(1 / np.sqrt(counts.multiply(counts).sum(axis=1))[:, None]))
@@ -67,7 +67,7 @@ def streamed(model, X, y, *, size, passes=1):
 
 
 def known(random, n_features, n_rows, moments, **changes):
-    """Return coefficients of some rows, and a past to them."""
+    """Return random coefficients with a past."""
     slopes = random.normal(size=(n_rows, n_features)), random.normal(size=n_rows) / 10
     past = Past(20.0, 1.5, 0.1, *slopes, moments, fit_intercept=True)._replace(**changes)
     return Learned(random.normal(size=(n_rows, n_features)), random.normal(size=n_rows), past)

@@ -46,7 +46,7 @@ def call_every_kernel(dtype: DTypeLike) -> None:
     _stream(np.arange(2))
     _stream(np.full((2, 2), 0.5))
     left = none_taken()
-    shares.leave(left)  # called by helper threads, which may come too late to help
+    shares.leave(left)  # the calls above need it, and `reaches`, only if a helper thread starts in time
     shares.reaches(left, 1)
 
 

@@ -203,7 +203,7 @@ def _visits(
     np.minimum(inverse, STEEPEST / (scale * batch.row_weight.max()) / largest**2, out=inverse)
     places, rows = [array.astype(np.intp) for array in (X.indptr, X.indices)], batch.rows
     if rows.dense is not None:
-        rows = rows._replace(dense=rows.dense.copy())  # in C order, the only one that the kernel is compiled for
+        rows = rows._replace(dense=rows.dense.copy())  # in C order, the only one in the machine code of a wheel
     fields = rows.fields()
     dual, scratch = np.zeros((batch.n_rows, len(intercept))), np.empty((5, batch.n_classes))
     for order in orders:

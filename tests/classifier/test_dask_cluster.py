@@ -92,7 +92,7 @@ def test_coefficients_are_those_of_a_single_machine_though_a_worker_dies(client,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         single = softmaxloss.SoftmaxClassifier(**options).fit(whole, y)
-        client.wait_for_workers(2)  # also for one that an earlier test has killed
+        client.wait_for_workers(2)  # an earlier test may have killed one
         pids = client.run(os.getpid)
         model = SoftmaxClassifier(**options).fit(X, y, callback=killing(client, 2))
     assert client.run(os.getpid) != pids

@@ -137,9 +137,9 @@ def test_a_nan_in_one_part_is_a_nan_in_the_whole():
 
 def test_merge_says_what_is_wrong():
     two, three = (summarize(np.zeros((n_rows, 4)), np.zeros(n_rows, int)) for n_rows in (2, 3))
-    with pytest.raises(ValueError, match=r"parts must be .* the same rows, at least one, got summaries of \[\] rows"):
+    with pytest.raises(ValueError, match=r"parts must be one or more .* equally many rows, got \[\] rows"):
         merge([])
-    with pytest.raises(ValueError, match=r"parts must be .* the same rows, .* got summaries of \[2, 3\] rows"):
+    with pytest.raises(ValueError, match=r"parts must be .* equally many rows, got \[2, 3\] rows"):
         merge([two, three])
     with pytest.raises(ValueError, match=r"temperature must .*, got 0"):
         merge([two], temperature=0)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,9 +98,9 @@ def right_digest_of_small_kernels():
 
 
 def nowhere_to_write(package):
-    """Put a file wherever the package could have a folder for its cache, and return the environment that does the rest.
+    """Put files in the place of the package's cache folders, and return variables that block all other folders.
 
-    Permissions would stop no superuser, files do.
+    A superuser ignores permissions, but not these files.
     """
     for folder in {path.parent for path in package.rglob("*.py")}:
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
@@ -197,7 +198,7 @@ def compilations_of_small_kernels(**options):
         from softmaxloss.kernels.machine import compilation
         with event.install_recorder("numba:compile") as recorder:
             digest = of_small_kernels()
-        kernels = [None, *compilation.KERNELS]  # a kernel's cache reports a compilation without the dispatcher
+        kernels = [None, *compilation.KERNELS]  # None: a kernel's cache reports compilations without a dispatcher
         begun = [event.data.get("dispatcher") for _, event in recorder.buffer if event.is_start]
         print(digest, sum(dispatcher in kernels for dispatcher in begun))
     """
@@ -239,14 +240,16 @@ def test_machine_code_in_the_package_is_loaded_unless_it_is_damaged(right_digest
     assert compilations_of_small_kernels(**second) == (right_digest_of_small_kernels, 3)
 
 
-def test_a_program_that_is_one_archive_keeps_no_machine_code(right_digest_of_small_kernels, tmp_path):
-    """Its sources cannot be read as files. So nothing would show that the code is that of another version."""
+@compiles_anew
+def test_another_archive_of_the_same_name_has_machine_code_of_its_own(right_digest_of_small_kernels, tmp_path):
+    """The sources in an archive are no files, so the archive stands for them."""
     archive = shutil.make_archive(str(tmp_path / "program"), "zip", SOURCE.parent, "softmaxloss")
-    script = "print(sl.__file__, of_small_kernels())"
-    used, digest = run_with_digests(script, PYTHONPATH=archive, XDG_CACHE_HOME=str(tmp_path / "cache")).split()
-    assert used.startswith(archive)
-    assert digest == right_digest_of_small_kernels
-    assert not list(tmp_path.rglob("*.nbc"))
+    environment = {"PYTHONPATH": archive, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    assert compilations_of_small_kernels(**environment) == (right_digest_of_small_kernels, 3)
+    assert compilations_of_small_kernels(**environment) == (right_digest_of_small_kernels, 0)
+    with zipfile.ZipFile(archive, "a") as changed:
+        changed.writestr("another", "")
+    assert compilations_of_small_kernels(**environment) == (right_digest_of_small_kernels, 3)
 
 
 @pytest.mark.parametrize("setting", ["OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"])

@@ -93,7 +93,7 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     Raises
     ------
     TypeError, ValueError
-        If the summaries are not of the same number of rows, there is none, or the temperature is out of range.
+        If there is no summary, their numbers of rows differ, or the temperature is no number or out of range.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def merge(parts: Sequence[RowSummary], *, temperature: float = 1.0) -> RowSummar
     """
     rows = [len(part.peak) for part in parts]
     if len(set(rows)) != 1:
-        raise ValueError(f"parts must be summaries of the same rows, at least one, got summaries of {rows} rows")
+        raise ValueError(f"parts must be one or more summaries with equally many rows, got {rows} rows")
     merged, temperature = new_summary(rows[0]), checks.temperature(temperature)
     kernels.merge(RowSummary(*map(np.stack, zip(*parts, strict=True))), temperature, merged)
     return merged

@@ -145,10 +145,11 @@ def _notice() -> None:
 def _source_stamp(sources: Path) -> str:
     """Return a digest of all compiled sources: kernels/, and the folder of an entry point outside of it.
 
-    In a program that is one archive they are not there. Then nothing shows whether saved machine code is theirs, and
-    none is used.
+    In a program that is one archive, its file stands for them. Where there is no file at all, raise FileNotFoundError:
+    nothing would show whether saved machine code is outdated.
     """
     files = [*sorted(Path(__file__).parents[1].rglob("*.py")), *sorted(sources.glob("*.py"))]
+    files = files or [path for path in Path(__file__).parents if path.is_file()]
     if not files:
         raise FileNotFoundError(f"no sources in {sources}")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
