@@ -10,12 +10,11 @@ from scipy import sparse
 from softmaxloss.core import checks, rowwise
 from softmaxloss.core.layout import FEW_CLASSES
 from softmaxloss.core.options import request
-from softmaxloss.core.threads import none_taken
+from softmaxloss.core.threads import call_every_kernel_of_threads
 from softmaxloss.evaluation import metrics
 from softmaxloss.functional import cross_entropy_and_grad, log_softmax
 from softmaxloss.head.linear import linear_cross_entropy_and_grad
 from softmaxloss.head.sampled import Sampled
-from softmaxloss.kernels.machine import shares
 from softmaxloss.log_probabilities import log_probs_and_grad
 from softmaxloss.moments import Moments
 from softmaxloss.objective import Objective
@@ -45,9 +44,7 @@ def call_every_kernel(dtype: DTypeLike) -> None:
         metrics(logits, [0, 1])
     _stream(np.arange(2))
     _stream(np.full((2, 2), 0.5))
-    left = none_taken()
-    shares.leave(left)  # the calls above need it, and `reaches`, only if a helper thread starts in time
-    shares.reaches(left, 1)
+    call_every_kernel_of_threads()
 
 
 def _share_classes(logits: Any, targets: ArrayLike) -> None:

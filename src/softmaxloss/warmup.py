@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from softmaxloss.core import checks
 from softmaxloss.core.layout import FEW_CLASSES
+from softmaxloss.core.threads import call_every_kernel_of_threads
 from softmaxloss.functional import cross_entropy_and_grad, log_softmax, logsumexp
 
 if TYPE_CHECKING:
@@ -43,3 +44,4 @@ def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
         cross_entropy_and_grad(logits, [0])
         logsumexp(logits)
         log_softmax(logits)
+    call_every_kernel_of_threads()

@@ -232,6 +232,13 @@ def none_taken() -> Counter:
     return np.zeros(1, INTEGER)
 
 
+def call_every_kernel_of_threads() -> None:
+    """Call the kernels by which threads wait for each other. Shared work calls them only if a helper starts in time."""
+    left = none_taken()
+    _progress().leave(left)
+    _progress().reaches(left, 1)
+
+
 def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:
     """Call work() in this thread and in helpers, in `most` threads at most, and return when all calls have returned.
 
