@@ -42,6 +42,7 @@ def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
     shapes = (1, 2), (1, FEW_CLASSES + 1)  # side by side, and row by row
     for logits in [checks.zeros("dtypes", dtype, shape) for dtype in several for shape in shapes]:
         cross_entropy_and_grad(logits, [0])
+        cross_entropy_and_grad(logits, [0], ignore_index=1)  # reads labels by a kernel of its own
         logsumexp(logits)
         log_softmax(logits)
     call_every_kernel_of_threads()
