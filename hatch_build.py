@@ -66,7 +66,7 @@ class MachineCode(BuildHookInterface):  # type: ignore[type-arg]
             self._folder.cleanup()
 
     def _compile(self, dtype: str) -> None:
-        """Compile the kernels of a dtype for this machine, which shows what there is, then for the other levels."""
+        """Call every kernel with a dtype, to learn the signatures, then compile these for each level of processors."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
         environment = inherited | {"PYTHONPATH": str(ROOT / "src"), "NUMBA_CACHE_DIR": self._folder.name}
         signatures = Path(self._folder.name) / f"{dtype}.signatures"

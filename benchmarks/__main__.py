@@ -111,11 +111,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="the file to write")
     parser.add_argument("--quick", action="store_true", help="two shapes in float32, three rounds")
     parser.add_argument("--start", action="store_true", help="only time fresh processes up to their first loss")
+    if parser.parse_args().quick:
+        parser.set_defaults(**QUICK)
     options = parser.parse_args()
     if max(options.threads) > _cores() or min(options.threads) < 1:
         parser.error(f"--threads must be from 1 to {_cores()}, the processors of this process")
-    if options.quick:
-        vars(options).update(QUICK)
     options.contenders = {name: CONTENDERS[name] for name in (OURS, *options.contenders)}
     return options
 

@@ -99,11 +99,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="rounds, of which medians are taken")
     parser.add_argument("--quick", action="store_true", help="two shapes in float32, few rows, three rounds")
     parser.add_argument("--write", action="store_true", help="into docs/jax.md; all parts")
+    if parser.parse_args().quick:
+        parser.set_defaults(**QUICK)
     options = parser.parse_args()
+    if options.write and options.quick:
+        parser.error("--write needs all rounds; leave out --quick")
     if options.write and set(options.parts) != set(PARTS):
         parser.error("--write needs all parts")
-    if options.quick:
-        vars(options).update(QUICK)
     if any(importlib.util.find_spec(package) is None for package in ("jax", "optax")):
         raise SystemExit('JAX or optax is not installed: pip install -e ".[bench]"')
     here = machine()

@@ -19,7 +19,7 @@ class Problem(NamedTuple):
     axis: int
 
     def probes(self) -> Array:
-        """Return where to look at a flattened gradient: the targets of all rows, and as good as anywhere."""
+        """Return where to look at a flattened gradient: at the targets of all rows, and at PROBES random places."""
         n_classes = self.logits.shape[self.axis]
         side_by_side = math.prod(self.logits.shape[self.axis :][1:])
         group, place = np.divmod(np.arange(self.targets.size), side_by_side)

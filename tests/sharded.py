@@ -181,5 +181,17 @@ def second_derivatives(_):
         torch.autograd.grad(loss, leaf, create_graph=True)
 
 
-QUICK = (layers, traffic, errors, second_derivatives)
+def soft_targets_that_change(_):
+    """A change between the passes is refused, and memory that was freed is not read."""
+    x, w = (torch.ones(4, n, dtype=torch.float64, requires_grad=True) for n in (5, 5))
+    for loss_of in (distributed.cross_entropy, lambda x, q: distributed.linear_cross_entropy(x, w, q)):
+        for change in (lambda q: q.mul_(2), lambda q: q.untyped_storage().resize_(0)):
+            soft = torch.full((4, 5 if loss_of is distributed.cross_entropy else 4), 0.1, dtype=torch.float64)
+            loss = loss_of(x, soft)
+            change(soft)
+            with pytest.raises(RuntimeError, match=r"modified by an inplace operation|has been freed"):
+                loss.backward()
+
+
+QUICK = (layers, traffic, errors, second_derivatives, soft_targets_that_change)
 SLOW = (layers_of_less_precision, sizes)

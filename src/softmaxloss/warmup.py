@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def warmup(dtypes: DTypeLike | Collection[DTypeLike] = "float32") -> None:
     """Compile the kernels of softmax functions, and of losses whose targets are class indices, before they are needed.
 
-    A wheel brings all kernels along. In an installation from source, the first call of a kernel compiles it, in 1 to 10
-    seconds. The machine code is kept on disk: later processes load it in a fraction of a second. One-hot and soft
-    targets, soft caps and `metrics` have kernels of their own, which are compiled when they are first used. A soft cap
-    turns logits into float64: if you use one, warm up float64, too.
+    A wheel brings all kernels along, for x86-64 processors with AVX2. In an installation from source, the first call of
+    a kernel compiles it, in 1 to 10 seconds. The machine code is kept on disk: later processes load it in a fraction of
+    a second. One-hot and soft targets, soft caps and `metrics` have kernels of their own, which are compiled when they
+    are first used. A soft cap turns logits into float64: if you use one, warm up float64, too.
 
     Parameters
     ----------

@@ -82,13 +82,15 @@ def test_the_position_of_a_wrong_label_counts_along_all_axes():
 def test_calls_that_look_like_an_earlier_one_are_checked_for_what_differs():
     z = np.array([[0.3, 2.9, 4.0], [1.0, 1.0, 1.0]])
     y = np.array([2, 0])
-    sl.cross_entropy(z, y, axis=1, label_smoothing=1.0)
-    for option in {"axis": True}, {"label_smoothing": True}, {"label_smoothing": np.array(2.0)}, {"z_loss": "1"}:
+    right = {"axis": 1, "label_smoothing": 1.0, "ignore_index": -100}
+    sl.cross_entropy(z, y, **right)
+    wrong = {"axis": True}, {"label_smoothing": True}, {"label_smoothing": np.array(2.0)}, {"z_loss": "1"}
+    for option in (*wrong, {"ignore_index": -100.0}):
         with pytest.raises((TypeError, ValueError), match=next(iter(option))):
-            sl.cross_entropy(z, y, **{"axis": 1, "label_smoothing": 1.0} | option)
+            sl.cross_entropy(z, y, **right | option)
     y[1] = 3
     with pytest.raises(ValueError, match="label 3"):
-        sl.cross_entropy(z, y, axis=1, label_smoothing=1.0)
+        sl.cross_entropy(z, y, **right)
 
 
 def test_options_are_keyword_only():
@@ -252,9 +254,11 @@ def without_ml_dtypes():
         sl.warmup(dtypes="bfloat16")
 
 
-SPARSE = sparse.csr_array(FEATURES)
+SPARSE, MANY_CLASSES = sparse.csr_array(FEATURES), np.broadcast_to(np.float16(0), (2, 2**31))
 OTHERS = [  # what the message is about, a call, the error, and what the message must contain
     ("logits", lambda: sl.softmax(np.zeros((2, 0))), ValueError, ["at least one class", "(2, 0)"]),
+    ("logits", lambda: sl.cross_entropy(MANY_CLASSES, [0, 0]), ValueError, ["at most 2147483647 classes on axis 1"]),
+    ("logits", lambda: sl.softmax(MANY_CLASSES), ValueError, ["at most 2147483647 classes on axis 1"]),
     ("sample_weight", lambda: sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e-320, 0]), ValueError, ["too small"]),
     ("sample_weight", lambda: sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e308] * 2), ValueError, ["too large"]),
     ("dtypes", without_ml_dtypes, TypeError, ["bfloat16", "ml_dtypes"]),

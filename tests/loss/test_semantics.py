@@ -73,6 +73,13 @@ def test_the_mean_over_indices_divides_as_pytorch_does():
     assert loss == pytest.approx(right.item(), rel=1e-14)
 
 
+def test_a_normalizer_of_0_needs_rows_that_are_all_ignored():
+    logits = np.zeros((3, 4))
+    assert sl.cross_entropy(logits, [-1, -1, -1], ignore_index=-1, normalizer=0) == 0.0
+    with pytest.raises(ValueError, match="got 0 for a total weight of 2"):
+        sl.cross_entropy(logits, [0, -1, 1], ignore_index=-1, normalizer=0)
+
+
 def test_with_a_normalizer_the_parts_of_a_batch_add_up_to_its_mean():
     weight, sample_weight = np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0, 0.5])
     options = {"class_weight": weight, "label_smoothing": 0.2}

@@ -104,6 +104,12 @@ def test_a_layer_by_chunks_of_rows_equals_the_loss_of_its_logits(option, soft, m
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
+def test_a_layer_of_no_rows_and_no_classes_has_no_loss():
+    x, w, labels = torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    assert slt.linear_cross_entropy(x, w, labels, reduction="sum") == 0
+    assert slt.linear_log_probs(x, w, labels).log_prob.shape == (0,)
+
+
 @pytest.mark.parametrize("memory", [1, None])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_ignored_rows_of_a_layer_are_not_read(memory, reduction):

@@ -3,6 +3,7 @@
 import inspect
 import typing
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -220,6 +221,34 @@ def test_the_sampled_backward_pass_is_compiled():
         with_gradients(f(x, w), [x, w]) for f in (torch.compile(loss, fullgraph=True, backend="aot_eager"), loss)
     )
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+NUMBERS = {
+    "normalizer": lambda x, w, labels, n: slt.linear_cross_entropy(x, w, labels, normalizer=n),
+    "half a normalizer": lambda x, w, labels, n: slt.linear_cross_entropy(x, w, labels, normalizer=n + 0.5),
+    "NumPy": lambda x, w, labels, n: slt.linear_cross_entropy(x, w, labels, normalizer=np.float64(3.5)) * n,
+    "seed": lambda x, w, labels, n: slt.linear_cross_entropy(x, w, labels, backward=sl.Sampled(seed=n)),
+}
+
+
+@pytest.mark.parametrize("function", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("first", [3, 3.25])
+def test_a_number_that_changes_at_each_step_is_compiled_once_more_for_all(function, first):
+    if function is NUMBERS["seed"]:
+        first = int(first)
+    x, w, _, labels = layer_problem(64, 8, 300, dtype=torch.float32)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend=counter)
+    for n in [first + step for step in range(12)]:
+        got, want = (with_gradients(f(x, w, labels, n), [x, w]) for f in (compiled, function))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count == 2
+
+
+def test_the_old_arguments_of_reductions_are_compiled():
+    logits, labels = problem()
+    loss = torch.compile(slt.cross_entropy, fullgraph=True, backend="aot_eager")(logits, labels, size_average=False)
+    assert_same(loss, slt.cross_entropy(logits, labels, reduction="sum"))
 
 
 @pytest.mark.parametrize("module", [slt.CrossEntropyLoss, slt.LinearCrossEntropyLoss])

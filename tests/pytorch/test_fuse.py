@@ -265,6 +265,57 @@ def test_logits_are_not_made_from_weights_that_have_changed():
     assert torch.equal(made + 0, expected)
 
 
+def lazy_and_ordinary(hidden):
+    layer = torch.nn.Linear(4, 5, bias=False).requires_grad_(False)
+    layer.__dict__["max_memory_of_loss"] = None
+    return fuse._fused_forward(layer, hidden), layer(hidden), layer
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_sum_of_logits_is_not_made_from_operands_that_have_changed(changed):
+    hidden, target = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    (a, value_of_a, layer_of_a), (b, value_of_b, layer_of_b) = (lazy_and_ordinary(hidden) for _ in range(2))
+    total = a + b
+    (a, b)[changed].mul_(2)
+    assert torch.equal(total + 0, value_of_a + value_of_b)
+
+    (a, _, layer_of_a), (b, _, layer_of_b) = (lazy_and_ordinary(hidden) for _ in range(2))
+    total = a + b
+    (layer_of_a, layer_of_b)[changed].weight.mul_(2)
+    for use in (lambda: total + 0, lambda: torch.nn.functional.cross_entropy(total, target)):
+        with pytest.raises(RuntimeError, match="has changed since these logits were returned"):
+            use()
+
+
+def test_rows_are_those_that_an_index_named_when_they_were_taken():
+    lazy, logits, _ = lazy_and_ordinary(torch.randn(3, 4))
+    index = torch.tensor([2, 0])
+    for named in (index, index.numpy(), (slice(index[0], None), slice(None))):
+        index[:] = torch.tensor([2, 0])
+        taken, expected = lazy[named], logits[named]
+        index.zero_()
+        assert torch.equal(taken + 0, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: torch.mul(z, other=2.0),
+        lambda z: torch.mul(input=z, other=2.0),
+        lambda z: torch.div(input=z, other=2.0),
+        lambda z: torch.div(z, other=2.0),
+        lambda z: torch.add(z, other=z),
+        lambda z: torch.tanh(input=z),
+        lambda z: torch.tanh(z, out=torch.empty(3, 5)),
+        lambda z: z.reshape(shape=(5, 3)),
+        lambda z: z.to(dtype=torch.float64),
+    ],
+)
+def test_keywords_are_those_of_tensors(function):
+    lazy, logits, _ = lazy_and_ordinary(torch.randn(3, 4))
+    assert torch.equal(function(lazy) + 0, function(logits))
+
+
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(TypeError, match="model must have a head of linear layers, got Linear"):
         fuse_head(torch.nn.Linear(2, 3))

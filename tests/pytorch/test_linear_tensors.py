@@ -117,6 +117,30 @@ def test_the_mean_of_sampled_gradients_is_the_exact_one():
     assert error.norm() < 3 * (sampled - exact).norm(dim=(1, 2)).mean() / 20
 
 
+WITHOUT_KERNELS = {
+    "vmap": lambda x, w, labels: torch.func.vmap(slt.linear_cross_entropy, (0, None, 0))(x[None], w, labels[None])[0],
+    "weights that require gradients": lambda x, w, labels: slt.linear_cross_entropy(
+        x, w, labels, sample_weight=torch.ones(64, requires_grad=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WITHOUT_KERNELS.values(), ids=WITHOUT_KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_multiplied_in_float32_also_where_no_kernels_run(way, dtype):
+    x, w, _, labels = layer_problem(64, 256, 100, dtype=dtype)
+    (want, *gradients), _ = with_gradients(slt.linear_cross_entropy(x, w, labels), [x, w])
+    (got, *same_gradients), _ = with_gradients(way(x, w, labels), [x, w])
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
+    torch.testing.assert_close(same_gradients, gradients, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_the_dtype_of_the_loss_depends_on_the_input_alone():
+    x, w, _, labels = layer_problem(64, 8, 100, dtype=torch.float32)
+    losses = [way(x, w.double(), labels) for way in (slt.linear_cross_entropy, *WITHOUT_KERNELS.values())]
+    assert [loss.dtype for loss in losses] == [torch.float32] * 3
+
+
 @pytest.mark.parametrize("memory", ["100KiB", 10**6, None])
 def test_memory_limits_change_nothing_but_rounding(memory):
     x, w, b, labels = layer_problem(500, 16, 300)

@@ -73,8 +73,9 @@ def test_the_module_is_pytorchs_loss_with_its_attributes():
 def test_the_old_arguments_of_reductions_are_read_as_pytorch_reads_them():
     logits, labels = problem()
     for old in ({"size_average": False}, {"reduce": False}, {"size_average": True, "reduce": True}):
-        with pytest.warns(UserWarning, match="deprecated"):
+        with pytest.warns(UserWarning, match="deprecated") as warned:
             got = slt.cross_entropy(logits, labels, **old)
+        assert warned[0].filename == __file__
         with pytest.warns(UserWarning, match="deprecated"):
             want = nn.functional.cross_entropy(logits, labels, **old)
         torch.testing.assert_close(got, want)
@@ -171,6 +172,37 @@ TRAINING = """
         torch.multiprocessing.start_processes(work, (folder + "/meeting",), 2, start_method="fork")
     print("trained")
 """
+
+
+IN_SHARDS = """
+    import tempfile, torch, softmaxloss.torch as slt
+    from torch.distributed import destroy_process_group, device_mesh, init_process_group
+    from torch.distributed.fsdp import fully_shard
+
+    x, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, -100])
+    models = [slt.LinearCrossEntropyLoss(5, 7, bias=True, reduction=name) for name in ("mean", "none")]
+    with tempfile.TemporaryDirectory() as folder:
+        init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        for model in models:
+            want = model(x, labels).sum()
+            d_want = torch.autograd.grad(want, list(model.parameters()))
+            fully_shard(model, mesh=device_mesh.init_device_mesh("cpu", (1,)))
+            for _ in range(2):  # PyTorch frees the memory of the whole parameters after each pass
+                model.zero_grad()
+                loss = model(x, labels).sum()
+                loss.backward()
+                assert torch.equal(loss, want)
+                assert all(torch.equal(p.grad.full_tensor(), d) for p, d in zip(model.parameters(), d_want))
+        destroy_process_group()
+    print("trained")
+"""
+
+
+def test_parameters_in_shards_get_the_gradients_of_whole_ones():
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("this PyTorch has no fully_shard")
+    assert run(IN_SHARDS) == "trained"
 
 
 @pytest.mark.thorough

@@ -19,7 +19,11 @@ OF_BOTH = [
     ("input", [[0.0]], TYPE, "must be a tensor, got list"),
     ("input", torch.zeros(2, 3, dtype=torch.int64), TYPE, "int64"),
     ("input", torch.zeros(2, 3, dtype=torch.complex64), TYPE, "complex"),
+    ("input", None, TYPE, "must be a tensor, got NoneType"),
+    ("input", torch.zeros(2, 3).to_sparse(), TYPE, "must be a dense tensor, got layout torch.sparse_coo"),
     ("target", [0, 2], TYPE, "must be a tensor, got list"),
+    ("target", None, TYPE, "must be a tensor, got NoneType"),
+    ("target", torch.tensor([0, 2]).to_sparse(), TYPE, "pass target.to_dense()"),
     ("target", torch.tensor([0, 3]), VALUE, "3"),
     ("target", torch.tensor([0, -1]), VALUE, "ignore_index=-1"),
     ("target", torch.tensor([0, 2, 1]), VALUE, "(3,)"),
@@ -53,16 +57,23 @@ OF_BOTH = [
     ("temperature", torch.tensor(2.0), TYPE, "got a tensor"),
     ("temperature", "hot", TYPE, "'hot'"),
     ("reduction", "average", VALUE, "'average'"),
+    ("reduction", None, VALUE, "got None; for one loss per row pass reduction='none'"),
+    *((name, None, TYPE, "must not be None") for name in ("label_smoothing", "z_loss", "temperature")),
     ("ignore_index", 0.5, TYPE, "integer"),
     ("ignore_index", "pad", TYPE, "integer"),
     ("normalizer", -1.0, VALUE, "-1"),
     ("normalizer", torch.ones(2), VALUE, "must be a single number, got shape (2,)"),
 ]
-OF_LOSS = [("input", torch.tensor(1.0), VALUE, "class axis")]
+OF_LOSS = [
+    ("input", torch.tensor(1.0), VALUE, "class axis"),
+    ("inplace_backward", "yes", TYPE, "must be True or False, got 'yes'"),
+]
 OF_HEAD = [
     ("input", torch.tensor(1.0), VALUE, "single number"),
     ("input", torch.zeros(2, 5), VALUE, "(2, 5)"),
     ("linear_weight", [[0.0] * 4] * 3, TYPE, "must be a tensor, got list"),
+    ("linear_weight", None, TYPE, "must be a tensor, got NoneType"),
+    ("linear_weight", torch.zeros(0, 4), VALUE, "at least one class, got shape (0, 4)"),
     ("linear_weight", torch.zeros(4), VALUE, "(4,)"),
     ("linear_weight", torch.zeros(3, 4, dtype=torch.int64), TYPE, "int64"),
     ("linear_bias", [0, 0, 0], TYPE, "must be a tensor, got list"),
@@ -109,6 +120,24 @@ def test_wrong_shapes_and_dtypes_are_refused_where_no_kernels_run(row):
     with pytest.raises(error, match=rf"\b{argument}\b") as caught:
         function(**right | {argument: wrong})
     assert said in str(caught.value)
+
+
+OF_SOFTMAX = [
+    ({"dim": "a"}, "dim must be an integer, got 'a'"),
+    ({"dim": 1.0}, "dim must be an integer, got 1.0"),
+    ({"dim": None}, "dim must be an integer, got None"),
+    ({"dim": 2}, "dim must lie between -2 and 1, got 2"),
+    ({"dtype": torch.int64}, "dtype must be .*, got torch.int64"),
+    ({"dtype": "float32"}, "dtype must be .*, got 'float32'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), OF_SOFTMAX)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_softmax_names_its_wrong_argument(wrong, said, device):
+    for function in (slt.softmax, slt.log_softmax):
+        with pytest.raises((VALUE, TYPE), match=said):
+            function(torch.zeros(2, 3, device=device), **wrong)
 
 
 def test_errors_are_those_of_python_and_of_pytorch():

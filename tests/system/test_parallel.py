@@ -121,11 +121,23 @@ def test_a_job_that_is_closed_is_neither_begun_nor_kept_alive():
     assert begun == []
 
 
+def test_a_job_that_was_closed_before_a_helper_came_keeps_no_helper_from_the_next_job():
+    pool = threads._Pool()
+    pool._helpers = [threads._Helper(pool._asked)]  # it does not run
+    late, open_one, another = (threads._Job(lambda: None) for _ in range(3))
+    pool.start(late, 1)
+    late.close()
+    pool.start(open_one, 1)
+    pool.start(another, 1)  # the only helper is asked already
+    assert pool._asked.get_nowait() is open_one
+    assert pool._asked.empty()
+
+
 def test_nothing_is_kept_alive_when_a_call_has_returned():
     x, t = np.random.default_rng(0).normal(size=(600, 1000)), np.zeros(600, int)
-    for _ in range(100):
-        sl.cross_entropy(x, t)
-        x.resize((600, 1000))  # refused while anything else refers to x
+    for n_rows in (599, 600) * 50:
+        sl.cross_entropy(x, t[: len(x)])
+        x.resize((n_rows, 1000))  # refused while anything else refers to x
 
 
 def test_labels_that_lie_where_the_gradient_goes_are_read_before_that():

@@ -96,12 +96,13 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.skipif(processor.LEVEL is None, reason="machine code for levels of processors is for x86-64 with AVX2")
 def test_a_wheel_has_every_kernel_and_results_are_the_same_to_the_bit_on_every_level(python_with_wheel, tmp_path):
-    levels = [level for level in processor.levels() if level <= (processor.LEVEL or "")]
+    levels = [level for level in processor.levels() if level <= processor.LEVEL]
     paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     at = {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
     digests = {run(python_with_wheel, "-c", RESULTS, level, **at) for level in levels}
-    assert len(digests) <= 1
+    assert len(digests) == 1
     assert not list(tmp_path.rglob("*.nbc"))
 
 

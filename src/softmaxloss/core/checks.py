@@ -21,6 +21,7 @@ from softmaxloss.core.memory import reused_copy
 Array = NDArray[Any]
 REDUCTIONS = ("mean", "sum", "none")
 TEMPERATURES = (1e-30, 1e30)  # lowest and highest: their products with ln 2 are normal float32 numbers
+MOST_CLASSES = 2**31 - 1  # kernels hold the number of a class in 32 bits
 shown = reprlib.repr  # shows any value in a message: it is short, and works even where repr itself fails
 
 
@@ -178,6 +179,8 @@ def real(name: str, value: object) -> float:
 
 def integer(name: str, value: object) -> int:
     """Return one integer as a Python int."""
+    if type(value) is int:
+        return value
     array = as_array(name, value)
     if array.ndim != 0 or array.dtype.kind not in "iu":
         remedy = f"; pass {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
@@ -294,7 +297,14 @@ def axis(value: int, logits: Array) -> int:
             f"logits must have at least one class on axis {number}, got shape {logits.shape}; if the classes are on "
             "another axis, pass it as axis"
         )
+    _at_most("logits", logits, number)
     return number
+
+
+def _at_most(name: str, array: Array, axis: int) -> None:
+    """Refuse more classes on an axis than kernels can count."""
+    if array.shape[axis] > MOST_CLASSES:
+        raise ValueError(f"{name} must have at most {MOST_CLASSES} classes on axis {axis}, got {of_shape(array)}")
 
 
 def class_weight(value: ArrayLike, n_classes: int) -> NDArray[np.float64]:
@@ -363,6 +373,7 @@ def weight_and_bias(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, A
     w = floats("weight", weight)
     if w.ndim != 2:
         raise ValueError(f"weight must have shape (classes, features), got {of_shape(w)}")
+    _at_most("weight", w, 0)
     b = None if bias is None else floats("bias", bias)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"bias must have one entry per class, shape {w.shape[:1]}, got {of_shape(b)}")

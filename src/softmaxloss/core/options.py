@@ -235,7 +235,7 @@ def request(logits: ArrayLike, targets: ArrayLike, axis: int, options: RowOption
     z, t = checks.as_array("logits", logits), checks.as_array("targets", targets)
     plain = t.dtype.kind in "iu" and z.dtype.kind in "fV" and type(axis) is int
     if plain and (not options or are_constant(options.values())):
-        known = _of_labels(z.shape, z.dtype, axis, *options.items())
+        known = _of_labels(z.shape, z.dtype, axis, tuple(options), *options.values())
         if known is not None and t.shape == known[0].batch_shape:
             layout, rows, reduction = known
             label = _plain_labels(t, layout.n_classes)
@@ -256,15 +256,15 @@ def request_without_targets(
     return z, layout, logits_alone(layout.n_rows, checks.temperature(temperature))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)  # -100.0 is refused as `ignore_index`, -100 is not
 def _of_labels(
-    shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, *constants: tuple[str, Any]
+    shape: tuple[int, ...], dtype: np.dtype[Any], axis: int, names: tuple[str, ...], *constants: Any
 ) -> tuple[Layout, Rows, Reduction] | None:
     """Return the same as `request`, but without labels, or None if more than the labels depends on targets."""
-    options: Any = dict(constants)
+    options: Any = dict(zip(names, constants, strict=True))
     ignored = options.pop("ignore_index", None)
-    if 0 in shape or options.get("sample_weight") is not None:
-        return None
+    if 0 in shape or options.get("sample_weight") is not None or options.get("normalizer") == 0:
+        return None  # a normalizer may be 0 if all rows are ignored
     if ignored is not None and 0 <= checks.integer("ignore_index", ignored) < shape[axis]:
         return None  # any other value is no class: no row is ignored if all labels are classes
     logits = checks.logits(np.broadcast_to(np.zeros((), dtype), shape))

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -81,8 +81,18 @@ class _Pool:
             for helper in self._helpers:
                 if helper.processor == here >= 0:
                     helper.leave(here)
-            for _ in range(min(helpers, len(self._helpers)) - self._asked.qsize()):
-                self._asked.put(job)
+            waiting = self._waiting()
+            waiting += [job] * (min(helpers, len(self._helpers)) - len(waiting))
+            for each in waiting:
+                self._asked.put(each)
+
+    def _waiting(self) -> list[_Job]:
+        """Take the jobs that no helper has got yet from the queue, and return those that are not closed."""
+        jobs = []
+        with contextlib.suppress(Empty):
+            while True:
+                jobs.append(self._asked.get_nowait())
+        return [job for job in jobs if job and job.is_open()]
 
 
 class _Helper(threading.Thread):
@@ -135,6 +145,9 @@ class _Job:
         self._lock = threading.Lock()
         self._joined, self._left = 0, np.zeros(1, np.int64)
 
+    def is_open(self) -> bool:
+        return self._work is not None
+
     def join(self) -> None:
         with self._lock:
             if (work := self._work) is None:
@@ -161,7 +174,7 @@ class _Job:
 
 
 def _progress() -> ModuleType:
-    """Return a module that is loaded only when threads share work, because it loads more of Numba."""
+    """Return the kernels by which threads wait for each other. They are imported late: `set_num_threads` needs none."""
     from softmaxloss.kernels.machine import shares  # noqa: PLC0415
 
     return shares

@@ -92,6 +92,8 @@ class Layer:
         self.n_classes, self.n_features = self.weight.shape
         self.layout = layout_of((*self.batch_shape, self.n_classes))
         self.n_rows = self.layout.n_rows
+        if self.n_classes == 0 and self.n_rows > 0:
+            raise ValueError(f"weight must have at least one class, got {checks.of_shape(w)}")
         self.features = x if checks.is_sparse(x) else self.flat(x)
         self.features_per_row = x.nnz // max(self.n_rows, 1) if checks.is_sparse(x) else self.n_features
         self.max_memory = None if max_memory is None else checks.memory("max_memory", max_memory)

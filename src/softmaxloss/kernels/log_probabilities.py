@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxloss.kernels.by_row.blocks import BLOCK, block_for, load
+from softmaxloss.kernels.by_row.blocks import BLOCK, block_for, clear_masked, load
 from softmaxloss.kernels.by_row.sweep import highest_of_row
 from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline, kernel
@@ -187,8 +187,7 @@ def _write_gradients(
         z, _ = load(row[start:stop], rows.class_mask[start:stop], block)
         _write_block(z, seen, slopes, rows.temperature, results[: stop - start])
         store(results[: stop - start], block.dtype.type(1), out[start:stop], False)
-        for j in range(start, min(stop, rows.class_mask.size)):
-            out[j] = out[j] if rows.class_mask[j] else 0
+        clear_masked(out[start:stop], rows.class_mask[start:stop])
 
 
 @fused

@@ -19,32 +19,38 @@ Options = dict[str, Any]
 Layer = tuple[Tensor, Tensor, Tensor | None]  # input, weight and bias
 
 _PLAIN = {Tensor, torch.nn.Parameter}
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_NEEDED = {"input", "target", "linear_weight"}
 IGNORED = -100  # PyTorch's default for class indices
 
 
 def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
-    """Refuse what is no tensor, tensors on different devices, and tensors of `floats` that do not hold floats."""
+    """Refuse what is no dense tensor, tensors on different devices, and tensors of `floats` that do not hold floats."""
     device = None
     for name, value in (floats | others).items():
-        if value is None:
+        if value is None and name not in _NEEDED:
             continue
         if not isinstance(value, Tensor):
             raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
+        if value.layout is not torch.strided or value.is_nested:
+            got = "a nested tensor" if value.is_nested else f"layout {value.layout}; pass {name}.to_dense()"
+            raise TensorTypeError(f"{name} must be a dense tensor, got {got}")
         device = device or value.device
         if value.device != device:
             raise TensorValueError(
                 f"{name} must be on the device of input, {device}, got {value.device}; pass {name}.to(input.device)"
             )
-        if name in floats and value.dtype not in _FLOATS:
+        if name in floats and value.dtype not in FLOATS:
             raise TensorTypeError(
                 f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}; pass {name}.float()"
             )
 
 
 def check_numbers(**arguments: object) -> None:
-    """Refuse tensors in the place of numbers."""
+    """Refuse tensors in the place of numbers, and None in the place of numbers that a loss needs."""
     for name, value in arguments.items():
+        if value is None and name != "softcap":
+            raise TensorTypeError(f"{name} must not be None; leave {name} out for its default")
         if isinstance(value, Tensor):
             raise TensorTypeError(
                 f"{name} must be a number, got a tensor, which would get no gradient; pass {name}.item()"
@@ -54,13 +60,11 @@ def check_numbers(**arguments: object) -> None:
 def row_options(target: Tensor, **options: Any) -> Options:
     """Return the row options that are given. If targets are distributions, leave a negative `ignore_index` out."""
     check_numbers(**{name: options[name] for name in NUMBERS})
-    normalizer, ignored = options["normalizer"], options["ignore_index"]
-    if isinstance(normalizer, Tensor) and normalizer.dim() > 0:
-        raise ValueError(f"normalizer must be a single number, got {checks.of_shape(normalizer)}")
-    if isinstance(normalizer, Tensor):
-        checks.normalizer_beside(options["reduction"])
-        if normalizer.device not in (target.device, torch.device("cpu")):  # PyTorch takes a CPU scalar anywhere
-            raise TensorValueError(f"normalizer must be on {target.device} or the CPU, got device {normalizer.device}")
+    if options["reduction"] is None:  # later checks find other wrong values
+        checks.reduction(None)  # type: ignore[arg-type]
+    if options["normalizer"] is not None:
+        options["normalizer"] = _normalizer(options["normalizer"], options["reduction"], target.device)
+    ignored = options["ignore_index"]
     if ignored is not None and type(ignored) is not int:
         ignored = options["ignore_index"] = checks.integer("ignore_index", ignored)
     if target.is_floating_point() or target.dtype is torch.bool:
@@ -70,6 +74,22 @@ def row_options(target: Tensor, **options: Any) -> Options:
     elif ignored is None:
         options["ignore_index"] = IGNORED
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _normalizer(value: Any, reduction: str, device: torch.device) -> Any:
+    """Return a normalizer. In a graph that is being compiled it becomes a tensor, whose value may change later."""
+    if isinstance(value, Tensor):
+        checks.normalizer_beside(reduction)
+        if value.dim() > 0:
+            raise ValueError(f"normalizer must be a single number, got {checks.of_shape(value)}")
+        if value.device not in (device, torch.device("cpu")):  # PyTorch takes a CPU scalar anywhere
+            raise TensorValueError(f"normalizer must be on {device} or the CPU, got device {value.device}")
+    elif torch.compiler.is_compiling() and device.type == "cpu":
+        if type(value) not in (int, float):  # such as a number of NumPy: it is a part of the graph
+            return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+        checks.normalizer(float(value), reduction)
+        return value * torch.ones((), dtype=torch.float64, device="cpu")
+    return value
 
 
 def split(options: Options) -> tuple[Options, list[str], list[Tensor]]:

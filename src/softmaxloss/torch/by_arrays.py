@@ -22,7 +22,7 @@ from softmaxloss.core import checks, target_checks
 from softmaxloss.core.options import NUMBERS, checked_numbers
 from softmaxloss.torch.arguments import joined, split
 from softmaxloss.torch.internals import in_forward_mode, is_mapped
-from softmaxloss.torch.storage import numpy_dtype
+from softmaxloss.torch.storage import loss_dtype, numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -151,9 +151,13 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the logits (..., C, d1, ..., dK) of a linear layer, computed in the widest dtype of its tensors."""
+    """Return the logits (..., C, d1, ..., dK) of a linear layer, computed in the widest dtype of its tensors.
+
+    On a CPU this is at least float32, as in the kernels. Other devices multiply half precision much faster.
+    """
     tensors = [tensor for tensor in (input, weight, bias) if tensor is not None]
     dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    dtype = loss_dtype(dtype) if input.is_cpu else dtype
     bias = None if bias is None else bias.to(dtype).flatten()
     with without_autocast(input):
         logits = linear(input.to(dtype), weight.to(dtype).flatten(0, -2), bias)

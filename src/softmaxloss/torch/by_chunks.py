@@ -25,7 +25,7 @@ _BYTES_PER_LOGIT = 32
 
 def rows_at_once(weight: Tensor, max_memory: int | str | None) -> int:
     """Return the number of rows of a chunk, at least 1."""
-    return max(1, checks.memory("max_memory", max_memory or MEMORY) // (len(weight) * _BYTES_PER_LOGIT))
+    return max(1, checks.memory("max_memory", max_memory or MEMORY) // max(1, len(weight) * _BYTES_PER_LOGIT))
 
 
 def losses_and_gradients(
@@ -83,6 +83,7 @@ def losses_and_gradients(
 
     per_row = options["reduction"] == "none"
     total = torch.cat([zero[None][:0], *losses]).reshape(input.shape[:-1]) if per_row else sum(losses, zero)
+    total = total.to(zero.dtype)  # weights may be wider
     gradients = (d_x, d_weight, d_bias)
     return total, [
         None if t is None or of_t is None else of_t.to(t.dtype).reshape(t.shape)

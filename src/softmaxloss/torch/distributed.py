@@ -101,7 +101,7 @@ def cross_entropy(
         return layout_of(z.shape, checks.axis(min(1, z.ndim - 1), z)), checked_options(target, given)
 
     shard = shard_of(checked, target, group)
-    return _CrossEntropy.apply(input, shard)  # type: ignore[no-any-return, no-untyped-call]
+    return _CrossEntropy.apply(input, target, shard)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @in_words_of_torch
@@ -180,7 +180,7 @@ normalizer, group
 
     shard = shard_of(checked, target, group)
     layer = (input, linear_weight, linear_bias)
-    return _LinearCrossEntropy.apply(*layer, shard, max_memory)  # type: ignore[no-any-return, no-untyped-call]
+    return _LinearCrossEntropy.apply(*layer, target, shard, max_memory)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _check(floats: Options, target: Tensor, options: Options) -> None:
@@ -219,26 +219,37 @@ def _refuse_second_derivatives() -> None:
         )
 
 
+def _keep(ctx: Any, shard: Shard, target: Tensor, *layer: Tensor | None) -> None:
+    """Keep tensors for the backward pass. PyTorch refuses it if soft targets have changed, as well as for the layer."""
+    ctx.save_for_backward(*layer, None if shard.rows.dense is None else target)
+    ctx.shard = shard._replace(rows=shard.rows._replace(dense=None))
+
+
+def _kept(ctx: Any) -> tuple[list[Tensor], Shard]:
+    *layer, soft = ctx.saved_tensors
+    return layer, ctx.shard._replace(rows=ctx.shard.rows._replace(dense=None if soft is None else as_array(soft)))
+
+
 class _CrossEntropy(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, shard: Shard) -> Tensor:
+    def forward(ctx: Any, input: Tensor, target: Tensor, shard: Shard) -> Tensor:
         z = as_array(input)
         with hosted_by(HOST):
             part = rowwise.summarize(z, shard.rows, shard.layout)
-        ctx.shard, ctx.whole = shard, whole_rows(part, shard.rows.temperature, shard.group)
-        ctx.save_for_backward(input)
+        ctx.whole = whole_rows(part, shard.rows.temperature, shard.group)
+        _keep(ctx, shard, target, input)
         return _loss(ctx.whole, shard, z.dtype)
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
         _refuse_second_derivatives()
-        (input,), shard = ctx.saved_tensors, ctx.shard
+        (input,), shard = _kept(ctx)
         z = as_array(input)
         d_z = np.empty(z.shape, z.dtype)
         with hosted_by(HOST):
             d_rows = shard.reduction.upstream(as_array(d_loss))
             rowwise.losses_and_gradients(z, shard.rows, d_rows, d_z, shard.layout, whole=ctx.whole)
-        return as_tensor(d_z), None
+        return as_tensor(d_z), None, None
 
 
 def _head(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | str | None) -> Head:
@@ -248,7 +259,7 @@ def _head(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | 
 class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        input, weight, bias, shard, max_memory = arguments
+        input, weight, bias, target, shard, max_memory = arguments
         layer = _head(input, weight, bias, max_memory)
         part = RowSummary(*(np.zeros(layer.n_rows) for _ in RowSummary._fields))
         with hosted_by(HOST):
@@ -256,15 +267,15 @@ class _LinearCrossEntropy(Function):
                 found = rowwise.summarize(chunk.logits, chunk.rows, layout_of(chunk.logits.shape))
                 for values, some in zip(part, found, strict=True):
                     values[chunk.part] = some
-        ctx.shard, ctx.whole = shard, whole_rows(part, shard.rows.temperature, shard.group)
-        ctx.save_for_backward(input, weight, bias)
+        ctx.whole = whole_rows(part, shard.rows.temperature, shard.group)
+        _keep(ctx, shard, target, input, weight, bias)
         ctx.max_memory = max_memory
         return _loss(ctx.whole, shard, layer.dtype)
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
         _refuse_second_derivatives()
-        inputs, shard = ctx.saved_tensors, ctx.shard
+        inputs, shard = _kept(ctx)
         wanted = ctx.needs_input_grad[:3]
         input, weight, bias = inputs
         layer = _head(input, weight, bias, ctx.max_memory)
@@ -285,4 +296,4 @@ class _LinearCrossEntropy(Function):
             total_d_input = gradients[0].to(loss_dtype(gradients[0].dtype))  # sums in half precision would lose digits
             dist.all_reduce(total_d_input, group=shard.group)
             gradients[0] = total_d_input.to(gradients[0].dtype)
-        return *gradients, None, None
+        return *gradients, None, None, None

@@ -10,6 +10,7 @@ other use, such as sampling the next token, computes the logits as the model wou
 from __future__ import annotations
 
 import weakref
+from copy import deepcopy
 from functools import partial
 from inspect import signature
 from math import inf
@@ -220,33 +221,37 @@ _OF_SHAPE_AND_DTYPE |= {getattr(Tensor, name).__get__ for name in ("shape", "ndi
 
 def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
     """Return the result of a function as lazy logits; None if notes cannot express it."""
-    note = _NOTES_OF.get(function)
-    if note is None or not isinstance(args[0], HeadLogits) or args[0].made is not None:
+    note, logits = _NOTES_OF.get(function), args[0] if args else None
+    if note is None or not isinstance(logits, HeadLogits) or logits.made is not None:
         return None
     found = note(function, *args, **kwargs)
     if found is None:
         return None
+    if note is _of_rows:  # the caller may change the index before the logits are computed
+        args = (logits, deepcopy(args[1]))
 
     def make() -> Tensor:
         values, names = _computed(args, kwargs)
         return function(*values, **names)  # type: ignore[no-any-return]
 
-    notes, dtype = (found, args[0].dtype) if isinstance(found, _Notes) else found
-    logits = HeadLogits(notes, make, dtype)
-    logits.sources = args[0].sources
-    args[0].derived.append(weakref.ref(logits))
-    return logits
+    notes, dtype = (found, logits.dtype) if isinstance(found, _Notes) else found
+    result = HeadLogits(notes, make, dtype)
+    parents = [parent for parent in args if isinstance(parent, HeadLogits)]  # a sum has two
+    result.sources = [source for parent in parents for source in parent.sources]
+    for parent in parents:
+        parent.derived.append(weakref.ref(result))
+    return result
 
 
-def _of_tanh(_: Any, logits: HeadLogits) -> _Notes | None:
-    return logits.notes._replace(capped=1.0) if logits.notes.capped is None else None
+def _of_tanh(_: Any, logits: HeadLogits, **more: Any) -> _Notes | None:
+    return logits.notes._replace(capped=1.0) if logits.notes.capped is None and not more else None
 
 
-def _of_product(_: Any, logits: HeadLogits, factor: Any, **more: Any) -> _Notes | None:
+def _of_product(_: Any, logits: HeadLogits, factor: Any = None, **more: Any) -> _Notes | None:
     return logits.notes.times(factor) if _is_factor(factor) and not more else None
 
 
-def _of_quotient(_: Any, logits: HeadLogits, divisor: Any, **more: Any) -> _Notes | None:
+def _of_quotient(_: Any, logits: HeadLogits, divisor: Any = None, **more: Any) -> _Notes | None:
     return logits.notes.times(1 / divisor) if _is_factor(divisor) and not more else None
 
 
@@ -254,7 +259,7 @@ def _is_factor(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < inf
 
 
-def _of_sum(_: Any, logits: HeadLogits, other: Any, **more: Any) -> _Notes | None:
+def _of_sum(_: Any, logits: HeadLogits, other: Any = None, **more: Any) -> _Notes | None:
     added = isinstance(other, HeadLogits) and other.made is None and other.shape == logits.shape and not more
     return logits.notes.plus(other.notes) if added else None
 

@@ -8,7 +8,6 @@ import torch
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
-from torch.nn import _reduction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T", bound=torch.Tensor)
-reduction_of_old_arguments = _reduction.legacy_get_string
 softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
 log_softmax_backward: Callable[..., Tensor] = torch._log_softmax_backward_data
 TRACED: set[type] = {FakeTensor, FunctionalTensor}  # types that take the place of tensors in an export
@@ -35,6 +33,15 @@ def new_without_memory(cls: type[T], shape: tuple[int, ...], dtype: torch.dtype,
 def version_of(tensor: Tensor) -> int | None:
     """Return how often a tensor has been changed in place; None for inference tensors, which do not count changes."""
     return None if tensor.is_inference() else tensor._version
+
+
+def has_no_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor holds zeros without memory; refuse one whose memory has been freed."""
+    if tensor.data_ptr() != 0 or tensor.numel() == 0:
+        return False
+    if not tensor._is_zerotensor():
+        raise RuntimeError(f"the memory of a tensor of shape {tuple(tensor.shape)} has been freed")
+    return True
 
 
 def may_be_overwritten(tensor: Tensor) -> bool:

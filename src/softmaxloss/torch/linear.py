@@ -15,6 +15,7 @@ from softmaxloss.torch.arguments import check_tensors, is_plain, row_options
 from softmaxloss.torch.by_arrays import logits_of
 from softmaxloss.torch.errors import TensorValueError, in_words_of_torch
 from softmaxloss.torch.functional import cross_entropy_of
+from softmaxloss.torch.storage import loss_dtype
 
 if TYPE_CHECKING:
     from softmaxloss.head import Sampled
@@ -71,7 +72,7 @@ normalizer
     Returns
     -------
     Tensor
-        float64 for float64 inputs, else float32.
+        float64 if `input` is float64, else float32.
 
     Raises
     ------
@@ -135,7 +136,7 @@ normalizer
     layer = (input, linear_weight, linear_bias)
     compiling = torch.compiler.is_compiling()
     if linear_weight.dim() > 2 or not is_plain(layer, (target, *asked.values())) or (compiling and not input.is_cpu):
-        return cross_entropy_of(logits_of(*layer), target, input.dim() - 1, asked)
+        return cross_entropy_of(logits_of(*layer), target, input.dim() - 1, asked).to(loss_dtype(input.dtype))
     if compiling:
         return operators.linear_cross_entropy(layer, target, asked, more)
     return head.linear_cross_entropy(layer, target, asked, more)
@@ -147,6 +148,8 @@ def check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise TensorValueError(
             f"linear_weight must have shape (C, D) or (C, d1, ..., dK, D), got {checks.of_shape(weight)}"
         )
+    if weight.shape[0] == 0 and input.numel() > 0:
+        raise TensorValueError(f"linear_weight must have at least one class, got {checks.of_shape(weight)}")
     if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
         raise TensorValueError(
             f"input must have shape (..., {weight.shape[-1]}) to fit linear_weight, got {checks.of_shape(input)}; if "

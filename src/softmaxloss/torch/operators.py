@@ -25,9 +25,7 @@ _NUMBERS = ("reduction", "ignore_index", "label_smoothing", "z_loss", "softcap",
 
 
 def _given(options: Options) -> list[Any]:
-    """Return row options in the order of the parameters of operators, with a normalizer as a tensor."""
-    if not isinstance(options.get("normalizer"), Tensor | None):
-        options = options | {"normalizer": torch.as_tensor(options["normalizer"], dtype=torch.float64)}
+    """Return row options in the order of the parameters of operators."""
     return [options.get(name) for name in _TENSORS + _NUMBERS]
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softmaxloss.torch.internals import has_no_memory
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,13 +27,38 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return _OF_NUMPY.get(dtype, np.dtype(np.complex128))
 
 
+class _Memory:
+    """NumPy's description of a tensor's memory. It keeps the tensor alive.
+
+    `Tensor.numpy()` would forbid PyTorch to resize the memory later. FSDP resizes that of parameters. So no array of
+    the memory may outlive the call that made it.
+    """
+
+    __slots__ = "__array_interface__", "tensor"
+
+    def __init__(self, tensor: Tensor, dtype: np.dtype[Any]) -> None:
+        self.tensor = tensor
+        strides = None if tensor.is_contiguous() else tuple(dtype.itemsize * step for step in tensor.stride())
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),  # False: NumPy may write to it
+            "shape": tuple(tensor.shape),
+            "strides": strides,
+            "typestr": dtype.str,
+            "version": 3,
+        }
+
+
 def as_array(tensor: Tensor) -> NDArray[Any]:
     """Return a NumPy array that shares the memory of a CPU tensor, bfloat16 included."""
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(_BFLOAT16)
-    return tensor.numpy()
+    dtype = _OF_NUMPY.get(tensor.dtype)
+    if dtype is None:  # complex numbers, which losses refuse
+        return tensor.numpy()
+    if tensor.is_neg() or has_no_memory(tensor):
+        tensor = tensor.clone()
+    array = np.asarray(_Memory(tensor, dtype))
+    return array.view(dtype) if dtype is _BFLOAT16 else array
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

@@ -68,6 +68,13 @@ def _copy_masked(logits: Any, class_mask: Any, block: Any) -> None:
 
 
 @inline
+def clear_masked(out: Any, class_mask: Any) -> None:
+    """Set the gradient to 0 where classes do not exist."""
+    for j in range(class_mask.size):
+        out[j] = out[j] if class_mask[j] else 0
+
+
+@inline
 def highest(z: Any) -> Any:
     """Return the maximum, which may ignore a NaN."""
     top = z.dtype.type(-math.inf)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from softmaxloss.kernels.by_row.blocks import BLOCK, multiply
+from softmaxloss.kernels.by_row.blocks import BLOCK, clear_masked, multiply
 from softmaxloss.kernels.machine.cache_lines import store
 from softmaxloss.kernels.machine.compilation import fused, inline
 from softmaxloss.kernels.machine.half import encoded
@@ -31,7 +31,7 @@ def write_gradient(
         value = exponentials.dtype.type(0.0 if tile.weight[c] == 0.0 else math.nan)
         for j in range(out.size):
             out[j] = encoded(value, out[j])  # one and the same NaN in rows without a softmax
-        _clear_masked(out, rows.class_mask)
+        clear_masked(out, rows.class_mask)
         return
     if factors.first[c] != 1:
         multiply(exponentials, factors.first[c])
@@ -66,7 +66,7 @@ def _write_block(
     target = tile.target[c] - start
     if 0 <= target < out.size:
         out[target] = encoded(factors.at_target[c], out[target])
-    _clear_masked(out, rows.class_mask[start : start + out.size])
+    clear_masked(out, rows.class_mask[start : start + out.size])
 
 
 @fused
@@ -77,10 +77,3 @@ def _subtract_dense_q(
     for k in range(out.size):
         j = start + k
         out[k] = encoded(gradient_of(exponentials[k], second, real(d * q_of_class(rows, i, j, label))), out[k])
-
-
-@inline
-def _clear_masked(out: Any, class_mask: Any) -> None:
-    """Set the gradient to 0 where classes do not exist."""
-    for j in range(class_mask.size):
-        out[j] = out[j] if class_mask[j] else 0

@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial, wraps
@@ -68,11 +69,12 @@ SHIPPED = Path(__file__).parents[1] / "machine_code"
 _CHECKSUM_BYTES = 32
 # the settings of Numba, from environment variables, that change machine code
 _SETTINGS = "BOUNDSCHECK", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT"
-_SECONDS_UNTIL_NOTICE = 2.0
+_SECONDS_UNTIL_NOTICE, _SECONDS_UNTIL_OUTDATED = 2.0, 30 * 24 * 3600.0
+_DIGEST = 24 * "[0-9a-f]"  # a pattern for names of files
 
 
 class _Files:
-    """One file per compiled signature, named by a digest of all that its content depends on.
+    """One file per compiled signature. Its name has digests of all that its content depends on.
 
     Numba's own index of numbered files mixes up two processes that write at the same time. It also sees changes of the
     entry point's source file alone, not of the files whose steps the entry point inlines.
@@ -84,8 +86,17 @@ class _Files:
     def _file(self, key: object) -> str:
         settings = [getattr(numba.config, name, None) for name in _SETTINGS]
         made_with = sys.platform, sys.version_info[:2], numba.__version__, settings
-        digest = hashlib.sha256(repr((made_with, _source_stamp(self.sources), key)).encode()).hexdigest()
-        return f"{self.name}.{digest[:32]}.nbc"
+        digest = hashlib.sha256(repr((made_with, key)).encode()).hexdigest()
+        return f"{self.name}.{digest[:24]}{self._ending()}"
+
+    def _ending(self) -> str:
+        return f".{_source_stamp(self.sources)[:24]}.nbc"
+
+    def _remove_outdated(self) -> None:
+        """Remove the machine code of other sources, after the time in which somebody may go back to them."""
+        for file in self.folder.glob(f"*.{_DIGEST}.{_DIGEST}.nbc"):
+            if not file.name.endswith(self._ending()) and file.stat().st_mtime < time.time() - _SECONDS_UNTIL_OUTDATED:
+                file.unlink(missing_ok=True)
 
     def load(self, key: object) -> Any:
         """Return the shipped or saved machine code, or None if there is none or the file is damaged."""
@@ -108,6 +119,7 @@ class _Files:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+        self._remove_outdated()
 
     @contextlib.contextmanager
     def alone(self, key: object) -> Iterator[None]:
@@ -121,8 +133,9 @@ class _Files:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = (self.folder / self._file(key)).with_suffix(".lock")
                 lock = stack.enter_context(path.open("w"))
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
                 stack.callback(path.unlink, missing_ok=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
             notice.start()
             try:
                 yield

@@ -43,7 +43,7 @@ def place_of(array: Any, group: int, j: int, row: int) -> int:
 
 
 def columns_shape(n_classes: int, *, transposed: bool) -> tuple[int, int]:
-    """Return the shape of the scratch array for the columns of a tile, and twice the columns where rows are transposed.
+    """Return the shape of the scratch array for the columns of a tile. To transpose rows, it needs twice the columns.
 
     There are few classes then, and all columns have the length MOST_ROWS. The compiler knows it: this saves 2 to 5 %.
     """
