@@ -259,6 +259,7 @@ OTHERS = [  # what the message is about, a call, the error, and what the message
     ("logits", lambda: sl.softmax(np.zeros((2, 0))), ValueError, ["at least one class", "(2, 0)"]),
     ("logits", lambda: sl.cross_entropy(MANY_CLASSES, [0, 0]), ValueError, ["at most 2147483647 classes on axis 1"]),
     ("logits", lambda: sl.softmax(MANY_CLASSES), ValueError, ["at most 2147483647 classes on axis 1"]),
+    ("weight", lambda: sl.linear_cross_entropy(LOGITS[:, :2], MANY_CLASSES.T, LABELS), ValueError, ["on axis 0"]),
     ("sample_weight", lambda: sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e-320, 0]), ValueError, ["too small"]),
     ("sample_weight", lambda: sl.cross_entropy(LOGITS, LABELS, sample_weight=[1e308] * 2), ValueError, ["too large"]),
     ("dtypes", without_ml_dtypes, TypeError, ["bfloat16", "ml_dtypes"]),

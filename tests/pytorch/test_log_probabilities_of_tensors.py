@@ -148,6 +148,8 @@ def test_functions_are_compiled_and_mapped(function):
 WRONG = [
     ({"target": torch.zeros(6)}, TypeError, r"target must hold class indices, which are integers, got torch.float"),
     ({"target": torch.full((6,), 7)}, ValueError, r"target: label 7 at position 0"),
+    ({"dim": 1.0}, TypeError, r"dim must be an integer, got 1.0"),
+    ({"dim": None}, TypeError, r"dim must be an integer, got None"),
     ({"dim": 2}, ValueError, r"dim must be a dimension of input, whose shape is \(6, 5\), got 2"),
     ({"temperature": 0}, ValueError, "temperature must lie between"),
     ({"temperature": torch.ones(())}, TypeError, "temperature must be a number, got a tensor"),

@@ -54,7 +54,7 @@ def test_memory_that_was_freed_is_not_read():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_a_gradient_from_above_need_not_lie_in_memory(dtype):
-    """Float16 gradients are computed again with the gradient from above, where float64 ones are multiplied by it."""
+    """Float16 gradients are computed again. Float64 gradients are multiplied by the gradient from above."""
     logits, labels = problem(dtype=dtype)
     losses = slt.cross_entropy(logits, labels, reduction="none")
     ones = torch.ones(6, dtype=losses.dtype)

@@ -41,7 +41,15 @@ def test_under_autocast_the_loss_is_a_float32_of_rounded_logits(loss, reduction)
         torch.testing.assert_close(d_got, d_want, rtol=0.05, atol=0.05)
 
 
-@over_losses
+def sum_of_logits(x, w, b, labels):
+    return sum(of.sum() for of in slt.log_probs(linear(x, w, b), labels))
+
+
+def sum_of_layer(x, w, b, labels):
+    return sum(of.sum() for of in slt.linear_log_probs(x, w, labels, linear_bias=b))
+
+
+@pytest.mark.parametrize("loss", [of_logits, of_layer, sum_of_logits, sum_of_layer])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpoints_give_the_same_gradients(loss, use_reentrant):
     *layer, labels = layer_problem()

@@ -22,9 +22,9 @@ SECONDS_PER_HANG = 900
 
 
 def reach_all_ends():
-    """Call every kernel. Kernels of losses get shapes that end inside a lane, a block, a run of classes and a tile.
+    """Call every kernel. The loop gives kernels of losses shapes that end inside a lane, a block, a run, or a tile.
 
-    All is in single precision, and all arrays of options are there, so that each kernel is compiled only once.
+    The loop uses single precision and all arrays of options. So it compiles each kernel only once.
     """
     rng = np.random.default_rng(0)
     row_by_row = [((3, n), -1) for n in (257, 2048, 2049, 4100)]

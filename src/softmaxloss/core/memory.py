@@ -3,8 +3,8 @@
 Memory that comes new from the system costs a page fault for every 4 KiB. The C library often gives memory back as soon
 as an array is freed. Then page faults would take as long as the loss of rows of ten classes.
 
-PyTorch's threads keep no memory: Python sees a new thread at each of their calls. We measured no loss that is slower
-because of this.
+PyTorch's threads keep no memory. Each time such a thread calls Python, Python takes it for a new thread. In our
+measurements this made no loss function slower.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class _Pool:
                 self._asked.put(each)
 
     def _waiting(self) -> list[_Job]:
-        """Take the jobs that no helper has got yet from the queue, and return those that are not closed."""
+        """Empty the queue, and return the jobs in it that are still open. No helper has taken them yet."""
         jobs = []
         with contextlib.suppress(Empty):
             while True:
@@ -174,7 +174,7 @@ class _Job:
 
 
 def _progress() -> ModuleType:
-    """Return the kernels by which threads wait for each other. They are imported late: `set_num_threads` needs none."""
+    """Return the kernels by which threads wait for each other, imported late: `set_num_threads` does not need them."""
     from softmaxloss.kernels.machine import shares  # noqa: PLC0415
 
     return shares

@@ -31,7 +31,8 @@ def check_tensors(floats: dict[str, Any], others: dict[str, Any]) -> None:
         if value is None and name not in _NEEDED:
             continue
         if not isinstance(value, Tensor):
-            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
+            remedy = "" if value is None else f"; pass torch.as_tensor({name})"
+            raise TensorTypeError(f"{name} must be a tensor, got {type(value).__name__}{remedy}")
         if value.layout is not torch.strided or value.is_nested:
             got = "a nested tensor" if value.is_nested else f"layout {value.layout}; pass {name}.to_dense()"
             raise TensorTypeError(f"{name} must be a dense tensor, got {got}")
@@ -60,7 +61,7 @@ def check_numbers(**arguments: object) -> None:
 def row_options(target: Tensor, **options: Any) -> Options:
     """Return the row options that are given. If targets are distributions, leave a negative `ignore_index` out."""
     check_numbers(**{name: options[name] for name in NUMBERS})
-    if options["reduction"] is None:  # later checks find other wrong values
+    if options["reduction"] is None:  # None would be dropped below; other wrong values are found later
         checks.reduction(None)  # type: ignore[arg-type]
     if options["normalizer"] is not None:
         options["normalizer"] = _normalizer(options["normalizer"], options["reduction"], target.device)
@@ -77,7 +78,10 @@ def row_options(target: Tensor, **options: Any) -> Options:
 
 
 def _normalizer(value: Any, reduction: str, device: torch.device) -> Any:
-    """Return a normalizer. In a graph that is being compiled it becomes a tensor, whose value may change later."""
+    """Return a normalizer. While a graph for a CPU is compiled, a Python number becomes a tensor.
+
+    So its value may change without a new compilation.
+    """
     if isinstance(value, Tensor):
         checks.normalizer_beside(reduction)
         if value.dim() > 0:
@@ -85,7 +89,7 @@ def _normalizer(value: Any, reduction: str, device: torch.device) -> Any:
         if value.device not in (device, torch.device("cpu")):  # PyTorch takes a CPU scalar anywhere
             raise TensorValueError(f"normalizer must be on {device} or the CPU, got device {value.device}")
     elif torch.compiler.is_compiling() and device.type == "cpu":
-        if type(value) not in (int, float):  # such as a number of NumPy: it is a part of the graph
+        if type(value) not in (int, float):  # such as a NumPy number, whose value becomes a constant of the graph
             return torch.as_tensor(value, dtype=torch.float64, device="cpu")
         checks.normalizer(float(value), reduction)
         return value * torch.ones((), dtype=torch.float64, device="cpu")

@@ -83,7 +83,7 @@ def losses_and_gradients(
 
     per_row = options["reduction"] == "none"
     total = torch.cat([zero[None][:0], *losses]).reshape(input.shape[:-1]) if per_row else sum(losses, zero)
-    total = total.to(zero.dtype)  # weights may be wider
+    total = total.to(zero.dtype)  # class or sample weights may have a wider dtype
     gradients = (d_x, d_weight, d_bias)
     return total, [
         None if t is None or of_t is None else of_t.to(t.dtype).reshape(t.shape)

@@ -220,7 +220,7 @@ def _refuse_second_derivatives() -> None:
 
 
 def _keep(ctx: Any, shard: Shard, target: Tensor, *layer: Tensor | None) -> None:
-    """Keep tensors for the backward pass. PyTorch refuses it if soft targets have changed, as well as for the layer."""
+    """Keep tensors for the backward pass. PyTorch refuses this pass if inputs or soft targets have changed."""
     ctx.save_for_backward(*layer, None if shard.rows.dense is None else target)
     ctx.shard = shard._replace(rows=shard.rows._replace(dense=None))
 

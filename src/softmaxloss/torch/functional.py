@@ -66,8 +66,8 @@ def cross_entropy(
         is an error.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean divides by the sum of the row weights. The weight of a row is `sample_weight` times the class weight of
-        its label. For a distribution, it is `sample_weight` times the mean of the class weights, each class weighted by
-        its probability. If the sum of the row weights is 0, the loss is 0.
+        its label. For a distribution, it is `sample_weight` times the sum over the classes of target times class
+        weight. If the sum of the row weights is 0, the loss is 0.
     label_smoothing : float, default 0.0
         This share of the target, from 0 to 1, is spread evenly over all classes.
     sample_weight : Tensor of float, shape of the loss without reduction, optional
@@ -158,7 +158,7 @@ def _reduction_of_old_arguments(size_average: bool | None, reduce: bool | None) 
     """Return the reduction that PyTorch's older arguments ask for. PyTorch's own function breaks a compiled graph."""
     is_none, is_sum = (value is not None and not value for value in (reduce, size_average))
     reduction = "none" if is_none else "sum" if is_sum else "mean"
-    if not torch.compiler.is_compiling():  # it cannot trace a warning
+    if not torch.compiler.is_compiling():  # the compiler cannot trace a warning
         warnings.warn(
             f"size_average and reduce are deprecated; pass reduction={reduction!r}", stacklevel=4
         )  # the caller of `cross_entropy`

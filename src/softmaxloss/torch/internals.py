@@ -36,7 +36,7 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def has_no_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor holds zeros without memory; refuse one whose memory has been freed."""
+    """Return whether a tensor holds only zeros, without memory. Raise RuntimeError if its memory has been freed."""
     if tensor.data_ptr() != 0 or tensor.numel() == 0:
         return False
     if not tensor._is_zerotensor():

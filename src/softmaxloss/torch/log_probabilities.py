@@ -98,6 +98,7 @@ def log_probs(
         )
     check_tensors({"input": input}, {"target": target, "class_mask": class_mask})
     options = _options(target, ignore_index, class_mask, softcap, temperature)
+    dim = checks.integer("dim", dim)
     if input.dim() == 0 or not -input.dim() <= dim < input.dim():
         raise TensorValueError(f"dim must be a dimension of input, whose shape is {tuple(input.shape)}, got {dim}")
     axis = dim % input.dim()
@@ -258,13 +259,13 @@ class _OfLayer(Function):
 
     @staticmethod
     def backward(ctx: Any, *d_rows: Tensor) -> Any:
-        *layer, target = ctx.saved_tensors[:4]
-        numbers, names, max_memory = ctx.more
-        options, wanted = joined(numbers, names, ctx.saved_tensors[4:]), ctx.needs_input_grad[:3]
+        input, weight, bias, target, *tensors = ctx.saved_tensors  # checkpoints give them only once
+        layer, (numbers, names, max_memory) = (input, weight, bias), ctx.more
+        options, wanted = joined(numbers, names, tensors), ctx.needs_input_grad[:3]
         if _asks_for_more(d_rows):
             axis = layer[0].dim() - 1
             gradients = by_arrays.pull_back(
-                lambda z: tuple(_by_arrays(z, target, axis, options)), tuple(layer), wanted, tuple(d_rows)
+                lambda z: tuple(_by_arrays(z, target, axis, options)), layer, wanted, tuple(d_rows)
             )
         else:
             x, w, b = _arrays(*layer)

@@ -102,10 +102,10 @@ def _keep(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
 def _kept(ctx: Any) -> tuple[list[Tensor], list[Any]]:
     """Return the gradients and the inputs."""
     n_gradients, tensors, inputs = ctx.more
-    inputs = list(inputs)
-    for k, tensor in zip(tensors, ctx.saved_tensors[n_gradients:], strict=True):
+    inputs, saved = list(inputs), list(ctx.saved_tensors)  # checkpoints give them only once
+    for k, tensor in zip(tensors, saved[n_gradients:], strict=True):
         inputs[k] = tensor
-    return list(ctx.saved_tensors[:n_gradients]), inputs
+    return saved[:n_gradients], inputs
 
 
 def _product(gradient: Tensor, d_loss: Tensor, like: Tensor) -> Tensor:

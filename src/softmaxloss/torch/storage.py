@@ -30,8 +30,8 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 class _Memory:
     """NumPy's description of a tensor's memory. It keeps the tensor alive.
 
-    `Tensor.numpy()` would forbid PyTorch to resize the memory later. FSDP resizes that of parameters. So no array of
-    the memory may outlive the call that made it.
+    `Tensor.numpy()` would forbid PyTorch to resize the memory later. FSDP resizes the memory of parameters. After that
+    an array would point to freed memory. So no array may live longer than the call that made it.
     """
 
     __slots__ = "__array_interface__", "tensor"
@@ -41,7 +41,7 @@ class _Memory:
         strides = None if tensor.is_contiguous() else tuple(dtype.itemsize * step for step in tensor.stride())
         self.__array_interface__ = {
             "data": (tensor.data_ptr(), False),  # False: NumPy may write to it
-            "shape": tuple(tensor.shape),
+            "shape": tensor.shape,
             "strides": strides,
             "typestr": dtype.str,
             "version": 3,
@@ -49,7 +49,10 @@ class _Memory:
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a NumPy array that shares the memory of a CPU tensor, bfloat16 included."""
+    """Return a CPU tensor as a NumPy array that shares its memory, bfloat16 included.
+
+    Only if memory does not hold the numbers, as in negated tensors, the array has memory of its own.
+    """
     if tensor.requires_grad:
         tensor = tensor.detach()
     dtype = _OF_NUMPY.get(tensor.dtype)

@@ -70,7 +70,7 @@ _CHECKSUM_BYTES = 32
 # the settings of Numba, from environment variables, that change machine code
 _SETTINGS = "BOUNDSCHECK", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT"
 _SECONDS_UNTIL_NOTICE, _SECONDS_UNTIL_OUTDATED = 2.0, 30 * 24 * 3600.0
-_DIGEST = 24 * "[0-9a-f]"  # a pattern for names of files
+_DIGEST = 24 * "[0-9a-f]"  # the pattern of one digest in the name of a file
 
 
 class _Files:
@@ -93,7 +93,7 @@ class _Files:
         return f".{_source_stamp(self.sources)[:24]}.nbc"
 
     def _remove_outdated(self) -> None:
-        """Remove the machine code of other sources, after the time in which somebody may go back to them."""
+        """Remove old machine code of other sources. As long as it is not old, somebody may go back to its source."""
         for file in self.folder.glob(f"*.{_DIGEST}.{_DIGEST}.nbc"):
             if not file.name.endswith(self._ending()) and file.stat().st_mtime < time.time() - _SECONDS_UNTIL_OUTDATED:
                 file.unlink(missing_ok=True)

@@ -97,7 +97,7 @@ def atomic_add(context: Any, counter: Any, count: Any) -> tuple[Any, Callable[..
 
 @intrinsic
 def atomic_load(context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the only entry of an int64 array. The caller then sees all that its writer wrote before it."""
+    """Return the only entry of an int64 array. The caller then sees all that was written before this entry."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(counter)(context, builder, arguments[0]).data

@@ -43,9 +43,10 @@ def place_of(array: Any, group: int, j: int, row: int) -> int:
 
 
 def columns_shape(n_classes: int, *, transposed: bool) -> tuple[int, int]:
-    """Return the shape of the scratch array for the columns of a tile. To transpose rows, it needs twice the columns.
+    """Return the shape of the scratch array for the columns of a tile. If rows are transposed, it has twice as many.
 
-    There are few classes then, and all columns have the length MOST_ROWS. The compiler knows it: this saves 2 to 5 %.
+    In this case there are few classes, and all columns have the length MOST_ROWS. The compiler knows this length: that
+    saves 2 to 5 %.
     """
     if transposed:
         return 1 + 2 * n_classes, MOST_ROWS  # one more, as the first column begins at a cache line
