@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from softmaxloss.torch import by_chunks, functional, head, linear
+from softmaxloss.torch.lazy_logits import HeadLogits
 
 
 @pytest.fixture
@@ -18,3 +19,16 @@ def without_kernels(monkeypatch):
     monkeypatch.setattr(functional, "is_plain", lambda *_: False)
     monkeypatch.setattr(linear, "is_plain", lambda *_: not torch.compiler.is_compiling() and is_plain(*_))
     monkeypatch.setattr(head, "losses_and_gradients", by_operations)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Return a list that grows with each array of logits that is computed."""
+    made, value = [], HeadLogits.value
+
+    def counted(logits):
+        made.extend([logits.shape] * (logits.made is None))
+        return value(logits)
+
+    monkeypatch.setattr(HeadLogits, "value", counted)
+    return made

@@ -1,7 +1,4 @@
-"""`fuse_head`: language models of every family lose nothing but their logits.
-
-The file has over 300 lines, as all its tests share the tiny models.
-"""
+"""`fuse_head`: language models of every family lose nothing but their logits."""
 
 import copy
 import io
@@ -9,8 +6,8 @@ import io
 import pytest
 import torch
 
-from softmaxloss.torch import fuse, fuse_head, log_probs, unfuse_head
-from softmaxloss.torch.fuse import HeadLogits
+from softmaxloss.torch import fuse_head, log_probs, unfuse_head
+from softmaxloss.torch.lazy_logits import HeadLogits
 from thorough import thorough
 
 transformers = pytest.importorskip("transformers")
@@ -56,19 +53,6 @@ def model_of(family, **more):
     config = transformers.AutoConfig.for_model(family, **chosen, **more)
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """Return a list that grows with each array of logits that is computed."""
-    made, value = [], HeadLogits.value
-
-    def counted(logits):
-        made.extend([logits.shape] * (logits.made is None))
-        return value(logits)
-
-    monkeypatch.setattr(HeadLogits, "value", counted)
-    return made
 
 
 def tokens():
@@ -198,122 +182,62 @@ def test_a_compiled_body_trains_like_the_model(made):
     assert made == []
 
 
-@pytest.mark.parametrize(
-    "index", [0, (0, 1), slice(1), (..., slice(None, -1), slice(None)), (slice(None), -1), (None, 0), torch.tensor([1])]
-)
-def test_rows_are_taken_without_computing_logits(index, made):
-    hidden, head = torch.randn(2, 3, 4), fuse._fused_forward
-    layer = torch.nn.Linear(4, 5)
-    layer.__dict__["max_memory_of_loss"] = None
-    logits = head(layer, hidden)[index]
-    assert isinstance(logits, HeadLogits)
-    assert made == []
-    expected = layer(hidden)[index]
-    assert logits.shape == expected.shape
-    hidden_states, weight = logits.notes.terms[0]
-    torch.testing.assert_close(hidden_states @ weight.T + layer.bias, expected)
+@pytest.mark.parametrize("looks", [False, True])
+def test_hooks_of_the_head_see_its_logits_and_their_gradient(looks):
+    model, seen = model_of("llama"), []
+    ids, labels = tokens()
+
+    def run():
+        seen.clear()
+        head = model.get_output_embeddings()
+        hooks = [
+            head.register_forward_hook(lambda *of: seen.append(of[2].sum().detach()) if looks else None),
+            head.register_full_backward_hook(lambda *of: seen.append(of[2][0].square().sum())),
+        ]
+        model.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        for hook in hooks:
+            hook.remove()
+        return torch.stack(seen)
+
+    expected = run()
+    fuse_head(model)
+    torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("index", [(..., 0), (..., slice(3)), (0, 1, 2), (slice(None), slice(None), [1]), (..., None)])
-def test_what_says_something_of_classes_is_done_to_the_logits(index):
-    layer, hidden = torch.nn.Linear(4, 5), torch.randn(2, 3, 4)
-    layer.__dict__["max_memory_of_loss"] = None
-    taken = fuse._fused_forward(layer, hidden)[index]
-    assert torch.equal(taken + 0, layer(hidden)[index])
+def test_a_model_is_saved_and_loaded_whole(tmp_path):
+    model, (ids, labels) = fuse_head(model_of("llama")), tokens()
+    torch.save(model, tmp_path / "model")
+    loaded = torch.load(tmp_path / "model", weights_only=False)
+    assert torch.equal(loaded(input_ids=ids, labels=labels).loss, model(input_ids=ids, labels=labels).loss)
+    assert isinstance(loaded(input_ids=ids).logits, HeadLogits)
 
 
-EDITS = {
-    "a class is banned": lambda z: z.__setitem__((slice(None), 0), -torch.inf),
-    "a class is banned in a slice": lambda z: z[:, 1:].masked_fill_(torch.tensor([[True] + [False] * 3]), -torch.inf),
-    "divided": lambda z: z.div_(0.5),
-    "clamped": lambda z: z.clamp_(-0.1, 0.1),
-    "added to": lambda z: z.__iadd__(1.0 * torch.arange(5)),
-    "written by a function": lambda z: torch.tanh(z.detach() + 0, out=z.detach()),
-}
+def test_transforms_and_compilers_see_the_ordinary_head():
+    head, x = fuse_head(model_of("llama")).get_output_embeddings(), torch.ones(3, 32)
+    assert torch.equal(torch.func.jacrev(head)(x[0]), head.weight)
+    torch.testing.assert_close(torch.func.vmap(head)(x), x @ head.weight.T)
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), x @ head.weight.T)
+    torch.testing.assert_close(torch.export.export(head, (x,)).module()(x), x @ head.weight.T)
 
 
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_logits_that_are_edited_in_place_count_as_they_are(edit):
-    layer, hidden, target = torch.nn.Linear(4, 5).requires_grad_(False), torch.randn(3, 4), torch.tensor([1, 2, 3])
-    layer.__dict__["max_memory_of_loss"] = None
-    lazy, logits = fuse._fused_forward(layer, hidden), layer(hidden)
-    views, copies = (lazy[:2], logits[:2]), (lazy.double(), logits.double())
-    for z in (lazy, logits):
-        edit(z)
-    for found, expected in ((lazy, logits), views, copies):
-        rows = target[: len(expected)]
-        torch.testing.assert_close(list(log_probs(found, rows)), list(log_probs(expected, rows)))
-        loss = torch.nn.functional.cross_entropy
-        torch.testing.assert_close(loss(found, rows), loss(expected, rows))
+class Scaled(torch.nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
 
 
-def test_logits_are_not_made_from_weights_that_have_changed():
-    layer, hidden = torch.nn.Linear(4, 5).requires_grad_(False), torch.randn(3, 4)
-    layer.__dict__["max_memory_of_loss"] = None
-    lazy = fuse._fused_forward(layer, hidden)
-    part, made = lazy[:2], fuse._fused_forward(layer, hidden)
-    expected = made + 0
-    layer.weight.mul_(2)
-    for use in (
-        lambda: lazy + 0,
-        lambda: part.argmax(-1),
-        lambda: log_probs(lazy, torch.tensor([0, 1, 2])),
-        lambda: torch.nn.functional.cross_entropy(part, torch.tensor([0, 1])),
-    ):
-        with pytest.raises(RuntimeError, match="has changed since these logits were returned"):
-            use()
-    assert torch.equal(made + 0, expected)
-
-
-def lazy_and_ordinary(hidden):
-    layer = torch.nn.Linear(4, 5, bias=False).requires_grad_(False)
-    layer.__dict__["max_memory_of_loss"] = None
-    return fuse._fused_forward(layer, hidden), layer(hidden), layer
-
-
-@pytest.mark.parametrize("changed", [0, 1])
-def test_a_sum_of_logits_is_not_made_from_operands_that_have_changed(changed):
-    hidden, target = torch.randn(3, 4), torch.tensor([0, 1, 2])
-    (a, value_of_a, layer_of_a), (b, value_of_b, layer_of_b) = (lazy_and_ordinary(hidden) for _ in range(2))
-    total = a + b
-    (a, b)[changed].mul_(2)
-    assert torch.equal(total + 0, value_of_a + value_of_b)
-
-    (a, _, layer_of_a), (b, _, layer_of_b) = (lazy_and_ordinary(hidden) for _ in range(2))
-    total = a + b
-    (layer_of_a, layer_of_b)[changed].weight.mul_(2)
-    for use in (lambda: total + 0, lambda: torch.nn.functional.cross_entropy(total, target)):
-        with pytest.raises(RuntimeError, match="has changed since these logits were returned"):
-            use()
-
-
-def test_rows_are_those_that_an_index_named_when_they_were_taken():
-    lazy, logits, _ = lazy_and_ordinary(torch.randn(3, 4))
-    index = torch.tensor([2, 0])
-    for named in (index, index.numpy(), (slice(index[0], None), slice(None))):
-        index[:] = torch.tensor([2, 0])
-        taken, expected = lazy[named], logits[named]
-        index.zero_()
-        assert torch.equal(taken + 0, expected)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda z: torch.mul(z, other=2.0),
-        lambda z: torch.mul(input=z, other=2.0),
-        lambda z: torch.div(input=z, other=2.0),
-        lambda z: torch.div(z, other=2.0),
-        lambda z: torch.add(z, other=z),
-        lambda z: torch.tanh(input=z),
-        lambda z: torch.tanh(z, out=torch.empty(3, 5)),
-        lambda z: z.reshape(shape=(5, 3)),
-        lambda z: z.to(dtype=torch.float64),
-    ],
-)
-def test_keywords_are_those_of_tensors(function):
-    lazy, logits, _ = lazy_and_ordinary(torch.randn(3, 4))
-    assert torch.equal(function(lazy) + 0, function(logits))
+def test_a_head_with_a_forward_of_its_own_is_refused():
+    model = model_of("llama")
+    model.set_output_embeddings(Scaled(32, 99))
+    with pytest.raises(TypeError, match="with a forward of its own"):
+        fuse_head(model)
+    head = torch.nn.Linear(32, 99)
+    head.forward = own = lambda x: x
+    model.set_output_embeddings(head)
+    with pytest.raises(TypeError, match="with a forward of its own"):
+        fuse_head(model)
+    assert head.forward is own
 
 
 def test_a_model_without_a_head_is_refused():

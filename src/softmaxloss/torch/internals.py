@@ -24,9 +24,11 @@ keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_grap
 without_torch_function = torch._C.DisableTorchFunctionSubclass
 
 
-def new_without_memory(cls: type[T], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T:
-    """Return a tensor of a subclass that has a shape and a dtype, but no memory."""
-    tensor: T = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
+def new_without_memory(cls: type[T], like: Tensor, device: torch.device) -> T:
+    """Return a tensor of a subclass that has the shape, strides and dtype of another one, but no memory."""
+    tensor: T = torch.Tensor._make_wrapper_subclass(
+        cls, like.shape, strides=like.stride(), dtype=like.dtype, device=device
+    )
     return tensor
 
 
