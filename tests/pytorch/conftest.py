@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from softmaxloss.torch import by_chunks, functional, head, linear
-from softmaxloss.torch.lazy_logits import HeadLogits
+from softmaxloss.torch.lazy_logits import LazyValue
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def without_kernels(monkeypatch):
 @pytest.fixture
 def made(monkeypatch):
     """Return a list that grows with each array of logits that is computed."""
-    made, value = [], HeadLogits.value
+    made, get = [], LazyValue.get
 
-    def counted(logits):
-        made.extend([logits.shape] * (logits.made is None))
-        return value(logits)
+    def counted(value):
+        made.extend([value] * (value.made is None))
+        return get(value)
 
-    monkeypatch.setattr(HeadLogits, "value", counted)
+    monkeypatch.setattr(LazyValue, "get", counted)
     return made

@@ -43,7 +43,15 @@ def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
     --------
     unfuse_head
     """
-    for layer in _layers(model):
+    layers = _layers(model)
+    for layer in layers:
+        changed = "forward" in layer.__dict__ and not _is_fused(layer)
+        if changed or type(layer).forward is not nn.Linear.forward:
+            raise TypeError(
+                f"the head of model must compute what torch.nn.Linear computes, got {layer!r} with a forward of its "
+                "own; call fuse_head before you change this forward"
+            )
+    for layer in layers:
         layer.__dict__["forward"] = partial(_fused_forward, layer, max_memory)
     return model
 
@@ -51,12 +59,13 @@ def fuse_head(model: Model, *, max_memory: int | str | None = None) -> Model:
 def unfuse_head(model: Model) -> Model:
     """Make the head of a model return ordinary logits again, as before `fuse_head`. Return the model."""
     for layer in _layers(model):
-        layer.__dict__.pop("forward", None)
+        if _is_fused(layer):
+            del layer.__dict__["forward"]
     return model
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers of a model's head that have one output per class. With adapters there are several."""
+    """Return the linear layers of the head that have one output per class. A head with adapters has several."""
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if get_head is not None else None
     found = [m for m in head.modules() if isinstance(m, nn.Linear)] if isinstance(head, nn.Module) else []
@@ -67,18 +76,18 @@ def _layers(model: nn.Module) -> list[nn.Linear]:
             f"model must have a head of linear layers, got {type(model).__name__} with {head!r}; pass a causal "
             "language model whose get_output_embeddings() returns its head"
         )
-    for layer in layers:
-        own = layer.__dict__.get("forward")
-        fused = isinstance(own, partial) and own.func is _fused_forward
-        if type(layer).forward is not nn.Linear.forward or (own is not None and not fused):
-            raise TypeError(
-                f"the head of model must compute what torch.nn.Linear computes, got {layer!r} with a forward of its "
-                "own; call fuse_head before you change this forward"
-            )
     return layers
 
 
-def _fused_forward(layer: nn.Linear, max_memory: int | str | None, hidden: Tensor) -> Tensor:
+def _is_fused(layer: nn.Linear) -> bool:
+    forward = layer.__dict__.get("forward")
+    return isinstance(forward, partial) and forward.func is _fused_forward
+
+
+def _fused_forward(layer: nn.Linear, max_memory: int | str | None, input: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or is_transformed():
-        return linear(hidden, layer.weight, layer.bias)
-    return Product.apply(hidden, layer.weight, layer.bias, max_memory)  # type: ignore[no-any-return, no-untyped-call]
+        return linear(input, layer.weight, layer.bias)
+    tensors = input, layer.weight, layer.bias
+    if not torch.is_grad_enabled():
+        tensors = tuple(None if tensor is None else tensor.detach() for tensor in tensors)  # type: ignore[assignment]
+    return Product.apply(*tensors, max_memory)  # type: ignore[no-any-return, no-untyped-call]

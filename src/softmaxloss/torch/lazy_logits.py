@@ -1,4 +1,4 @@
-"""Logits of a linear layer that are computed only if something else than a loss uses them.
+"""Logits of a linear layer. They are computed only when an operation other than a loss uses them.
 
 `HeadLogits` hold hidden states and weights, not yet multiplied. Between head and loss, a model may take or reshape
 rows, scale or cap logits, or add the logits of an adapter. These operations are noted, not computed. A call of
@@ -6,15 +6,14 @@ rows, scale or cap logits, or add the logits of an adapter. These operations are
 our `log_probs` becomes one of `linear_log_probs`. Any other use, such as sampling the next token, computes the logits
 as the model would have computed them.
 
-PyTorch sees lazy logits as tensors of its graph, with gradients, hooks and versions like those of other tensors. Only
-below that, where it would compute numbers, `__torch_dispatch__` notes an operation, or computes the logits first.
+PyTorch puts lazy logits into its graph, as it does with other tensors. When PyTorch needs their numbers, it calls
+`__torch_dispatch__`. This notes the operation, or computes the logits.
 """
 
 from __future__ import annotations
 
 import weakref
 from inspect import signature
-from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -44,77 +43,72 @@ class Product(Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | str | None
     ) -> HeadLogits:
         """Return the lazy product of hidden states and the transposed weights, plus bias."""
-        ctx.save_for_backward(hidden, weight)
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        of_hidden, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(hidden if of_weight else None, weight if of_hidden else None)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
+        sources = [None if tensor is None else tensor.detach() for tensor in (hidden, weight, bias)]
+        dtype = _autocast_dtype(hidden)
 
         def make() -> Tensor:
             with without_autocast(hidden):
-                return linear(*(None if t is None else t.detach().to(dtype) for t in (hidden, weight, bias)))  # type: ignore[arg-type]
+                return linear(*(t if t is None or dtype is None else t.to(dtype) for t in sources))  # type: ignore[arg-type]
 
+        value = LazyValue(make, sources=[tensor for tensor in sources if tensor is not None])
+        shape = (*hidden.shape[:-1], len(weight))
         notes = Notes((Term(hidden, weight, ()),), bias, 1.0, None, max_memory)
-        return HeadLogits(notes, make, torch.empty((*hidden.shape[:-1], len(weight)), dtype=dtype, device="meta"))
+        return HeadLogits(notes, value, torch.empty(shape, dtype=dtype or hidden.dtype, device="meta"))
 
     @staticmethod
     def backward(ctx: Any, d_logits: Tensor) -> Any:
         """Return the gradients of hidden states, weights and bias."""
-        hidden, weight = ctx.saved_tensors
+        (hidden, weight), dtypes = ctx.saved_tensors, ctx.dtypes
         of_hidden, of_weight, of_bias, _ = ctx.needs_input_grad
-        rows = d_logits.reshape(-1, len(weight))
-        d_hidden = (d_logits @ weight.to(d_logits.dtype)).to(hidden.dtype) if of_hidden else None
+        rows = d_logits.reshape(-1, d_logits.shape[-1])
+        d_hidden = (d_logits @ weight.to(d_logits.dtype)).to(dtypes[0]) if of_hidden else None
         inputs = hidden.reshape(-1, hidden.shape[-1]).to(rows.dtype) if of_weight else None
-        d_weight = None if inputs is None else (rows.T @ inputs).to(weight.dtype)
-        return d_hidden, d_weight, rows.sum(0).to(weight.dtype) if of_bias else None, None
+        d_weight = None if inputs is None else (rows.T @ inputs).to(dtypes[1])
+        return d_hidden, d_weight, rows.sum(0).to(dtypes[2]) if of_bias else None, None
 
 
-class HeadLogits(Tensor):
-    """Lazy logits. They are computed at their first use other than in a loss."""
+def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """Return the dtype that `torch.autocast` multiplies in; None where it changes nothing."""
+    device = tensor.device.type
+    is_on = device != "meta" and torch.is_autocast_enabled(device) and tensor.dtype is not torch.float64
+    return torch.get_autocast_dtype(device) if is_on else None
 
-    notes: Notes
-    make: Callable[[], Tensor]
-    made: Tensor | None
-    parents: Sequence[HeadLogits]  # the lazy logits that these are made from
-    derived: list[weakref.ref[HeadLogits]]  # those that are made from these
-    sources: list[tuple[Tensor, int | None]]  # the tensors that the head multiplied, with their versions
 
-    def __new__(
-        cls,
-        notes: Notes,
-        make: Callable[[], Tensor],
-        like: Tensor,
-        parents: Sequence[HeadLogits] = (),
-    ) -> Self:
-        """Return lazy logits, given the notes about them, the function that computes them, and a tensor like them."""
-        logits = new_without_memory(cls, like, notes.terms[0].hidden.device)
-        logits.notes, logits.make, logits.made, logits.parents, logits.derived = notes, make, None, parents, []
-        tensors = [] if parents else [*notes.terms[0][:2], notes.bias]
-        logits.sources = [(tensor, version_of(tensor)) for tensor in tensors if tensor is not None]
+class LazyValue:
+    """The numbers of lazy logits. They are computed once, and know nothing of PyTorch's graph."""
+
+    def __init__(
+        self, make: Callable[[], Tensor], *, parents: Sequence[LazyValue] = (), sources: Sequence[Tensor] = ()
+    ) -> None:
+        self.make, self.made, self.parents = make, None, parents
+        self.sources = [(tensor, version_of(tensor)) for tensor in sources]
+        self.derived: list[weakref.ref[LazyValue]] = []  # the values that are made from this one
         for parent in parents:
-            parent.derived.append(weakref.ref(logits))
-        return logits
+            parent.derived.append(weakref.ref(self))
 
-    def value(self) -> Tensor:
-        """Return the logits, as the model would have computed them, outside of PyTorch's graph."""
+    made: Tensor | None
+
+    def get(self) -> Tensor:
+        """Return the numbers, as the model would have computed them."""
         for parent in self.parents:
-            parent.value()
+            parent.get()
         if self.made is None:
             self.refuse_if_outdated()
-            self.made = self.make()
+            with torch.inference_mode(False):
+                self.made = self.make()
+            derived, self.parents, self.sources, self.derived = self.derived, (), [], []
+            del self.make
             # views or copies of `made` are computed now, before `made` can be changed in place
-            for reference in self.derived:
-                if (logits := reference()) is not None:
-                    logits.value()
+            for reference in derived:
+                if (value := reference()) is not None:
+                    value.get()
         return self.made
 
-    def is_as_noted(self) -> bool:
-        """Return whether nobody has looked at the logits, or waits for their gradient."""
-        with without_torch_function():
-            leaf = self.requires_grad and self.is_leaf
-            watched = leaf or self.retains_grad or bool(self._backward_hooks) or _passes_functions(self.grad_fn)
-        return self.made is None and not watched and all(parent.is_as_noted() for parent in self.parents)
-
     def refuse_if_outdated(self) -> None:
-        """Raise RuntimeError if a source of these logits, such as the weights, has changed since they were returned."""
+        """Raise RuntimeError if a source, such as the weights, has changed since the logits were returned."""
         for parent in self.parents:
             parent.refuse_if_outdated()
         if any(version is not None and version != version_of(tensor) for tensor, version in self.sources):
@@ -122,6 +116,31 @@ class HeadLogits(Tensor):
                 "the head of the model, or its input, has changed since these logits were returned, so they can no "
                 "longer be computed; use them before the change, or call the model again"
             )
+
+
+class HeadLogits(Tensor):
+    """Lazy logits. They are computed at their first use other than in a loss."""
+
+    notes: Notes
+    lazy: LazyValue
+    parents: Sequence[HeadLogits]  # the lazy logits to which a gradient of these goes on
+
+    def __new__(cls, notes: Notes, lazy: LazyValue, like: Tensor, parents: Sequence[HeadLogits] = ()) -> Self:
+        """Return lazy logits, given the notes about them, their value, and a tensor like them."""
+        logits = new_without_memory(cls, like, notes.terms[0].hidden.device)
+        logits.notes, logits.lazy, logits.parents = notes, lazy, parents
+        return logits
+
+    def value(self) -> Tensor:
+        """Return the logits, as the model would have computed them, outside of PyTorch's graph."""
+        return self.lazy.get()
+
+    def is_as_noted(self) -> bool:
+        """Return True if the logits are not computed and nobody waits for their gradient."""
+        with without_torch_function():
+            leaf = self.requires_grad and self.is_leaf
+            watched = leaf or self.retains_grad or bool(self._backward_hooks) or _passes_functions(self.grad_fn)
+        return self.lazy.made is None and not watched and all(parent.is_as_noted() for parent in self.parents)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,14 +151,14 @@ class HeadLogits(Tensor):
             logits, has_labels = given.pop("input"), not given["target"].is_floating_point()
             noted = isinstance(logits, HeadLogits) and logits.is_as_noted()
             if noted and has_labels and logits.dim() <= 2 and given.keys().isdisjoint(_OLD):
-                logits.refuse_if_outdated()
+                logits.lazy.refuse_if_outdated()
                 return logits.notes.pass_to(linear_cross_entropy, graded=logits.requires_grad, **given)
         if function is log_probs:
             logits, target, options = args[0], args[1], dict(kwargs)
             dim, caps_twice = options.pop("dim"), options["softcap"] is not None
             noted = isinstance(logits, HeadLogits) and logits.is_as_noted()
             if noted and dim in (-1, logits.dim() - 1) and not caps_twice:
-                logits.refuse_if_outdated()
+                logits.lazy.refuse_if_outdated()
                 del options["softcap"]
                 return logits.notes.pass_to(linear_log_probs, target, logits.requires_grad, **options)
         with without_torch_function():
@@ -158,7 +177,7 @@ class HeadLogits(Tensor):
 
 
 def _passes_functions(node: Any) -> bool:
-    """Return whether a gradient passes a `torch.autograd.Function` on its way to the head, as with hooks of modules."""
+    """Return whether a custom `torch.autograd.Function` lies between a node and the head, as hooks of modules do."""
     if node is None or isinstance(node, Product._backward_cls):  # noqa: SLF001
         return False
     return isinstance(node, BackwardCFunction) or any(_passes_functions(other) for other, _ in node.next_functions)
@@ -182,20 +201,24 @@ _OF_MEMORY = {
 def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
     """Return the result of an operation as lazy logits; None if notes cannot express it."""
     note, logits = _NOTES_OF.get(function), args[0] if args else None
-    if note is None or not isinstance(logits, HeadLogits) or logits.made is not None:
+    if note is None or not isinstance(logits, HeadLogits) or logits.lazy.made is not None:
         return None
-    if note is _of_index:  # the caller may change it before the logits are computed
+    if note is _of_index:  # the caller may change the index before the logits are computed
         args = logits, [None if part is None else part.clone() for part in args[1]]
     notes = note(function, *args, **kwargs)
     if notes is None:
         return None
+    lazies = tree_map_only(HeadLogits, lambda logits: logits.lazy, args)
 
     def make() -> Tensor:
-        values, names = _computed(args, kwargs)
-        return function(*values, **names)  # type: ignore[no-any-return]
+        return function(*tree_map_only(LazyValue, LazyValue.get, lazies), **kwargs)  # type: ignore[no-any-return]
 
+    parents = [parent for parent in args if isinstance(parent, HeadLogits)]
+    value = LazyValue(make, parents=[parent.lazy for parent in parents])
+    if function is _ATEN.detach.default or not torch.is_grad_enabled():
+        notes, parents = notes.detached(), []
     like = _like(function, args, {name: value for name, value in kwargs.items() if name != "device"})
-    return HeadLogits(notes, make, like, [parent for parent in args if isinstance(parent, HeadLogits)])
+    return HeadLogits(notes, value, like, parents)
 
 
 def _like(function: Any, args: Any, kwargs: Any) -> Tensor:
@@ -216,19 +239,15 @@ def _of_tanh(_: Any, logits: HeadLogits) -> Notes | None:
 
 
 def _of_product(_: Any, logits: HeadLogits, factor: Any) -> Notes | None:
-    return logits.notes.times(factor) if _is_factor(factor) else None
+    return logits.notes.times(factor) if isinstance(factor, int | float) else None
 
 
 def _of_quotient(_: Any, logits: HeadLogits, divisor: Any) -> Notes | None:
-    return logits.notes.times(1 / divisor) if _is_factor(divisor) else None
-
-
-def _is_factor(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < inf
+    return logits.notes.times(1 / divisor) if isinstance(divisor, int | float) and divisor else None
 
 
 def _of_sum(_: Any, logits: HeadLogits, other: Any, alpha: float = 1) -> Notes | None:
-    added = isinstance(other, HeadLogits) and other.made is None and other.shape == logits.shape
+    added = isinstance(other, HeadLogits) and other.lazy.made is None and other.shape == logits.shape
     return logits.notes.plus(other.notes) if added and alpha == 1 and other.dtype == logits.dtype else None
 
 

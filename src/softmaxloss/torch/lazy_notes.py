@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
+from softmaxloss.torch.storage import loss_dtype
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,7 +32,7 @@ class Term(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """How logits are made: z is the sum of rows @ weight.T over the terms, plus bias, all times scale.
+    """How logits are made. Each term is rows @ weight.T. z is the sum of the terms plus the bias, times scale.
 
     The logits are z, or capped * tanh(z).
     """
@@ -42,11 +44,19 @@ class Notes(NamedTuple):
     max_memory: int | str | None
 
     def of_rows(self, change: Callable[[Tensor], Tensor]) -> Notes:
-        """Return the notes after rows are taken or changed, given a function that does so with hidden states."""
+        """Return the notes of logits whose hidden states also pass through `change`."""
         return self._replace(terms=tuple(term._replace(changes=(*term.changes, change)) for term in self.terms))
 
-    def times(self, factor: float) -> Notes:
-        """Return the notes of logits times a number."""
+    def detached(self) -> Notes:
+        """Return the notes of logits without gradients."""
+        terms = tuple(Term(term.hidden.detach(), term.weight.detach(), term.changes) for term in self.terms)
+        return self._replace(terms=terms, bias=None if self.bias is None else self.bias.detach())
+
+    def times(self, factor: float) -> Notes | None:
+        """Return the notes of logits times a number; None if the loss cannot take it as a temperature."""
+        of_all = (1.0 if self.capped is None else self.capped) * self.scale * factor
+        if not 1e-30 < of_all < 1e30:
+            return None
         if self.capped is not None:
             return self._replace(capped=self.capped * factor)
         return self._replace(scale=self.scale * factor)
@@ -56,12 +66,13 @@ class Notes(NamedTuple):
         if self.capped is not None or other.capped is not None or other.bias is not None:
             return None if self.bias is not None or other.bias is None or self.capped is not None else other.plus(self)
         factor = other.scale / self.scale
-        return self._replace(terms=self.terms + other.of_rows(lambda rows: rows * factor).terms)
+        scaled = other.of_rows(lambda rows: rows.to(loss_dtype(rows.dtype)) * factor) if factor != 1 else other
+        return self._replace(terms=self.terms + scaled.terms)
 
     def pass_to(
         self, function: Callable[..., T], target: Tensor, graded: bool, temperature: float = 1.0, **options: Any
     ) -> T:
-        """Return the result of a function of a linear layer for these logits, with gradients if they are `graded`."""
+        """Call a function with the layer that makes these logits. Detach the layer if the logits are not `graded`."""
         rows, weights = [term.rows() for term in self.terms], [term.weight for term in self.terms]
         several = len(rows) > 1
         layer = [torch.cat(rows, -1) if several else rows[0], torch.cat(weights, 1) if several else weights[0]]
