@@ -83,29 +83,29 @@ class LazyValue:
     def __init__(
         self, make: Callable[[], Tensor], *, parents: Sequence[LazyValue] = (), sources: Sequence[Tensor] = ()
     ) -> None:
-        self.make, self.made, self.parents = make, None, parents
+        self.make: Callable[[], Tensor] | None = make
+        self.made: Tensor | None = None
+        self.parents = parents
         self.sources = [(tensor, version_of(tensor)) for tensor in sources]
         self.derived: list[weakref.ref[LazyValue]] = []  # the values that are made from this one
         for parent in parents:
             parent.derived.append(weakref.ref(self))
 
-    made: Tensor | None
-
     def get(self) -> Tensor:
         """Return the numbers, as the model would have computed them."""
         for parent in self.parents:
             parent.get()
-        if self.made is None:
+        make = self.make
+        if self.made is None and make is not None:
             self.refuse_if_outdated()
             with torch.inference_mode(False):
-                self.made = self.make()
-            derived, self.parents, self.sources, self.derived = self.derived, (), [], []
-            del self.make
+                self.made = make()
+            derived, self.make, self.parents, self.sources, self.derived = self.derived, None, (), [], []
             # views or copies of `made` are computed now, before `made` can be changed in place
             for reference in derived:
                 if (value := reference()) is not None:
                     value.get()
-        return self.made
+        return self.made  # type: ignore[return-value]  # if `make` is None, this is the result
 
     def refuse_if_outdated(self) -> None:
         """Raise RuntimeError if a source, such as the weights, has changed since the logits were returned."""
