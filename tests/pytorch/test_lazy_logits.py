@@ -235,6 +235,7 @@ USES = {
     "a mask and a class": lambda z: z[MASK, 2].sum() / z[MASK, 2].numel(),
     "a list of bools and a class": lambda z: z[MASK.tolist(), 2].sum() / z[MASK.tolist(), 2].numel(),
     "a mask": lambda z: z[torch.as_tensor(MASK)].sum() + z[MASK].sum(),
+    "a mask of bytes": lambda z: flat_loss(z) + cross_entropy(z[torch.as_tensor(MASK).byte()], LABELS[:3]),
     "a mask of logits": lambda z: z[np.ones((2, 3, 5), bool)].sum(),
     "rows and classes": lambda z: z[[0, 1], [1, 2], 3:].sum(),
     "two dtypes": lambda z: (z + z.float()).sum(),
@@ -277,6 +278,7 @@ def outcome(head, use, where, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
