@@ -1,6 +1,7 @@
 """The table of cases that every law is checked on: shape x targets x options x dtype.
 
 A new option is one row of OPTIONS, from which fuzzing, combinations and accuracy take its values, too.
+The table is in one piece, so the file has over 300 lines.
 """
 
 from dataclasses import dataclass, field

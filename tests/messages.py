@@ -2,6 +2,8 @@
 """The catalogue of messages: errors, warnings, notes and help, each provoked by a row of the tests' tables or of these.
 
 `python tests/messages.py` prints all of these, `python tests/messages.py cli predict` those that contain both words.
+
+The file has over 300 lines because it is a list.
 """
 
 import ast

@@ -1,4 +1,7 @@
-"""Whatever is wrong with the input: one line on standard error, exit code 2, and no file written."""
+"""Whatever is wrong with the input: one line on standard error, exit code 2, and no file written.
+
+The file has over 300 lines because of its table of wrong inputs.
+"""
 
 import errno
 import io

@@ -143,11 +143,15 @@ def _loss_of_others(input: Tensor, axis: int, numbers: Options, names: list[str]
     return loss
 
 
+def is_autocast(tensor: Tensor) -> bool:
+    """Return whether `torch.autocast` is on for the device of a tensor."""
+    device = tensor.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which `torch.autocast` is off on the device of a tensor."""
-    device = tensor.device.type
-    is_on = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if is_on else nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False) if is_autocast(tensor) else nullcontext()
 
 
 def logits_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

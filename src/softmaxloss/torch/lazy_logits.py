@@ -23,7 +23,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._pytree import tree_map_only
 
-from softmaxloss.torch.by_arrays import without_autocast
+from softmaxloss.torch.by_arrays import is_autocast, without_autocast
 from softmaxloss.torch.internals import new_without_memory, version_of, without_torch_function
 from softmaxloss.torch.lazy_notes import Notes, Term
 from softmaxloss.torch.linear import linear_cross_entropy
@@ -72,9 +72,8 @@ class Product(Function):
 
 def _autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """Return the dtype that `torch.autocast` multiplies in; None where it changes nothing."""
-    device = tensor.device.type
-    is_on = device != "meta" and torch.is_autocast_enabled(device) and tensor.dtype is not torch.float64
-    return torch.get_autocast_dtype(device) if is_on else None
+    changes = is_autocast(tensor) and tensor.dtype is not torch.float64
+    return torch.get_autocast_dtype(tensor.device.type) if changes else None
 
 
 class LazyValue:
@@ -172,7 +171,7 @@ class HeadLogits(Tensor):
         noted = _noted(function, args, kwargs or {})
         if noted is not None:
             return noted
-        args, kwargs = _computed(args, kwargs or {})
+        args, kwargs = tree_map_only(HeadLogits, HeadLogits.value, (args, kwargs or {}))
         return function(*args, **kwargs)
 
 
@@ -181,10 +180,6 @@ def _passes_functions(node: Any) -> bool:
     if node is None or isinstance(node, Product._backward_cls):  # noqa: SLF001
         return False
     return isinstance(node, BackwardCFunction) or any(_passes_functions(other) for other, _ in node.next_functions)
-
-
-def _computed(*arguments: Any) -> Any:
-    return tree_map_only(HeadLogits, HeadLogits.value, arguments)
 
 
 _CROSS_ENTROPY, _OLD = signature(cross_entropy), ("size_average", "reduce")
@@ -217,7 +212,7 @@ def _noted(function: Any, args: Any, kwargs: Any) -> HeadLogits | None:
     value = LazyValue(make, parents=[parent.lazy for parent in parents])
     if function is _ATEN.detach.default or not torch.is_grad_enabled():
         notes, parents = notes.detached(), []
-    like = _like(function, args, {name: value for name, value in kwargs.items() if name != "device"})
+    like = _like(function, args, {name: option for name, option in kwargs.items() if name != "device"})
     return HeadLogits(notes, value, like, parents)
 
 
