@@ -54,9 +54,9 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._connection.close()  # a process that waits for an order ends, and gives back what it holds
+        self._process.join(timeout=5)
         self._process.terminate()
-        self._process.join()
-        self._connection.close()
 
     def prepare(self, shape: str, dtype: str) -> dict[str, Answer | None]:
         """Make a problem of the table ready, with a first call; return the answers of the tasks on offer."""
@@ -85,13 +85,16 @@ def workers(contenders: Mapping[str, Contender], threads: int) -> Any:
 
 
 def _serve(connection: Connection, contender: Contender, threads: int) -> None:
-    """Answer orders until the process is ended."""
+    """Answer orders until the near end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     runs: Runs = {}
     while True:
-        order = connection.recv()
+        try:
+            order = connection.recv()
+        except EOFError:
+            return
         try:
             if len(order) == 1:
                 connection.send(seconds_per_call(runs[order[0]]))
