@@ -133,6 +133,7 @@ def of_functions():
     for about, call, *_ in OTHERS:
         yield refusal(about, call)
     sl.set_num_threads(before)
+    yield refusal("merge", sl.merge, [])
     yield refusal("softmaxloss", getattr, sl, "softmx")
     yield refusal("SOFTMAXLOSS_NUM_THREADS", threads_of_a_wrong_environment)
 
@@ -196,7 +197,7 @@ def of_tensors():
     import softmaxloss.torch as slt
     from pytorch.test_log_probabilities_of_tensors import WRONG, problem
     from pytorch.test_tensor_errors import FUNCTIONS, HEAD, LOSS, TABLE, WRONG_SOFTMAX
-    from softmaxloss.torch import fuse
+    from softmaxloss.torch import by_arrays
 
     for name, argument, wrong, *_ in TABLE:
         function, right = FUNCTIONS[name]
@@ -212,12 +213,21 @@ def of_tensors():
     yield refusal("inplace_backward", torch.autograd.grad, loss, logits, create_graph=True)
     exported = torch.export.export(slt.CrossEntropyLoss(), (LOSS["input"], LOSS["target"])).module()
     yield refusal("export", exported(LOSS["input"].clone().requires_grad_(), LOSS["target"]).backward)
+    for target, options in ((torch.zeros(2, 1), {}), (torch.zeros(2, 3), {"class_mask": torch.ones(3)})):
+        yield refusal("compiled", by_arrays._check_shapes, (2, 3), target, 1, options)
+    freed = torch.zeros(2, 3)
+    freed.untyped_storage().resize_(0)
+    yield refusal("cross_entropy", slt.cross_entropy, freed, target)
     yield refusal("fuse_head", slt.fuse_head, torch.nn.Linear(2, 3))
-    layer = torch.nn.Linear(4, 5).requires_grad_(False)
-    layer.__dict__["max_memory_of_loss"] = None
-    lazy = fuse._fused_forward(layer, torch.zeros(2, 4))
-    layer.weight.mul_(2)
+    model, head = torch.nn.Module(), torch.nn.Linear(4, 5).requires_grad_(False)
+    model.get_output_embeddings = lambda: head
+    slt.fuse_head(model)
+    lazy = head(torch.zeros(2, 4))
+    head.weight.mul_(2)
     yield refusal("fuse_head", lambda: lazy + 0)
+    head = torch.nn.Linear(4, 5)
+    head.forward = head.forward
+    yield refusal("fuse_head", slt.fuse_head, model)
 
 
 def of_ranks():
@@ -366,8 +376,10 @@ def of_warnings():
     """Warnings of functions."""
     import matplotlib as mpl
     import sklearn
+    import torch
     from matplotlib.font_manager import fontManager
 
+    import softmaxloss.torch as slt
     from classifier.test_model_file import changed, fitted
     from data_sets import data
     from softmaxloss.kernels.machine import compilation
@@ -386,6 +398,8 @@ def of_warnings():
     with mock.patch.object(fontManager, "ttflist", own):
         explained = sl.explain([1.0, 2.0], 1, labels=["猫", "dog"])
         yield from warned("explain", lambda: explained.content(".png"))
+    tensors = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+    yield from warned("cross_entropy", lambda: slt.cross_entropy(*tensors, size_average=True))
     with mock.patch.object(compilation, "told", False), redirect_stderr(io.StringIO()) as error:
         error.isatty = lambda: True
         compilation._notice()

@@ -63,6 +63,7 @@ OF_BOTH = [
     ("ignore_index", "pad", TYPE, "integer"),
     ("normalizer", -1.0, VALUE, "-1"),
     ("normalizer", torch.ones(2), VALUE, "must be a single number, got shape (2,)"),
+    ("normalizer", torch.ones((), device="meta"), VALUE, "got device meta"),
 ]
 OF_LOSS = [
     ("input", torch.tensor(1.0), VALUE, "class axis"),
@@ -181,6 +182,7 @@ def test_nothing_is_changed_when_an_argument_is_wrong():
 WRONG_SOFTMAX = [
     ({"input": [0.0]}, TYPE, "input"),
     ({"input": torch.zeros(3, dtype=torch.int64)}, TYPE, "input"),
+    ({"dtype": torch.int64}, TYPE, "dtype"),
     ({"dim": 2}, VALUE, "dim"),
     ({"dim": -3}, VALUE, "dim"),
     ({"temperature": 0.0}, VALUE, "temperature"),

@@ -42,7 +42,8 @@ def has_no_memory(tensor: Tensor) -> bool:
     if tensor.data_ptr() != 0 or tensor.numel() == 0:
         return False
     if not tensor._is_zerotensor():
-        raise RuntimeError(f"the memory of a tensor of shape {tuple(tensor.shape)} has been freed")
+        shape = tuple(tensor.shape)
+        raise RuntimeError(f"the memory of a tensor of shape {shape} has been freed; use the tensor before that")
     return True
 
 
