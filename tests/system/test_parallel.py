@@ -39,6 +39,29 @@ def in_two_threads(of_caller, of_helper):
     threads.share(work, 2)
 
 
+@pytest.mark.parametrize("at_start", [False, True])
+@pytest.mark.parametrize("later", [False, True])
+def test_helpers_replace_subnormal_numbers_by_0_if_the_caller_does(at_start, later):
+    torch = pytest.importorskip("torch")
+    numbers = {}
+
+    def divide(who):
+        numbers[who] = float((np.array([1e-300]) / 1e20)[0])
+
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor always keeps them, or never does")
+        torch.set_flush_denormal(at_start)
+        sl.set_num_threads(1)
+        sl.set_num_threads(2)
+        in_two_threads(lambda: None, lambda: None)  # a new helper starts
+        torch.set_flush_denormal(later)
+        in_two_threads(lambda: divide("caller"), lambda: divide("helper"))
+    finally:
+        torch.set_flush_denormal(False)
+    assert numbers == dict.fromkeys(["caller", "helper"], 0.0 if later else 1e-320)
+
+
 def fail():
     raise ZeroDivisionError
 

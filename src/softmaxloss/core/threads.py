@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import checks
 from softmaxloss.core.dtypes import INTEGER
+from softmaxloss.core.float_environment import computing_in, float_environment
 from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
@@ -255,6 +256,8 @@ def call_every_kernel_of_threads() -> None:
 def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> None:
     """Call work() in this thread and in helpers, in `most` threads at most, and return when all calls have returned.
 
+    Helpers take over the floating-point environment of this thread. So results do not depend on who computes what.
+
     If `begun`, an array of one number, is given, helpers wait until work() in this thread has made this number
     positive. They go away if that takes long. So kernels are compiled in this thread, where Ctrl-C can interrupt: it
     could not interrupt a helper. If `share` is called within shared work, no helper is asked.
@@ -269,9 +272,12 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
         work()
         return
 
+    environment = float_environment()
+
     def help_out() -> None:
         if begun is None or _progress().reaches(begun, 1):
-            work()
+            with computing_in(environment):
+                work()
 
     if lender is not None and lent:
         _share_with(lender, work, help_out, threads)
