@@ -243,3 +243,24 @@ def test_the_number_of_threads_changes_nothing_and_no_state_is_touched(loss):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before[0])
+
+
+def test_threads_of_pytorch_keep_or_lose_tiny_numbers_as_the_caller_does_and_only_for_a_call():
+    logits = torch.zeros(4096, 100)
+    logits[:, :50] = -90  # their gradients are below the smallest normal number
+    logits.requires_grad_()
+    labels = torch.full((4096,), 99)
+
+    def zeros():
+        of_pytorch = torch.full((1 << 20,), 1e-300, dtype=torch.float64) / 1e20
+        (gradient,) = gradients(slt.cross_entropy(logits, labels, reduction="sum"), logits)
+        return int((gradient == 0).sum()), int((of_pytorch == 0).sum())
+
+    assert zeros() == (0, 0)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor always keeps them, or never does")
+    try:
+        assert zeros()[0] == 4096 * 50
+    finally:
+        torch.set_flush_denormal(False)
+    assert zeros() == (0, 0)

@@ -9,39 +9,30 @@ thread, a subnormal gradient could become 0 or not, depending on which thread co
 from __future__ import annotations
 
 import ctypes
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_BYTES = 64  # C's fenv_t has at most 32
+_Bytes = ctypes.c_char * 64  # at least as long as fenv_t of C, which has 32 bytes at most
 
 
 def _find(name: str) -> Callable[[Any], object]:
-    """Return a function of the C library, or one that does nothing where the library has none of this name."""
+    """Return a function of the C library, or one that does nothing where the library has none of this name.
+
+    It is called with the GIL: to release it and to wait for it again would take longer.
+    """
     try:
-        return getattr(ctypes.CDLL(None), name)  # type: ignore[no-any-return]
+        return getattr(ctypes.PyDLL(None), name)  # type: ignore[no-any-return]
     except (AttributeError, OSError, TypeError):
         return lambda _: None
 
 
-_save, _restore = _find("fegetenv"), _find("fesetenv")
+_save, take_over = _find("fegetenv"), _find("fesetenv")  # take_over(environment) changes the calling thread's
 
 
 def float_environment() -> Any:
     """Return a copy of the calling thread's floating-point environment."""
-    environment = ctypes.create_string_buffer(_BYTES)
+    environment = _Bytes()
     _save(environment)
     return environment
-
-
-@contextmanager
-def computing_in(environment: Any) -> Iterator[None]:
-    """Within a with statement: let the calling thread compute in this environment."""
-    own = float_environment()
-    _restore(environment)
-    try:
-        yield
-    finally:
-        _restore(own)

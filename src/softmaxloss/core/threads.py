@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from softmaxloss.core import checks
 from softmaxloss.core.dtypes import INTEGER
-from softmaxloss.core.float_environment import computing_in, float_environment
+from softmaxloss.core.float_environment import float_environment, take_over
 from softmaxloss.core.hosts import host
 
 if TYPE_CHECKING:
@@ -276,8 +276,8 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
 
     def help_out() -> None:
         if begun is None or _progress().reaches(begun, 1):
-            with computing_in(environment):
-                work()
+            take_over(environment)
+            work()
 
     if lender is not None and lent:
         _share_with(lender, work, help_out, threads)
@@ -300,12 +300,14 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
     def take_part() -> None:
         here = threading.get_ident() == caller
         before, _busy.here = getattr(_busy, "here", False), True
+        environment = float_environment()
         try:
             (work if here else help_out)()
         except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread
             failures.append(failure)
         finally:
             _busy.here = before
+            take_over(environment)
         done.append(here)
 
     lender.run(take_part, threads)
