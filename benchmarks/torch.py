@@ -114,7 +114,7 @@ def in_place(problem: Problem, threads: int) -> Runs:
     start = torch.zeros((), requires_grad=True)
 
     def loss_and_gradient() -> Any:
-        logits = torch.from_numpy(problem.logits).add_(start)  # in place: computed logits without other memory
+        logits = torch.from_numpy(problem.logits).add_(start)  # computed logits that take no more memory
         loss = cross_entropy(logits, torch.from_numpy(problem.targets), inplace_backward=True)
         return torch.autograd.grad(loss, start)
 

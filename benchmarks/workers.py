@@ -53,10 +53,13 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()  # a process that waits for an order ends, and gives back what it holds
-        self._process.join(timeout=5)
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._connection.close()  # this ends a waiting process, which frees its semaphores
+            self._process.join(timeout=5)
         self._process.terminate()
+        self._process.join()
+        self._connection.close()
 
     def prepare(self, shape: str, dtype: str) -> dict[str, Answer | None]:
         """Make a problem of the table ready, with a first call; return the answers of the tasks on offer."""

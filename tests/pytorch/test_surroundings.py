@@ -247,7 +247,7 @@ def test_the_number_of_threads_changes_nothing_and_no_state_is_touched(loss):
 
 def test_threads_of_pytorch_keep_or_lose_tiny_numbers_as_the_caller_does_and_only_for_a_call():
     logits = torch.zeros(4096, 100)
-    logits[:, :50] = -90  # their gradients are below the smallest normal number
+    logits[:, :50] = -90  # their gradients are closer to 0 than the smallest normal number
     logits.requires_grad_()
     labels = torch.full((4096,), 99)
 
@@ -258,7 +258,7 @@ def test_threads_of_pytorch_keep_or_lose_tiny_numbers_as_the_caller_does_and_onl
 
     assert zeros() == (0, 0)
     if not torch.set_flush_denormal(True):
-        pytest.skip("this processor always keeps them, or never does")
+        pytest.skip("PyTorch cannot change this here")
     try:
         assert zeros()[0] == 4096 * 50
     finally:

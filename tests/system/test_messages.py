@@ -40,7 +40,7 @@ def without_a_next_step(found):
     return [text for text in texts if not NEXT_STEP.search(text)]
 
 
-# for who calls code that only compiled code can call, and for Numba, which then keeps no machine code
+# One error is for developers who call code that only compiled code can call; Numba catches the other.
 NOT_FOR_USERS = {"kernels/machine/compilation.py": 2}
 
 

@@ -50,7 +50,7 @@ def test_helpers_replace_subnormal_numbers_by_0_if_the_caller_does(at_start, lat
 
     try:
         if not torch.set_flush_denormal(True):
-            pytest.skip("this processor always keeps them, or never does")
+            pytest.skip("PyTorch cannot change this here")
         torch.set_flush_denormal(at_start)
         sl.set_num_threads(1)
         sl.set_num_threads(2)

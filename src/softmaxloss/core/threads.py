@@ -299,8 +299,8 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
 
     def take_part() -> None:
         here = threading.get_ident() == caller
-        before, _busy.here = getattr(_busy, "here", False), True
-        environment = float_environment()
+        before, environment = getattr(_busy, "here", False), float_environment()
+        _busy.here = True
         try:
             (work if here else help_out)()
         except BaseException as failure:  # noqa: BLE001 - raised again in the calling thread

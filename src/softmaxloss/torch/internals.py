@@ -43,7 +43,7 @@ def has_no_memory(tensor: Tensor) -> bool:
         return False
     if not tensor._is_zerotensor():
         shape = tuple(tensor.shape)
-        raise RuntimeError(f"the memory of a tensor of shape {shape} has been freed; use the tensor before that")
+        raise RuntimeError(f"the memory of a tensor of shape {shape} has been freed; use it before its memory is freed")
     return True
 
 
