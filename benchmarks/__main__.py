@@ -124,10 +124,13 @@ def main() -> None:
     """Measure, write and print."""
     options = _options()
     results: dict[str, Any] = {"machine": machine(), "records": []}
-    for record in measure_starts(list(options.contenders), options.repeats) if options.start else measure(options):
-        results["records"].append(record)
-        if options.json:  # each time, so that nothing is lost
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+    try:
+        for record in measure_starts(list(options.contenders), options.repeats) if options.start else measure(options):
+            results["records"].append(record)
+            if options.json:  # each time, so that nothing is lost
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
     print("\n\n".join(tables(results["records"])))
 
 

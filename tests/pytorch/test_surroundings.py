@@ -1,5 +1,6 @@
 """What PyTorch promises of every operator holds for ours: autograd's tools, threads, no state."""
 
+import os
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import softmaxloss.torch as slt
+from scripts import run
 from tensors import assert_same, layer_problem, problem
 
 
@@ -243,6 +245,25 @@ def test_the_number_of_threads_changes_nothing_and_no_state_is_touched(loss):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before[0])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists threads here")
+def test_a_loss_too_small_for_all_threads_of_pytorch_ends_none_of_them():
+    script = """
+        import torch
+        import softmaxloss.torch as slt
+
+        def threads():
+            torch.ones(1 << 20).add_(1)  # work for all threads
+            return set(os.listdir("/proc/self/task"))
+
+        torch.set_num_threads(8)
+        before = threads()
+        assert before == threads()
+        slt.cross_entropy(torch.zeros(100, 700), torch.zeros(100, dtype=torch.long))  # work for three threads
+        print(len(before - threads()))
+    """
+    assert run(script) == "0"
 
 
 def test_threads_of_pytorch_keep_or_lose_tiny_numbers_as_the_caller_does_and_only_for_a_call():

@@ -24,8 +24,8 @@ class Host(Protocol):
     def threads(self) -> int:
         """Return how many threads it lends, the calling one included; 0 if ours are to be used."""
 
-    def run(self, work: Callable[[], None], threads: int) -> None:
-        """Call work() once in each of `threads` threads, and return when all calls have returned."""
+    def run(self, work: Callable[[], None]) -> None:
+        """Call work() once in each of these threads, and return when all calls have returned."""
 
     def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         """Write the matrix product a @ b to `out`, or add it to `out`."""

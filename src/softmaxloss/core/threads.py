@@ -267,6 +267,8 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
         return
     lender = host()
     lent = 0 if lender is None else lender.threads()
+    if lent > most:
+        lent = 0  # it would end the threads that take no part, and start new ones later
     threads = min(lent or _pool.threads, most)
     if threads <= 1:
         work()
@@ -280,7 +282,7 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
             work()
 
     if lender is not None and lent:
-        _share_with(lender, work, help_out, threads)
+        _share_with(lender, work, help_out)
         return
     job, _busy.here = _Job(help_out), True
     try:
@@ -293,8 +295,8 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
         raise job.failures[0]
 
 
-def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], None], threads: int) -> None:
-    """Call work() in this thread, and help_out() in the threads that the library lends."""
+def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], None]) -> None:
+    """Call work() in this thread, and help_out() in the other threads that the library lends."""
     caller, failures, done = threading.get_ident(), [], []
 
     def take_part() -> None:
@@ -310,7 +312,7 @@ def _share_with(lender: Host, work: Callable[[], None], help_out: Callable[[], N
             take_over(environment)
         done.append(here)
 
-    lender.run(take_part, threads)
+    lender.run(take_part)
     if failures:
         try:
             raise failures[0]

@@ -2,7 +2,9 @@
 
 After an operation PyTorch's OpenMP threads stay awake for a while. Threads of ours would have to share the processors
 with them, and a loss of 1024 x 1000 would take twice as long. So kernels run on PyTorch's threads if these are threads
-of GNU's OpenMP, as in the wheels for Linux. Elsewhere kernels run on threads of ours.
+of GNU's OpenMP, as in the wheels for Linux. Elsewhere kernels run on threads of ours. So do losses that are too small
+for all of PyTorch's threads: OpenMP would end those that take no part, and PyTorch's next operation would have to start
+new ones.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ class _PyTorch:
         # while the interpreter ends, other threads cannot take the GIL, and the team would wait for them forever
         return torch.get_num_threads() if self._parallel and not sys.is_finalizing() else 0
 
-    def run(self, work: Callable[[], None], threads: int) -> None:
-        """Call work() once in each of `threads` threads."""
+    def run(self, work: Callable[[], None]) -> None:
+        """Call work() once in each of the threads that it lends."""
         parallel: Any = self._parallel
-        parallel(_CALLBACK(lambda _: work()), None, threads, 0)
+        parallel(_CALLBACK(lambda _: work()), None, torch.get_num_threads(), 0)
 
     def multiply(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], *, add: bool) -> None:
         """Write a @ b to `out`, or add it to `out`."""
