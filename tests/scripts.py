@@ -37,8 +37,10 @@ def digest(reduction="none"):
 
 def run(script, timeout=300, **environment):
     """Run a script after the preamble and return what it prints; nothing else may be printed."""
+    # from version 3.12 on, Python warns of a fork beside other threads
+    warnings = ["-W", "error::RuntimeWarning", "-W", "ignore:This process:DeprecationWarning"]
     done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", PREAMBLE + textwrap.dedent(script)],
+        [sys.executable, *warnings, "-c", PREAMBLE + textwrap.dedent(script)],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -66,7 +66,7 @@ JUNK = [
     np.random.default_rng(0),
     np.float16(2),
     np.bool_(1),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "s"),
     decimal.Decimal(1),
     dt.date(2000, 1, 1),
     array.array("d", [0, 1]),
