@@ -78,7 +78,7 @@ def warned(about, call):
 def absent(package, *users):
     """Make a package look as if it were not installed, and modules that use it as if they were not loaded yet."""
     with mock.patch.dict(sys.modules, {package: None}):
-        for module in users:
+        for module in (*users, *(name for name in sys.modules if name.startswith(f"{package}."))):
             sys.modules.pop(module, None)
         yield
 

@@ -10,9 +10,11 @@ from scripts import run
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 TRAINING = """
+import warnings
 import keras
 from sklearn.datasets import load_digits
 
+warnings.filterwarnings("ignore", "Explicitly requested dtype int64")  # Keras 3.15 requests it of JAX 0.12
 digits, labels = load_digits(return_X_y=True)
 digits, weight = (digits / 16).astype("float32"), 1.0 + (labels == 3)
 model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
