@@ -236,7 +236,7 @@ def test_a_daemon_thread_that_computes_at_exit_does_not_hang_or_crash():
 def test_first_use_during_interpreter_shutdown_does_not_hang_or_crash(right_digest):
     script = """
         import atexit
-        import scipy  # which Numba needs, and which cannot be imported so late
+        import scipy  # new versions cannot be imported so late, and Numba imports it
         atexit.register(lambda: print(digest(), flush=True))
     """
     assert run(script) == right_digest

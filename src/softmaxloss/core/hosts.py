@@ -16,7 +16,7 @@ _hosts = threading.local()  # `now` is the Host of this thread, if it has one
 
 
 class Host(Protocol):
-    """Another library that does all work that threads share.
+    """Another library whose threads do the work that threads share, if there is work for all of them.
 
     Its threads stay awake for a while after its own work. Threads of ours would compete with them for processors.
     """
@@ -25,7 +25,7 @@ class Host(Protocol):
         """Return how many threads it lends, the calling one included; 0 if ours are to be used."""
 
     def run(self, work: Callable[[], None]) -> None:
-        """Call work() once in each of these threads, and return when all calls have returned."""
+        """Call work() once in each of the threads that it lends, and return when all calls have returned."""
 
     def multiply(self, a: Array, b: Array, out: Array, *, add: bool) -> None:
         """Write the matrix product a @ b to `out`, or add it to `out`."""

@@ -268,7 +268,7 @@ def share(work: Callable[[], None], most: int, begun: Counter | None = None) -> 
     lender = host()
     lent = 0 if lender is None else lender.threads()
     if lent > most:
-        lent = 0  # it would end the threads that take no part, and start new ones later
+        lent = 0  # with a smaller team OpenMP would end its other threads, and start new ones later
     threads = min(lent or _pool.threads, most)
     if threads <= 1:
         work()

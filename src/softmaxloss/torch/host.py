@@ -2,9 +2,9 @@
 
 After an operation PyTorch's OpenMP threads stay awake for a while. Threads of ours would have to share the processors
 with them, and a loss of 1024 x 1000 would take twice as long. So kernels run on PyTorch's threads if these are threads
-of GNU's OpenMP, as in the wheels for Linux. Elsewhere kernels run on threads of ours. So do losses that are too small
-for all of PyTorch's threads: OpenMP would end those that take no part, and PyTorch's next operation would have to start
-new ones.
+of GNU's OpenMP, as in the wheels for Linux. Elsewhere kernels run on threads of ours. So do losses with fewer pieces of
+work than PyTorch has threads: OpenMP would end the threads that take no part, and PyTorch's next operation would have
+to start new ones.
 """
 
 from __future__ import annotations
