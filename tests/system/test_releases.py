@@ -113,6 +113,7 @@ def test_from_a_wheel_the_command_compiles_nothing(python_with_wheel, tmp_path):
     assert "wrote model.safetensors" in printed
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="NumPy 1.26 runs on Python 3.12 at most")
 def test_the_lowest_versions_of_dependencies_work(tmp_path):
     """With those of the library, its command and the classifier, the examples of all public functions are right."""
     extras = PROJECT["optional-dependencies"]
